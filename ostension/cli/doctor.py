@@ -1,0 +1,94 @@
+"""Print versions, cores, instruction sets, dtype, threads and what is missing for which extra."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import platform
+
+EXTRAS = {
+    "towers": ("transformers", "sentencepiece"),
+    "hub": ("huggingface_hub",),
+    "report": ("matplotlib",),
+    "track": ("tensorboard",),
+    "curate": ("pyarrow",),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Print versions, cores, instruction sets, dtype, threads and what is missing for which extra.
+
+    Args:
+        json: Print one JSON object instead of lines.
+        measure: Also measure the matrix product rate in each dtype (about two seconds).
+    """
+
+    json: bool = False
+    measure: bool = True
+
+    def run(self) -> int:
+        facts = collect_facts(measure=self.measure)
+        print(json.dumps(facts, indent=2) if self.json else _as_lines(facts))
+        return 0
+
+
+COMMAND = Doctor
+
+
+def collect_facts(*, measure: bool) -> dict:
+    """Everything `doctor` knows, as a JSON tree."""
+    import torch
+
+    from ostension import runtime
+
+    device = runtime.pick_device()
+    facts = {
+        "versions": runtime.versions(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": runtime.cpu_name(),
+        "cores": runtime.available_cores(),
+        "instruction_sets": sorted(runtime.cpu_features()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": str(runtime.pick_dtype("auto", device)).removeprefix("torch."),
+        "threads": runtime.set_threads(),
+        "extras": {extra: missing_packages(packages) for extra, packages in EXTRAS.items()},
+    }
+    if measure:
+        facts["matmul_gflops"] = {name: measure_matmul_gflops(name, device) for name in ("float32", "bfloat16")}
+    return facts
+
+
+def missing_packages(packages: tuple[str, ...]) -> list[str]:
+    """Those of `packages` that are not installed."""
+    return [package for package in packages if importlib.util.find_spec(package) is None]
+
+
+def measure_matmul_gflops(dtype_name: str, device="cpu", size: int = 1536, repeats: int = 8) -> float:
+    """The best rate of a square matrix product, in 1e9 floating-point operations a second."""
+    import time
+
+    import torch
+
+    dtype = getattr(torch, dtype_name)
+    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        (left @ right)[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return round(2 * size**3 / best / 1e9, 1)
+
+
+def _as_lines(facts: dict) -> str:
+    lines = [f"{name:<14}{version}" for name, version in facts["versions"].items()]
+    lines.append(f"{'system':<14}{facts['system']}, {facts['processor']}, {facts['cores']} cores")
+    lines.append(f"{'instructions':<14}{', '.join(facts['instruction_sets']) or 'none that matter here'}")
+    lines.append(f"{'device':<14}{facts['device']}, weights in {facts['dtype']}, {facts['threads']} threads")
+    for name, rate in facts.get("matmul_gflops", {}).items():
+        lines.append(f"{'product':<14}{rate} GFLOP/s in {name}")
+    for extra, missing in facts["extras"].items():
+        state = "ready" if not missing else f"missing {', '.join(missing)}: pip install 'ostension[{extra}]'"
+        lines.append(f"{'extra':<14}{extra}: {state}")
+    return "\n".join(lines)
