@@ -74,7 +74,7 @@ def _read(kind: Any, value: Any, key: str, source: object) -> Any:
         raise _wrong(key, value, "one of " + ", ".join(repr(option) for option in arguments), source)
     if origin in (Union, types.UnionType):
         return _read_union(arguments, value, key, source)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _read_dataclass(kind, value, key, source)
     if origin in (tuple, list):
         return _read_sequence(origin, arguments, value, key, source)
@@ -134,7 +134,9 @@ def _read_union(arguments: tuple, value: Any, key: str, source: object) -> Any:
             return _read(option, value, key, source)
         except ConfigError:
             continue
-    raise _wrong(key, value, "one of the types " + ", ".join(getattr(option, "__name__", str(option)) for option in options), source)
+    raise _wrong(
+        key, value, "one of the types " + ", ".join(getattr(option, "__name__", str(option)) for option in options), source
+    )
 
 
 def _read_sequence(origin: type, arguments: tuple, value: Any, key: str, source: object) -> Any:
@@ -143,7 +145,9 @@ def _read_sequence(origin: type, arguments: tuple, value: Any, key: str, source:
     if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
         if len(value) != len(arguments):
             raise _wrong(key, value, f"a list of {len(arguments)} values", source)
-        return tuple(_read(kind, item, f"{key}[{i}]", source) for i, (kind, item) in enumerate(zip(arguments, value, strict=True)))
+        return tuple(
+            _read(kind, item, f"{key}[{i}]", source) for i, (kind, item) in enumerate(zip(arguments, value, strict=True))
+        )
     return origin(_read(arguments[0], item, f"{key}[{i}]", source) for i, item in enumerate(value))
 
 

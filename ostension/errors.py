@@ -74,7 +74,7 @@ class MissingExtraError(OstensionError):
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` names of `known` that are closest to `name`, best first (case ignored)."""
-    by_folded = {}
+    by_folded: dict[str, str] = {}
     for candidate in known:
         by_folded.setdefault(candidate.casefold(), candidate)
     folded = difflib.get_close_matches(name.casefold(), list(by_folded), n=count, cutoff=0.0)
@@ -85,7 +85,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, source: object =
     """A `ConfigError` for an unknown `name`, listing the nearest three known ones."""
     close = nearest(name, known)
     listed = ", ".join(repr(match) for match in close) or "none are known"
-    return ConfigError(f"unknown {kind} {name!r}", source=source, expected=f"one of the known names; nearest: {listed}", fix=fix)
+    return ConfigError(
+        f"unknown {kind} {name!r}", source=source, expected=f"one of the known names; nearest: {listed}", fix=fix
+    )
 
 
 def require_extra(module: str, extra: str):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import platform
+import shutil
 
 EXTRAS = {
     "towers": ("transformers", "sentencepiece"),
@@ -22,14 +24,14 @@ class Doctor:
 
     Args:
         json: Print one JSON object instead of lines.
-        measure: Also measure the matrix product rate in each dtype (about two seconds).
+        quick: Leave out the measurement of the matrix product rate (about two seconds).
     """
 
     json: bool = False
-    measure: bool = True
+    quick: bool = False
 
     def run(self) -> int:
-        facts = collect_facts(measure=self.measure)
+        facts = collect_facts(measure=not self.quick)
         print(json.dumps(facts, indent=2) if self.json else _as_lines(facts))
         return 0
 
@@ -49,6 +51,8 @@ def collect_facts(*, measure: bool) -> dict:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": runtime.cpu_name(),
         "cores": runtime.available_cores(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "free_disk_gb": round(shutil.disk_usage(".").free / 1e9, 1),
         "instruction_sets": sorted(runtime.cpu_features()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "dtype": str(runtime.pick_dtype("auto", device)).removeprefix("torch."),
@@ -84,6 +88,7 @@ def measure_matmul_gflops(dtype_name: str, device="cpu", size: int = 1536, repea
 def _as_lines(facts: dict) -> str:
     lines = [f"{name:<14}{version}" for name, version in facts["versions"].items()]
     lines.append(f"{'system':<14}{facts['system']}, {facts['processor']}, {facts['cores']} cores")
+    lines.append(f"{'memory':<14}{facts['memory_gb']} GB, {facts['free_disk_gb']} GB free on this disk")
     lines.append(f"{'instructions':<14}{', '.join(facts['instruction_sets']) or 'none that matter here'}")
     lines.append(f"{'device':<14}{facts['device']}, weights in {facts['dtype']}, {facts['threads']} threads")
     for name, rate in facts.get("matmul_gflops", {}).items():

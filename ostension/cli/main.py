@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ostension.errors import OstensionError, UsageError, nearest
 from ostension.registry import ModuleRegistry
@@ -57,7 +58,9 @@ def _dispatch(arguments: list[str]) -> int:
             print(_group_help(program, command))
             return 0 if rest else 2
         if rest[0] not in command:
-            raise UsageError(f"unknown command '{name} {rest[0]}'", expected=_nearest(rest[0], command), fix=f"see: {program} --help")
+            raise UsageError(
+                f"unknown command '{name} {rest[0]}'", expected=_nearest(rest[0], command), fix=f"see: {program} --help"
+            )
         command, program, rest = command[rest[0]], f"{program} {rest[0]}", rest[1:]
     return _parse_and_run(command, program, rest)
 
@@ -65,8 +68,10 @@ def _dispatch(arguments: list[str]) -> int:
 def _parse_and_run(command: type, program: str, arguments: list[str]) -> int:
     import tyro
 
-    # A bad value caught by a dataclass's own check is a usage error here: it was typed.
-    parsed = tyro.cli(command, prog=program, args=arguments, description=command.__doc__, config=(tyro.conf.AvoidSubcommands,))
+    description = (command.__doc__ or "").split("\n    Args:", 1)[0].strip()
+    parsed: Any = tyro.cli(
+        command, prog=program, args=arguments, description=description, config=(tyro.conf.FlagCreatePairsOff,)
+    )
     return int(parsed.run() or 0)
 
 

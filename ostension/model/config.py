@@ -52,7 +52,12 @@ class VitConfig:
     def __post_init__(self):
         for key in ("image_size", "patch_size", "width", "layers", "head_width"):
             require(getattr(self, key) >= 1, f"vision.{key}", getattr(self, key), "1 or more")
-        require(self.image_size % self.patch_size == 0, "vision.image_size", self.image_size, f"a multiple of patch_size {self.patch_size}")
+        require(
+            self.image_size % self.patch_size == 0,
+            "vision.image_size",
+            self.image_size,
+            f"a multiple of patch_size {self.patch_size}",
+        )
         require(self.width % self.head_width == 0, "vision.width", self.width, f"a multiple of head_width {self.head_width}")
         require(self.pool != "class" or self.class_token, "vision.pool", self.pool, "'map' or 'mean' without a class token")
 
@@ -89,7 +94,12 @@ class ResNetConfig:
     def __post_init__(self):
         require(self.image_size % 32 == 0 and self.image_size > 0, "vision.image_size", self.image_size, "a multiple of 32")
         require(min(self.layers) >= 1, "vision.layers", self.layers, "1 or more in each stage")
-        require(self.width % 2 == 0 and (32 * self.width) % self.head_width == 0, "vision.width", self.width, "an even number that the heads divide")
+        require(
+            self.width % 2 == 0 and (32 * self.width) % self.head_width == 0,
+            "vision.width",
+            self.width,
+            "an even number that the heads divide",
+        )
 
     @property
     def heads(self) -> int:
@@ -128,7 +138,9 @@ class TextConfig:
         for key in ("context_length", "vocab_size", "width", "layers", "head_width"):
             require(getattr(self, key) >= 1, f"text.{key}", getattr(self, key), "1 or more")
         require(self.width % self.head_width == 0, "text.width", self.width, f"a multiple of head_width {self.head_width}")
-        require((self.pool == "eos") == (self.eos_id is not None), "text.eos_id", self.eos_id, "an id exactly if text.pool is 'eos'")
+        require(
+            (self.pool == "eos") == (self.eos_id is not None), "text.eos_id", self.eos_id, "an id exactly if text.pool is 'eos'"
+        )
 
     @property
     def heads(self) -> int:
@@ -164,12 +176,21 @@ class ModelConfig:
     def __post_init__(self):
         require(self.embed_dim >= 1, "embed_dim", self.embed_dim, "1 or more")
         require(
-            self.preprocess.image_size == self.vision.image_size, "preprocess.image_size", self.preprocess.image_size,
+            self.preprocess.image_size == self.vision.image_size,
+            "preprocess.image_size",
+            self.preprocess.image_size,
             f"the tower's image size {self.vision.image_size}",
         )
         require(
-            self.tokenizer.context_length == self.text.context_length, "tokenizer.context_length", self.tokenizer.context_length,
+            self.tokenizer.context_length == self.text.context_length,
+            "tokenizer.context_length",
+            self.tokenizer.context_length,
             f"the text tower's context length {self.text.context_length}",
         )
         if isinstance(self.vision, VitConfig) and not self.vision.projection:
-            require(self.vision.width == self.embed_dim, "embed_dim", self.embed_dim, f"the vision width {self.vision.width}, as there is no projection")
+            require(
+                self.vision.width == self.embed_dim,
+                "embed_dim",
+                self.embed_dim,
+                f"the vision width {self.vision.width}, as there is no projection",
+            )

@@ -1,0 +1,63 @@
+"""The command line starts at once, explains itself and prints clean errors."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from ostension.cli.main import COMMANDS, main
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "ostension.cli.main", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_takes_under_0_3_s_of_processor_time():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run("--help").returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Processor time, not wall time, so that a busy machine does not fail the test.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+
+
+def test_help_lists_every_command_with_its_line():
+    text = run("--help").stdout
+    for name in COMMANDS.names():
+        assert COMMANDS.summary(name), f"{name} has no docstring"
+        assert COMMANDS.summary(name) in text
+
+
+@pytest.mark.parametrize("name", COMMANDS.names())
+def test_importing_a_command_imports_nothing_heavy(name):
+    heavy = ("torch", "transformers", "PIL", "pyarrow", "sklearn", "matplotlib")
+    code = (
+        f"import sys, importlib; importlib.import_module('ostension.cli.{name.replace('-', '_')}');"
+        f"print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_mistyped_command_is_one_line_and_status_2(capsys):
+    assert main(["docter"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "doctor" in error
+
+
+def test_doctor_prints_one_json_object(capsys):
+    assert main(["doctor", "--json", "--quick"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["cores"] >= 1
+    assert facts["versions"]["torch"] != "missing"
+    assert facts["dtype"] in ("float32", "bfloat16")
+
+
+def test_the_version_is_the_packages(capsys):
+    from importlib.metadata import version
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == version("ostension")
