@@ -23,7 +23,8 @@ class VitConfig:
     """A vision transformer.
 
     Attributes:
-        image_size: pixels a side; divisible by `patch_size`.
+        image_size: pixels a side. Where `patch_size` does not divide it, the pixels left over on the right and at the
+            bottom are not seen (SigLIP So400m/14 at 384 px was trained so).
         head_width: width of one attention head; H = W / head_width (64 in every OpenAI model, 80/88/104 in H/g/bigG).
         mlp_ratio: hidden width of the MLP over W.
         class_token: prepend a learned class token (CLIP) or not (SigLIP).
@@ -53,10 +54,7 @@ class VitConfig:
         for key in ("image_size", "patch_size", "width", "layers", "head_width"):
             require(getattr(self, key) >= 1, f"vision.{key}", getattr(self, key), "1 or more")
         require(
-            self.image_size % self.patch_size == 0,
-            "vision.image_size",
-            self.image_size,
-            f"a multiple of patch_size {self.patch_size}",
+            self.image_size >= self.patch_size, "vision.image_size", self.image_size, f"patch_size {self.patch_size} or more"
         )
         require(self.width % self.head_width == 0, "vision.width", self.width, f"a multiple of head_width {self.head_width}")
         require(self.pool != "class" or self.class_token, "vision.pool", self.pool, "'map' or 'mean' without a class token")

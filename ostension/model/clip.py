@@ -1,0 +1,218 @@
+"""CLIP: two towers, one embedding space, and the scale of its logits.
+
+`encode_image` and `encode_text` are the contract of an encoder and keep gradients. `embed_images`, `embed_texts` and
+`classifier` are for users: they take pictures and words, run without gradients in eval mode and give float32 unit rows.
+
+Letters: B batch, C prompts (classes), M templates, N items, T tokens, S pixels a side, E embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ostension.model.config import ModelConfig, VitConfig
+from ostension.model.init import initialise
+from ostension.model.insert import TextInsert, VisualInsert
+from ostension.model.resnet import ResNet
+from ostension.model.taps import Taps
+from ostension.model.text_tower import TextTransformer
+from ostension.model.vit import VisionTransformer
+from ostension.shapes import Float, Int
+
+if TYPE_CHECKING:
+    from ostension.image.transforms import Transform
+    from ostension.model.predictor import Predictor
+    from ostension.text.tokenizer import Tokenizer
+
+
+class CLIP(nn.Module):
+    """A contrastive language-image model with the preprocessing and the tokenizer that belong to its weights.
+
+    Args:
+        config: what the model is made of.
+        seed: of the initialisation (`model.init`); None leaves the parameters unset, for a loader that fills them.
+
+    Built under `torch.device("meta")` it has shapes only.
+
+    Attributes:
+        visual, text: the towers; `visual.transformer.checkpointing` and the like switch gradient checkpointing on.
+        logit_scale: the log of the multiplier of the logits, 0-d. With the bias it stays in float32 when the model is
+            cast to a shorter type: bfloat16 would hold 4.6052 as 4.594, which is 1 % of the multiplier.
+        logit_bias: what is added to the logits (SigLIP), 0-d, or None.
+        provenance: where the weights come from (see `formats`).
+    """
+
+    def __init__(self, config: ModelConfig, *, seed: int | None = 0):
+        super().__init__()
+        self.config = config
+        self.provenance: dict[str, Any] = {}
+        self._transform: Transform | None = None
+        self._tokenizer: Tokenizer | None = None
+        device = torch.get_default_device()
+        with torch.device("meta"):  # the layers' own initialisation would cost time and draw from the global state
+            tower = VisionTransformer if isinstance(config.vision, VitConfig) else ResNet
+            self.visual = tower(config.vision, config.embed_dim)  # type: ignore[arg-type]
+            self.text = TextTransformer(config.text, config.embed_dim)
+            self.logit_scale = nn.Parameter(torch.empty(()))
+            self.logit_bias = None if config.init_logit_bias is None else nn.Parameter(torch.empty(()))
+        if device.type != "meta":
+            self.to_empty(device=device)
+            if seed is not None:
+                initialise(self, seed)
+
+    @property
+    def transform(self) -> Transform:
+        """The preprocessing that the weights were trained with."""
+        if self._transform is None:
+            from ostension.image.transforms import Transform
+
+            self._transform = Transform(self.config.preprocess)
+        return self._transform
+
+    @transform.setter
+    def transform(self, transform: Transform) -> None:
+        self._transform = transform
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the weights were trained with, read on first use."""
+        if self._tokenizer is None:
+            from ostension.text.tokenizer import build_tokenizer
+
+            self._tokenizer = build_tokenizer(self.config.tokenizer)
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights, in which the towers compute."""
+        return self.text.text_projection.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.text.text_projection.device
+
+    def _apply(self, fn, recurse=True):
+        before = [None if parameter is None else parameter.detach() for parameter in (self.logit_scale, self.logit_bias)]
+        super()._apply(fn, recurse)
+        for parameter, value in zip((self.logit_scale, self.logit_bias), before, strict=True):
+            if parameter is not None and value is not None and parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = value.to(parameter.device, torch.float32)
+        return self
+
+    def scale(self) -> Float[Tensor, ""]:
+        """The multiplier of the logits: exp(logit_scale), at most the cap. Past the cap its gradient is zero."""
+        cap = self.config.logit_scale_cap
+        return (self.logit_scale if cap is None else self.logit_scale.clamp(max=math.log(cap))).exp()
+
+    def encode_image(
+        self, images: Float[Tensor, "B 3 S S"], *, normalize: bool = False, insert: VisualInsert | None = None
+    ) -> Float[Tensor, "B E"]:
+        """Embeddings of preprocessed images, in the dtype of the weights; unit rows, in float32 or wider, with `normalize`."""
+        return self._finish(self.visual(images.to(self.device, self.dtype), insert=insert), normalize)
+
+    def encode_text(
+        self, tokens: Int[Tensor, "C T"], *, normalize: bool = False, insert: TextInsert | None = None, plain: bool = False
+    ) -> Float[Tensor, "*C E"]:
+        """Embeddings of token rows; with contexts per image (see `TextInsert`) one row of prompts for each image.
+
+        Args:
+            plain: run every position of every row, as the paper's code does. The result is the same; this is the reference.
+        """
+        return self._finish(self.text(tokens.to(self.device), insert=insert, plain=plain), normalize)
+
+    def image_features(
+        self, images: Float[Tensor, "B 3 S S"], taps: Iterable[str] = ("pooled",), *, insert: VisualInsert | None = None
+    ) -> dict[str, Tensor]:
+        """Named intermediates of the image tower (`model.taps` lists the names).
+
+        Raises:
+            ConfigError: for a name that the tower does not have.
+        """
+        wanted = Taps(taps, self.visual.tap_names())
+        self.visual(images.to(self.device, self.dtype), insert=insert, taps=wanted)
+        return wanted.result()
+
+    def text_features(
+        self, tokens: Int[Tensor, "C T"], taps: Iterable[str] = ("pooled",), *, insert: TextInsert | None = None
+    ) -> dict[str, Tensor]:
+        """Named intermediates of the text tower (`model.taps` lists the names).
+
+        Raises:
+            ConfigError: for a name that the tower does not have.
+        """
+        wanted = Taps(taps, self.text.tap_names())
+        self.text(tokens.to(self.device), insert=insert, taps=wanted)
+        return wanted.result()
+
+    def forward(self, images: Float[Tensor, "B 3 S S"], tokens: Int[Tensor, "C T"]) -> Float[Tensor, "B C"]:
+        """Logits: scale times cosine, plus the bias where there is one."""
+        return self.logits(self.encode_image(images, normalize=True), self.encode_text(tokens, normalize=True))
+
+    def logits(self, images: Float[Tensor, "B E"], texts: Float[Tensor, "C E"]) -> Float[Tensor, "B C"]:
+        """Logits of unit embeddings."""
+        logits = self.scale() * images @ texts.T
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+    def set_checkpointing(self, *, image: bool | None = None, text: bool | None = None) -> None:
+        """Recompute a tower's blocks in the backward pass (less memory, one more forward), or stop doing so."""
+        if image is not None:
+            (self.visual if isinstance(self.visual, ResNet) else self.visual.transformer).checkpointing = image
+        if text is not None:
+            self.text.transformer.checkpointing = text
+
+    def embed_images(self, images: Sequence[Any] | Tensor, *, batch_size: int = 32, workers: int = 0) -> Float[Tensor, "N E"]:
+        """Unit rows of pictures (paths, bytes, PIL pictures or arrays), or of a preprocessed tensor (N, 3, S, S)."""
+        rows = []
+        with self._inference():
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size]
+                pixels = batch if isinstance(batch, Tensor) else self.transform.batch(batch, workers=workers)
+                rows.append(self.encode_image(pixels, normalize=True).float())
+        return torch.cat(rows) if rows else torch.empty(0, self.config.embed_dim, device=self.device)
+
+    def embed_texts(
+        self, texts: str | Sequence[str], *, batch_size: int = 1024, truncate: bool = False
+    ) -> Float[Tensor, "N E"]:
+        """Unit rows of texts."""
+        texts = [texts] if isinstance(texts, str) else texts
+        rows = []
+        with self._inference():
+            for start in range(0, len(texts), batch_size):
+                tokens = self.tokenizer(texts[start : start + batch_size], truncate=truncate)
+                rows.append(self.encode_text(tokens, normalize=True).float())
+        return torch.cat(rows) if rows else torch.empty(0, self.config.embed_dim, device=self.device)
+
+    def classifier(self, class_names: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Predictor:
+        """A zero-shot classifier over `class_names`: each class is the mean of its prompts' embeddings, as a unit row."""
+        from ostension.model.predictor import Predictor
+
+        weights = self.class_embeddings(class_names, templates)
+        return Predictor(class_names=tuple(class_names), weights=weights, scale=float(self.scale()), encoder=self)
+
+    def _finish(self, embeddings: Tensor, normalize: bool) -> Tensor:
+        if not normalize:
+            return embeddings
+        return F.normalize(embeddings if embeddings.dtype == torch.float64 else embeddings.float(), dim=-1)
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        """No gradients, and batch norm by its running statistics, whatever mode the model is in."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)

@@ -1,0 +1,135 @@
+"""CLIP's residual network: a three-convolution stem, anti-aliased bottlenecks, and attention instead of a mean at the end.
+
+Departures from ResNet-50 as published: three 3 x 3 convolutions before an average pool (no max pool); strides by average
+pooling before a 1 x 1 convolution, in the residual path and in the shortcut; the map is read by multi-head attention whose
+query is its mean. Submodule names are OpenAI's; the shortcut's pool has no weights, so it is applied in `forward`.
+
+Letters: B batch, W width of the stem, P positions of the last map, E embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ostension.errors import ConfigError
+from ostension.model.config import ResNetConfig
+from ostension.model.insert import VisualInsert
+from ostension.model.layers import attention
+from ostension.model.taps import Taps
+from ostension.shapes import Float
+
+EXPANSION = 4  # channels that leave a bottleneck over those inside it
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3, pool, 1 x 1, plus the shortcut; every convolution has stride 1."""
+
+    def __init__(self, channels: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, planes * EXPANSION, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(planes * EXPANSION)
+        self.stride = stride
+        self.downsample = None
+        if stride > 1 or channels != planes * EXPANSION:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels, planes * EXPANSION, 1, bias=False), nn.BatchNorm2d(planes * EXPANSION)
+            )
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D G G2"]:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        if self.stride > 1:
+            out, x = F.avg_pool2d(out, self.stride), F.avg_pool2d(x, self.stride)
+        out = self.bn3(self.conv3(out))
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class MapAttentionPool(nn.Module):
+    """One attention whose query is the mean of the map, and the projection to the embedding."""
+
+    def __init__(self, config: ResNetConfig, embed_dim: int):
+        super().__init__()
+        width = 32 * config.width
+        self.heads = config.heads
+        self.positional_embedding = nn.Parameter(torch.empty(config.grid**2 + 1, width))
+        self.k_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.c_proj = nn.Linear(width, embed_dim)
+
+    def forward(self, x: Float[Tensor, "B P W"]) -> tuple[Float[Tensor, "B W"], Float[Tensor, "B E"]]:
+        """The feature before and after the projection."""
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positional_embedding
+        q, k, v = (
+            projection(part).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection, part in ((self.q_proj, x[:, :1]), (self.k_proj, x), (self.v_proj, x))
+        )
+        pooled = attention(q, k, v).flatten(1)
+        return pooled, self.c_proj(pooled)
+
+
+class ResNet(nn.Module):
+    """An image as one vector."""
+
+    def __init__(self, config: ResNetConfig, embed_dim: int):
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        channels = width
+        for stage, depth in enumerate(config.layers):
+            planes = width * 2**stage
+            blocks = [Bottleneck(channels, planes, 1 if stage == 0 else 2)]
+            channels = planes * EXPANSION
+            blocks += [Bottleneck(channels, planes, 1) for _ in range(1, depth)]
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.attnpool = MapAttentionPool(config, embed_dim)
+        self.checkpointing = False
+
+    def tap_names(self) -> tuple[str, ...]:
+        """The intermediates that `taps` may name."""
+        return ("embedded", *(f"blocks.{stage}" for stage in range(4)), "patches", "pooled", "embedding")
+
+    def forward(
+        self, images: Float[Tensor, "B 3 S S"], *, insert: VisualInsert | None = None, taps: Taps | None = None
+    ) -> Float[Tensor, "B E"]:
+        """The embedding.
+
+        Raises:
+            ConfigError: when the insert brings visual tokens, which a convolution cannot take.
+        """
+        if insert is not None and (insert.tokens is not None or insert.deep is not None):
+            raise ConfigError("visual tokens are for a vision transformer and this image tower is a ResNet")
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = F.avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2)
+        if taps is not None:
+            taps.put("embedded", x)
+        for stage in range(4):
+            for block in getattr(self, f"layer{stage + 1}"):
+                x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else block(x)
+            if insert is not None and insert.hook is not None:
+                x = insert.hook(stage, x)
+            if taps is not None:
+                taps.put(f"blocks.{stage}", x)
+        x = x.flatten(2).transpose(1, 2)  # B P W
+        pooled, embedding = self.attnpool(x)
+        if insert is not None and insert.adapter is not None:
+            embedding = insert.adapter(embedding)
+        if taps is not None:
+            taps.put("patches", x)
+            taps.put("pooled", pooled)
+            taps.put("embedding", embedding)
+        return embedding

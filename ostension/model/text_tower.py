@@ -1,0 +1,108 @@
+"""The text transformer: CLIP's (causal, read at the end token) and SigLIP's (both ways, read at the last position).
+
+`forward` has a fast path and a plain one with equal results. Under a causal mask a position's state depends on the
+positions before it only, so the fast path computes each distinct prefix of the batch once (`prefix_tree`), nothing after
+the end token, and in the last block only the position that is read. The plain path runs all positions of all rows; it is
+the reference, and what hooks, taps of single positions and towers without the mask use.
+
+Letters: B batch, C prompts, T tokens, W width, E embedding, R rows (B, or B x C with contexts per image).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ostension.errors import DataError
+from ostension.model.config import TextConfig
+from ostension.model.insert import Layout, TextInsert, lay_out
+from ostension.model.layers import Transformer
+from ostension.model.taps import Taps
+from ostension.shapes import Float, Int
+
+
+class TextTransformer(nn.Module):
+    """A token sequence as one vector."""
+
+    def __init__(self, config: TextConfig, embed_dim: int):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
+        self.transformer = Transformer(
+            config.width, config.layers, config.heads, config.mlp_width, config.activation, config.norm_eps
+        )
+        self.ln_final = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
+        self.text_projection_bias = nn.Parameter(torch.empty(embed_dim)) if config.projection_bias else None
+
+    def tap_names(self) -> tuple[str, ...]:
+        """The intermediates that `taps` may name."""
+        blocks = (f"blocks.{index}" for index in range(self.config.layers))
+        return ("embedded", *blocks, "tokens", "pooled", "embedding")
+
+    def ends(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
+        """The position of each row that is read: the highest id, the first `eos_id`, or the last."""
+        if self.config.pool == "argmax":
+            return tokens.argmax(dim=1)
+        if self.config.eos_id is not None:
+            return tokens.eq(self.config.eos_id).int().argmax(dim=1)
+        return torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], *, insert: TextInsert | None = None, taps: Taps | None = None, plain: bool = False
+    ) -> Float[Tensor, "*B E"]:
+        """Embeddings (B, E), or (B images, C prompts, E) with contexts per image.
+
+        Raises:
+            DataError: for more positions than the context length.
+        """
+        if tokens.shape[1] > self.config.context_length:
+            raise DataError(
+                f"the tokens have {tokens.shape[1]} positions",
+                expected=f"at most the context length {self.config.context_length}",
+            )
+        layout = lay_out(tokens, self.ends(tokens), insert, self.config.context_length)
+        pooled = self.ln_final(self._read(layout, insert, taps))
+        embedding = pooled @ self.text_projection
+        if self.text_projection_bias is not None:
+            embedding = embedding + self.text_projection_bias
+        embedding = embedding.view(*layout.shape, -1)
+        if insert is not None and insert.adapter is not None:
+            embedding = insert.adapter(embedding)
+        if taps is not None:
+            taps.put("pooled", pooled)
+            taps.put("embedding", embedding)
+        return embedding
+
+    def _read(self, layout: Layout, insert: TextInsert | None, taps: Taps | None) -> Tensor:
+        """The last block's output (R, W) at the position of each row that is read, all positions computed."""
+        x = self.embed(layout.keys, layout.bank) + self.positional_embedding[: layout.keys.shape[1]]
+        hook = None if insert is None else insert.hook
+
+        def before(index: int, x: Tensor) -> Tensor:
+            if layout.deep is None or not 1 <= index <= len(layout.deep):
+                return x
+            return torch.where((layout.keys < 0)[..., None], layout.deep[index - 1].to(x)[(-1 - layout.keys).clamp(min=0)], x)
+
+        def after(index: int, x: Tensor) -> Tensor:
+            if hook is not None:
+                x = hook(index, x)
+            if taps is not None:
+                taps.put(f"blocks.{index}", x)
+            return x
+
+        if taps is not None:
+            taps.put("embedded", x)
+        x = self.transformer(x, causal=self.config.causal, before=before, after=after)
+        if taps is not None and "tokens" in taps.found:
+            taps.put("tokens", self.ln_final(x))
+        return x[torch.arange(len(x), device=x.device), layout.ends]
+
+    def embed(self, keys: Int[Tensor, "*T"], bank: Float[Tensor, "n W"] | None) -> Float[Tensor, "*T W"]:
+        """Token embeddings, with rows of the context bank where a key is negative."""
+        if bank is None:
+            return self.token_embedding(keys)
+        x = self.token_embedding(keys.clamp(min=0))
+        return torch.where((keys < 0)[..., None], F.embedding((-1 - keys).clamp(min=0), bank.to(x)), x)
