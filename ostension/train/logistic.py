@@ -162,7 +162,6 @@ def _minimise(problem: _Problem, tolerance: float, max_iterations: int) -> tuple
         if not len(active):
             break
         direction = torch.stack([memories[i].direction(gradient[i]) for i in active.tolist()])
-        slope = (direction * gradient[active]).sum((1, 2)).double()
         moved, turned, value, found = _search(problem, point, gradient, objective, direction, active)
         for row, i in enumerate(active.tolist()):
             memories[i].add(moved[row] - point[i], turned[row] - gradient[i])
