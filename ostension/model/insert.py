@@ -74,12 +74,21 @@ class TextInsert:
             )
         if self.deep is not None:
             try:
-                self.deep.expand(len(self.deep), *self.context.shape)
+                self.deep_like_context()
             except RuntimeError:
+                whole, each = (", ".join(map(str, shape)) for shape in (self.context.shape, self.context.shape[-2:]))
                 raise ConfigError(
                     f"the deep text contexts have the shape {tuple(self.deep.shape)}",
-                    expected=f"(J, ...) that broadcasts to (J, {', '.join(map(str, self.context.shape))})",
+                    expected=f"(J, {whole}) or (J, {each})",
                 ) from None
+
+    def deep_like_context(self) -> Tensor | None:
+        """`deep` with the context's shape behind J."""
+        if self.deep is None or self.context is None:
+            return None
+        missing = self.context.ndim + 1 - self.deep.ndim
+        deep = self.deep.view(len(self.deep), *(1,) * missing, *self.deep.shape[1:])
+        return deep.expand(len(self.deep), *self.context.shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,10 +197,11 @@ def lay_out(
         keys, context_index = keys.repeat(len(context), 1), context_index.repeat(len(context), 1)
     rows = bank_rows.expand(prompts, number) if context.ndim == 2 else bank_rows.reshape(-1, number)
     own = rows.gather(1, context_index.clamp(min=0))
-    deep = None if insert.deep is None else insert.deep.expand(len(insert.deep), *context.shape).flatten(1, -2)
+    deep = insert.deep_like_context()
     shape = (prompts,) if context.ndim < 4 else (len(context), prompts)
     new_ends = (ends + number).repeat(len(keys) // prompts)
-    return Layout(torch.where(context_index >= 0, -1 - own, keys), new_ends, context.flatten(0, -2), deep, shape)
+    keys = torch.where(context_index >= 0, -1 - own, keys)
+    return Layout(keys, new_ends, context.flatten(0, -2), None if deep is None else deep.flatten(1, -2), shape)
 
 
 def _sources(start: Tensor, number: int, width: int, position: str) -> tuple[Tensor, Tensor]:

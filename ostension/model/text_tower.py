@@ -16,10 +16,14 @@ from torch import Tensor, nn
 
 from ostension.errors import DataError
 from ostension.model.config import TextConfig
-from ostension.model.insert import Layout, TextInsert, lay_out
-from ostension.model.layers import Transformer
+from ostension.model.insert import Hook, Layout, TextInsert, lay_out
+from ostension.model.layers import BlockFunction, Transformer
+from ostension.model.prefix_tree import plan, run_tree
 from ostension.model.taps import Taps
 from ostension.shapes import Float, Int
+
+# Nodes (tokens that are computed) that pass the blocks together without gradients, which bounds the memory.
+MAX_NODES = 4096
 
 
 class TextTransformer(nn.Module):
@@ -64,7 +68,9 @@ class TextTransformer(nn.Module):
                 expected=f"at most the context length {self.config.context_length}",
             )
         layout = lay_out(tokens, self.ends(tokens), insert, self.config.context_length)
-        pooled = self.ln_final(self._read(layout, insert, taps))
+        hook = None if insert is None else insert.hook
+        fast = self.config.causal and not plain and hook is None and (taps is None or not taps.inner)
+        pooled = self.ln_final(self._read_fast(layout) if fast else self._read_plain(layout, hook, taps))
         embedding = pooled @ self.text_projection
         if self.text_projection_bias is not None:
             embedding = embedding + self.text_projection_bias
@@ -76,15 +82,19 @@ class TextTransformer(nn.Module):
             taps.put("embedding", embedding)
         return embedding
 
-    def _read(self, layout: Layout, insert: TextInsert | None, taps: Taps | None) -> Tensor:
-        """The last block's output (R, W) at the position of each row that is read, all positions computed."""
-        x = self.embed(layout.keys, layout.bank) + self.positional_embedding[: layout.keys.shape[1]]
-        hook = None if insert is None else insert.hook
+    def _read_fast(self, layout: Layout) -> Tensor:
+        """The last block's output (R, W) at the position of each row that is read, each distinct prefix computed once."""
+        trees = plan(layout.keys, layout.ends, None if torch.is_grad_enabled() else MAX_NODES)
+        read = []
+        for tree, _ in trees:
+            x = self._embed(tree.keys, layout.bank) + self.positional_embedding[tree.positions]
+            read.append(run_tree(self.transformer, x, tree, _replacer(layout, tree.keys)))
+        rows = torch.cat([covered for _, covered in trees])
+        return torch.cat(read)[rows.argsort()]
 
-        def before(index: int, x: Tensor) -> Tensor:
-            if layout.deep is None or not 1 <= index <= len(layout.deep):
-                return x
-            return torch.where((layout.keys < 0)[..., None], layout.deep[index - 1].to(x)[(-1 - layout.keys).clamp(min=0)], x)
+    def _read_plain(self, layout: Layout, hook: Hook | None, taps: Taps | None) -> Tensor:
+        """The same with all positions of all rows computed."""
+        x = self._embed(layout.keys, layout.bank) + self.positional_embedding[: layout.keys.shape[1]]
 
         def after(index: int, x: Tensor) -> Tensor:
             if hook is not None:
@@ -95,14 +105,30 @@ class TextTransformer(nn.Module):
 
         if taps is not None:
             taps.put("embedded", x)
-        x = self.transformer(x, causal=self.config.causal, before=before, after=after)
+        x = self.transformer(x, causal=self.config.causal, before=_replacer(layout, layout.keys), after=after)
         if taps is not None and "tokens" in taps.found:
             taps.put("tokens", self.ln_final(x))
         return x[torch.arange(len(x), device=x.device), layout.ends]
 
-    def embed(self, keys: Int[Tensor, "*T"], bank: Float[Tensor, "n W"] | None) -> Float[Tensor, "*T W"]:
+    def _embed(self, keys: Tensor, bank: Tensor | None) -> Tensor:
         """Token embeddings, with rows of the context bank where a key is negative."""
-        if bank is None:
-            return self.token_embedding(keys)
         x = self.token_embedding(keys.clamp(min=0))
-        return torch.where((keys < 0)[..., None], F.embedding((-1 - keys).clamp(min=0), bank.to(x)), x)
+        return x if bank is None else torch.where((keys < 0)[..., None], _bank_rows(bank, keys, x), x)
+
+
+def _replacer(layout: Layout, keys: Tensor) -> BlockFunction | None:
+    """The function that puts deep contexts before a block, or None."""
+    deep = layout.deep
+    if deep is None:
+        return None
+
+    def replace(index: int, x: Tensor) -> Tensor:
+        if not 1 <= index <= len(deep):
+            return x
+        return torch.where((keys < 0)[..., None], _bank_rows(deep[index - 1], keys, x), x)
+
+    return replace
+
+
+def _bank_rows(bank: Tensor, keys: Tensor, like: Tensor) -> Tensor:
+    return F.embedding((-1 - keys).clamp(min=0), bank.to(like))

@@ -1,0 +1,32 @@
+"""Which model this is: a SHA-256 over everything that decides what it answers.
+
+It covers the weights and the parts of the configuration that change an output (towers, activation, preprocessing,
+tokenizer), and neither the name nor the layout on disk: a model converted from one layout to another keeps it. Tensors
+are hashed as bfloat16, so that the same file loaded in float32 and in bfloat16 counts as the same model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from ostension.config import to_tree
+from ostension.files import sha256_json
+
+# What a model is called, where it came from and how it was initialised does not change its answers.
+NOT_BEHAVIOUR = ("name", "layout", "init_logit_scale", "init_logit_bias")
+
+
+def fingerprint(encoder: nn.Module) -> str:
+    """The SHA-256 of an encoder's behaviour, in hexadecimal."""
+    config = {key: value for key, value in to_tree(encoder.config).items() if key not in NOT_BEHAVIOUR}
+    digest = hashlib.sha256(sha256_json(config).encode("ascii"))
+    for name, tensor in sorted(encoder.state_dict().items()):
+        value = tensor.detach().cpu()
+        if value.is_floating_point():
+            value = value.to(torch.bfloat16).view(torch.int16)
+        digest.update(f"{name}:{tuple(value.shape)}:".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
