@@ -1,0 +1,43 @@
+"""Our own layout: a folder with `model.safetensors`, `config.json`, `tokenizer.json`, `provenance.json`, `manifest.json`.
+
+config.json is the tree of `ModelConfig`, so nothing is inferred and nothing asked. The manifest holds the size and the
+SHA-256 of every other file: a flipped byte in a safetensors file loads without complaint otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ostension.config import from_tree
+from ostension.errors import CheckpointError, ConfigError
+from ostension.formats.table import Entry, same, scalar
+from ostension.model.config import ModelConfig
+
+NAME = "ostension"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PROVENANCE = "provenance.json"
+
+
+def entry(name: str) -> Entry:
+    """Our parameter `name`: itself."""
+    return scalar(name, name) if name in ("logit_scale", "logit_bias") else same(name, name)
+
+
+def is_config(tree: Any) -> bool:
+    """Whether a config.json is ours and not Hugging Face's."""
+    return isinstance(tree, Mapping) and "model_type" not in tree and {"vision", "text", "embed_dim"} <= set(tree)
+
+
+def read_config(tree: Any, path: Path) -> ModelConfig:
+    """The configuration in config.json.
+
+    Raises:
+        CheckpointError: for an unknown or missing setting, or a value that it refuses.
+    """
+    try:
+        return from_tree(ModelConfig, tree, path)
+    except ConfigError as error:
+        raise CheckpointError(error.what, source=path, expected=error.expected, fix=error.fix) from None
