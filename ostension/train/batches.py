@@ -1,0 +1,87 @@
+"""What the loop trains on: batch number `step`, as a pure function of the step.
+
+A source of batches keeps no position. It can be asked for any step in any order, from any process, and gives the same
+pairs with the same random crops and captions every time; so a resumed run, or one with other workers, sees what the
+uninterrupted one would have seen, and there is no state to save.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ostension.model.config import TextConfig
+from ostension.text.tokenizer import pack
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One global batch of B pairs.
+
+    Attributes:
+        images: (B, 3, S, S), preprocessed.
+        tokens: (B, T), T at most the context length; see `pad_tokens`.
+        keys: where each pair comes from, for diagnosis.
+        groups: (B,) a number per pair, equal for pairs that are not each other's negatives; None where all differ.
+        rejects: pairs that could not be used and were replaced: their key and why.
+        texts_cut: captions that were longer than the context.
+    """
+
+    images: Tensor
+    tokens: Tensor
+    keys: Sequence[str]
+    groups: Tensor | None = None
+    rejects: Sequence[tuple[str, str]] = ()
+    texts_cut: int = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on `device`."""
+        if device.type == "cpu":
+            return self
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "tokens")}
+        return dataclasses.replace(self, **moved, groups=None if self.groups is None else self.groups.to(device))
+
+
+class BatchSource(Protocol):
+    """Batches by number. Tar shards behind a sampler are one; a data set held in memory as tensors is another.
+
+    With workers it is sent to other processes once, so it must be picklable; tensors in it are shared, not copied.
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """B, the same for every step."""
+        ...
+
+    @property
+    def num_samples(self) -> int:
+        """Pairs in one epoch."""
+        ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """A JSON tree of all that decides what the batches hold: the data's fingerprint, the seed, the choices made.
+
+        A run refuses to resume when any of it is another.
+        """
+        ...
+
+    def batch(self, step: int) -> Batch:
+        """The batch of `step`, counted from 0."""
+        ...
+
+
+def pad_tokens(rows: Sequence[Sequence[int]], pad_id: int, config: TextConfig) -> Tensor:
+    """Token rows as one matrix (B, T), cut to the longest row where a causal tower allows it.
+
+    Under a causal mask nothing after the end token matters, so T is the longest row; a tower that attends both ways saw
+    the padding in training too, and gets its full context length.
+    """
+    length = None if config.causal else config.context_length
+    return pack(rows, pad_id, length)

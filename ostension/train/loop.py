@@ -1,0 +1,321 @@
+"""The training loop, in the open: from a model, batches by number and a configuration to a trained model folder.
+
+One step: draw the batch, embed both sides, the loss in float32, gradients, check that all is finite, clip, AdamW on the
+float32 masters, round the weights from them, clamp the temperature. The random state of a step is set from (seed, step) and
+the batch is a function of the step, so that a checkpoint needs no position and no generator's state, and a run that was
+killed and resumed ends with the same bits as one that was not.
+
+The run folder holds `config.json` and `run.json` (written before step 0), `log.jsonl`, `checkpoints/` and at the end
+`model/`; after a divergence also `diverged_step_N/report.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ostension import runtime
+from ostension.config import require, to_tree
+from ostension.errors import ConfigError, DataError
+from ostension.files import folder_lock
+from ostension.formats.load import save as save_model
+from ostension.losses import BatchLoss, LossConfig, batch_loss
+from ostension.model.clip import CLIP
+from ostension.runlog import RunLog, Tracker
+from ostension.train.allocator import keep_large_blocks
+from ostension.train.batches import Batch, BatchSource
+from ostension.train.checkpoint import Checkpoint, CheckpointConfig, CheckpointStore, load_checkpoint, resolve_path
+from ostension.train.health import Measured, allowed_skips
+from ostension.train.meter import Meter
+from ostension.train.optim import OptimConfig
+from ostension.train.prefetch import Prefetch
+from ostension.train.run_folder import check_unchanged, write_run
+from ostension.train.schedule import ScheduleConfig, rate_factor
+from ostension.train.signals import StopSignals
+from ostension.train.state import Saver, TrainState
+
+Evaluate = Callable[[CLIP, int], Mapping[str, float]]
+MODEL_FOLDER = "model"
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything about a run that is neither the model nor the data.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        seed: of everything random in a step (the batches have their own).
+        precision: of the weights; "auto" is bf16 where the device has units for it. Masters are float32 in any case.
+        average: decay of a running average of the weights, which then is what the run gives; None takes the last weights.
+        non_finite: "stop" at the first loss or gradient that is not finite, or "skip:N" such steps in any 100.
+        workers: processes that make batches ahead; 0 makes them in the main process.
+        log_every, evaluate_every: steps between two records, two calls of the evaluation (0: none).
+        best: the measurement of the evaluation whose best checkpoint is kept; higher is better.
+        device: "auto", "cpu", "cuda", "cuda:N".
+    """
+
+    steps: int
+    seed: int = 0
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
+    average: float | None = None
+    non_finite: str = "stop"
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    workers: int = 0
+    log_every: int = 10
+    evaluate_every: int = 0
+    best: str | None = None
+    device: str = "auto"
+
+    def __post_init__(self):
+        require(self.steps >= 1, "train.steps", self.steps, "1 or more")
+        require(self.average is None or 0 < self.average < 1, "train.average", self.average, "between 0 and 1, or nothing")
+        require(self.workers >= 0, "train.workers", self.workers, "0 or more")
+        require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
+        require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 or more")
+        require(self.best is None or self.evaluate_every > 0, "train.best", self.best, "nothing without train.evaluate_every")
+        allowed_skips(self.non_finite)
+
+    def resolved(self) -> TrainConfig:
+        """The configuration with everything automatic decided for this machine and this length of run."""
+        device = runtime.pick_device(self.device)
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if runtime.has_bfloat16_units(device) else "fp32"
+        return dataclasses.replace(self, device=str(device), precision=precision, schedule=self.schedule.resolved(self.steps))
+
+
+# What may change from one sitting to the next, because the result of the run does not depend on it.
+FREE = ("checkpoint", "workers", "log_every", "evaluate_every", "best", "device")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        status: "finished", or "stopped" by a signal (`signal` is its number) with everything saved.
+        step: steps done.
+        model_folder: the trained model, once finished.
+        last: the last record of measurements; empty if this sitting made none.
+    """
+
+    status: Literal["finished", "stopped"]
+    step: int
+    folder: Path
+    signal: int | None = None
+    model_folder: Path | None = None
+    last: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def train(
+    model: CLIP,
+    batches: BatchSource,
+    config: TrainConfig,
+    folder: Path | str,
+    *,
+    resume: str | Path = "auto",
+    allow_change: Sequence[str] = (),
+    trackers: Sequence[Tracker] = (),
+    evaluate: Evaluate | None = None,
+) -> TrainResult:
+    """Train `model` in place and leave it, in full precision, in `folder/model`.
+
+    Args:
+        folder: of the run; held by this process alone until it returns.
+        resume: "auto" goes on from the newest checkpoint in `folder` that passes verification, or starts; "never" demands a
+            folder without checkpoints; a path names the one checkpoint (or run folder) to start from, and no other is taken.
+        allow_change: dotted settings that may differ from those of the checkpoint, such as `train.optim.lr`; recorded.
+        evaluate: called with the model in eval mode and the steps done, every `config.evaluate_every` steps.
+
+    Raises:
+        ConfigError: for settings that cannot be meant, or that differ from the checkpoint's and were not allowed to.
+        CheckpointError: for a checkpoint that cannot be trusted, or a last one that cannot be written.
+        DataError: for data that cannot be read, or a folder that is in use or cannot be written.
+        DivergenceError: for a loss, gradient or weights past saving; nothing was written but a report.
+    """
+    folder = Path(folder).absolute()
+    named = None if resume in ("auto", "never") else resolve_path(resume)  # before anything is created
+    config = config.resolved()
+    device = torch.device(config.device)
+    _check(model, batches, config, evaluate)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopSignals())
+        _enter_folder(stack, folder)
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        if device.type == "cpu":
+            keep_large_blocks()
+        state = TrainState(
+            model.to(device).train(), folder, optim=config.optim, dtype=PRECISIONS[config.precision], average=config.average,
+            non_finite=config.non_finite,
+        )
+        store = CheckpointStore(folder)
+        store.remove_leftovers()
+        tree = identity(model, batches, config)
+        start = _starting_point(store, named, resume)
+        changed = _continue(state, start, tree, allow_change)
+
+        facts = write_run(folder, tree, state.changes)
+        size = {"steps": config.steps, "step": state.step, "num_samples": batches.num_samples, "batch_size": batches.batch_size}
+        log = stack.enter_context(RunLog(folder, trackers, {**facts, **size}))
+        log.write("start" if start is None else "resume", state.step, config_hash=facts["config_hash"])
+        for change in changed:
+            log.write("change", **change)
+
+        safe = state.step if start is not None and start.path.parent == store.folder else None
+        saver = Saver(store, state, config.checkpoint, tree, log, safe)
+        last = _run_steps(model, batches, config, state, stop, log, saver, evaluate)
+        saver.save_last()
+        if state.step < config.steps:
+            log.write("end", state.step, status="stopped", signal=stop.received)
+            return TrainResult(status="stopped", step=state.step, folder=folder, signal=stop.received, last=last)
+        state.final_weights()
+        model.eval()
+        model.provenance = {**model.provenance, "run": {"settings": tree, "step": state.step, **facts}}
+        save_model(model, folder / MODEL_FOLDER, overwrite=True)
+        log.write("end", state.step, status="finished", model=MODEL_FOLDER)
+        return TrainResult(status="finished", step=state.step, folder=folder, model_folder=folder / MODEL_FOLDER, last=last)
+
+
+def _run_steps(
+    model: CLIP, batches: BatchSource, config: TrainConfig, state: TrainState, stop: StopSignals, log: RunLog, saver: Saver,
+    evaluate: Evaluate | None,
+) -> dict[str, Any]:
+    """The loop: steps until the last one or a signal. Gives the last record of measurements."""
+    device = torch.device(config.device)
+    meter, last = Meter(batches.batch_size, batches.num_samples, config.steps), {}
+    with Prefetch(batches, state.step, config.steps, config.workers) as stream:
+        while state.step < config.steps and stop.received is None:
+            waiting = time.perf_counter()
+            batch = stream.next().to(device)
+            waited = time.perf_counter() - waiting
+            state.rejects.add(state.step, batch)
+
+            torch.manual_seed(runtime.seed_for(config.seed, "step", state.step))
+            buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+            output = forward(model, batch, config.loss)
+            output.loss.backward()
+            measured = measure(state, output, config.optim.lr * rate_factor(config.schedule, state.step, config.steps))
+            if measured.finite:
+                state.update(measured)
+                meter.add(waited, {**measured.record(), "texts_cut": batch.texts_cut})
+            else:
+                state.health.skip_or_stop(measured, batch)
+                state.optimizer.drop_gradients()
+                for buffer, before in buffers:  # batch norm moved its statistics before the loss could be judged
+                    buffer.copy_(before)
+                log.write("skip", state.step, loss=measured.loss, grad_norm=measured.grad_norm, keys=list(batch.keys))
+            state.step += 1
+
+            ending = state.step == config.steps
+            reporting = state.step % config.log_every == 0 or ending
+            evaluating = evaluate is not None and (state.step % config.evaluate_every == 0 or ending)
+            saving = saver.due() or ending
+            if reporting or evaluating or saving:
+                state.health.check_weights(measured, batch)
+            if reporting:
+                last = {**meter.report(state.step), "skipped": len(state.health.skipped), "rejects": dict(state.rejects.reasons)}
+                log.write("step", state.step, **last)
+            if evaluating and evaluate is not None:
+                saving |= _evaluate(model, config, state, log, evaluate)
+            if saving:
+                saver.save()
+    return last
+
+
+def forward(model: CLIP, batch: Batch, config: LossConfig) -> BatchLoss:
+    """The loss of one batch; embeddings become unit rows in float32, whatever the towers compute in."""
+    image = model.encode_image(batch.images, normalize=True)
+    text = model.encode_text(batch.tokens, normalize=True)
+    return batch_loss(image, text, model.scale(), config=config, bias=model.logit_bias, groups=batch.groups)
+
+
+def measure(state: TrainState, output: BatchLoss, lr: float) -> Measured:
+    """The numbers of a step, fetched from the device at once, before the optimiser moves."""
+    values = (*output, state.optimizer.gradient_norm(), state.model.logit_scale)
+    loss, image_accuracy, text_accuracy, norm, logit_scale = torch.stack([value.detach().double() for value in values]).tolist()
+    return Measured(
+        step=state.step, loss=loss, image_accuracy=image_accuracy, text_accuracy=text_accuracy, grad_norm=norm,
+        logit_scale=logit_scale, lr=lr,
+    )
+
+
+def identity(model: CLIP, batches: BatchSource, config: TrainConfig) -> dict[str, Any]:
+    """The tree of all settings that decide the result of a run; two runs with equal trees end with equal weights."""
+    settings = {key: value for key, value in to_tree(config).items() if key not in FREE}
+    return {"model": to_tree(model.config), "data": to_tree(dict(batches.identity())), "train": settings}
+
+
+def _check(model: CLIP, batches: BatchSource, config: TrainConfig, evaluate: Evaluate | None) -> None:
+    if (evaluate is None) != (config.evaluate_every == 0):
+        what = "no evaluation is given" if evaluate is None else "an evaluation is given"
+        raise ConfigError(f"train.evaluate_every is {config.evaluate_every}, but {what}", expected="both or neither")
+    if batches.num_samples < batches.batch_size:
+        raise DataError(f"the data has {batches.num_samples} pairs", expected=f"at least one batch of {batches.batch_size}")
+    if config.loss.kind == "sigmoid" and model.logit_bias is None:
+        raise ConfigError("train.loss.kind is 'sigmoid', but the model has no bias", expected="init_logit_bias in it")
+
+
+def _enter_folder(stack: contextlib.ExitStack, folder: Path) -> None:
+    try:
+        stack.enter_context(folder_lock(folder))
+    except OSError as problem:
+        raise DataError(f"cannot be used: {problem.strerror}", source=folder, expected="a folder that can be written") from None
+
+
+def _starting_point(store: CheckpointStore, named: Path | None, resume: str | Path) -> Checkpoint | None:
+    """The checkpoint to go on from, or None to start at step 0."""
+    existing = store.paths()
+    if named is not None:
+        start = load_checkpoint(named)
+        if existing and start.path.absolute() != store.path(max(existing)):
+            raise ConfigError(
+                f"the run folder holds step {max(existing)}, which a start from step {start.step} would come to replace",
+                source=f"--resume {named}",
+                fix="give the branch a run folder of its own",
+            )
+        return start
+    if resume == "never" and existing:
+        raise ConfigError(f"holds a run, at step {max(existing)}", source=store.folder.parent, fix="use --resume auto")
+    return store.newest()
+
+
+def _continue(state: TrainState, start: Checkpoint | None, tree: Mapping[str, Any], allow_change: Sequence[str]) -> list[dict]:
+    """Bring the state to the starting point, if there is one; the changes of settings that this sitting begins with."""
+    if start is None:
+        return []
+    changes = check_unchanged(start.state["config"], tree, allow_change, start.path)
+    state.load(start)
+    changed = [{"step": state.step, "key": key, "old": old, "new": new} for key, (old, new) in changes.items()]
+    state.changes += changed
+    return changed
+
+
+def _evaluate(model: CLIP, config: TrainConfig, state: TrainState, log: RunLog, evaluate: Evaluate) -> bool:
+    """Evaluate and log; whether this is the best so far, and so to be saved."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            values = dict(evaluate(model, state.step))
+    finally:
+        model.train()
+    log.write("evaluation", state.step, **values)
+    if config.best is None:
+        return False
+    if config.best not in values:
+        measured = ", ".join(values) or "nothing"
+        raise ConfigError(f"train.best is {config.best!r}, but the evaluation measures {measured}")
+    if not values[config.best] > state.best_value:
+        return False
+    state.best_step, state.best_value = state.step, values[config.best]
+    return True

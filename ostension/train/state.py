@@ -1,0 +1,143 @@
+"""All that a run carries from one step to the next, and with it all that a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ostension.errors import CheckpointError
+from ostension.model.clip import CLIP
+from ostension.runlog import RunLog
+from ostension.train.checkpoint import Checkpoint, CheckpointConfig, CheckpointStore
+from ostension.train.health import Health, Measured
+from ostension.train.optim import MasterAdamW, OptimConfig
+from ostension.train.precision import Average, Masters
+from ostension.train.rejects import Rejects
+
+
+class TrainState:
+    """Weights, moments, average, health and history of a run.
+
+    There is no position in the data and no state of a random generator: both are functions of the step.
+
+    Attributes:
+        step: optimiser steps done.
+        changes: the settings that were changed between sittings, each with the step, the key, the old and the new value.
+        best_step, best_value: the best evaluation so far.
+    """
+
+    def __init__(
+        self, model: CLIP, folder: Path, *, optim: OptimConfig, dtype: torch.dtype, average: float | None, non_finite: str
+    ):
+        self.model, self.optim = model, optim
+        self.masters = Masters(model, dtype)
+        self.optimizer = MasterAdamW(self.masters, optim)
+        self.average = None if average is None else Average(self.masters, average)
+        self.health = Health(folder, non_finite, self.optimizer)
+        self.rejects = Rejects(folder)
+        self.step = 0
+        self.changes: list[dict[str, Any]] = []
+        self.best_step: int | None = None
+        self.best_value = -math.inf
+
+    def update(self, measured: Measured) -> None:
+        """Move the weights by the collected gradients, at the measured learning rate."""
+        self.optimizer.step(measured.lr / self.optim.lr, measured.grad_norm)
+        self._clamp_logit_scale()
+        if self.average is not None:
+            self.average.update(self.step)
+
+    def final_weights(self) -> None:
+        """Give the model the weights that the run is for, in full precision: the average, or else the last."""
+        self.masters.restore_float32(None if self.average is None else self.average.tensors)
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds as tensors, by file."""
+        found = {"weights": self.masters.state(), "optimizer": self.optimizer.state()}
+        return found if self.average is None else {**found, "average": self.average.tensors}
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint holds as JSON."""
+        best = None if self.best_step is None else {"step": self.best_step, "value": self.best_value}
+        return {"changes": self.changes, "health": self.health.state(), "rejects": self.rejects.state(), "best": best}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from `checkpoint`.
+
+        Raises:
+            CheckpointError: if its tensors are not those of this model.
+        """
+        files = {name: checkpoint.path / f"{name}.safetensors" for name in ("weights", "optimizer", "average")}
+        self.masters.load(checkpoint.tensors["weights"], files["weights"])
+        self.optimizer.load(checkpoint.tensors["optimizer"], files["optimizer"])
+        if self.average is not None:
+            if "average" in checkpoint.tensors:
+                self.average.load(checkpoint.tensors["average"], files["average"])
+            else:  # a run that was allowed to begin averaging now
+                self.average = Average(self.masters, self.average.decay)
+        self.health.load(checkpoint.state["health"])
+        self.rejects.load(checkpoint.state["rejects"])
+        self.step, self.changes = checkpoint.step, list(checkpoint.state["changes"])
+        if checkpoint.state["best"] is not None:
+            self.best_step, self.best_value = checkpoint.state["best"]["step"], checkpoint.state["best"]["value"]
+
+    @torch.no_grad()
+    def _clamp_logit_scale(self) -> None:
+        # Past its cap the multiplier's gradient is zero, and it could not come back.
+        if self.model.config.logit_scale_cap is not None:
+            self.model.logit_scale.clamp_(max=math.log(self.model.config.logit_scale_cap))
+
+
+class Saver:
+    """Saves a run's state when it is due; a save that fails is tried again, and the run goes on meanwhile.
+
+    Attributes:
+        saved_step: the newest step that is safe in this run folder.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, state: TrainState, config: CheckpointConfig, tree: Mapping[str, Any], log: RunLog,
+        saved_step: int | None,
+    ):
+        self.store, self.state, self.config, self.tree, self.log = store, state, config, tree, log
+        self.saved_step = saved_step
+        self._retry_at: int | None = None
+
+    def due(self) -> bool:
+        """Whether the step that was just done is to be saved."""
+        return self.state.step % self.config.every == 0 or self.state.step == self._retry_at
+
+    def save(self) -> None:
+        """Save, or say on stderr and in the log why that failed and put it off for a tenth of the interval."""
+        step = self.state.step
+        try:
+            self.store.save(step, self.state.tensors(), {"config": self.tree, **self.state.facts()})
+        except CheckpointError as problem:
+            print(f"ostension: WARNING: {problem}; the run goes on and will try again", file=sys.stderr, flush=True)
+            self.log.write("warning", step, message=str(problem))
+            self._retry_at = step + max(1, self.config.every // 10)
+            return
+        self.saved_step, self._retry_at = step, None
+        kept_for_good = () if self.state.best_step is None else (self.state.best_step,)
+        gone = self.store.prune(self.config.keep, kept_for_good)
+        self.log.write("checkpoint", step, path=self.store.path(step).name, deleted=gone)
+
+    def save_last(self) -> None:
+        """Save unless the present step is saved already.
+
+        Raises:
+            CheckpointError: if that fails: the work since the last checkpoint would be lost without a word otherwise.
+        """
+        if self.saved_step != self.state.step:
+            self.save()
+        if self.saved_step != self.state.step:
+            safe = "nothing" if self.saved_step is None else f"step {self.saved_step}"
+            raise CheckpointError(
+                f"step {self.state.step} could not be saved; {safe} is", source=self.store.folder, fix="make room and resume"
+            )
