@@ -71,20 +71,33 @@ class Sampler:
         Raises:
             ConfigError: if the batch size is no multiple of the number of processes.
         """
-        if self.batch_size % world_size:
-            raise ConfigError(
-                f"batch_size is {self.batch_size} with {world_size} processes",
-                expected="a multiple of the number of processes, so that all batches are equal",
-            )
-        assert step >= 0 and 0 <= rank < world_size
-        local = self.batch_size // world_size
-        part = slice(rank * local, (rank + 1) * local)
+        return self.part(step, *equal_part(self.batch_size, rank, world_size))
+
+    def part(self, step: int, start: int, stop: int) -> np.ndarray:
+        """The samples at positions `start` to `stop` of global batch number `step`; costs what it gives."""
+        assert step >= 0 and 0 <= start <= stop <= self.batch_size
         if self.replacement:
-            drawn = numpy_generator(self.seed, "draw", step).integers(0, self.num_samples, self.batch_size)
-            return drawn[part]
+            return numpy_generator(self.seed, "draw", step).integers(0, self.num_samples, self.batch_size)[start:stop]
         epoch, batch = divmod(step, self.steps_per_epoch)
-        positions = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size, dtype=np.uint64)[part]
+        first = batch * self.batch_size
+        positions = np.arange(first + start, first + stop, dtype=np.uint64)
         return permute(positions, self.num_samples, (self.seed, "order", epoch)).astype(np.int64)
+
+
+def equal_part(batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Where `rank`'s contiguous part of a global batch starts and stops.
+
+    Raises:
+        ConfigError: if the batch size is no multiple of the number of processes.
+    """
+    if batch_size % world_size:
+        raise ConfigError(
+            f"batch_size is {batch_size} with {world_size} processes",
+            expected="a multiple of the number of processes, so that all batches are equal",
+        )
+    assert 0 <= rank < world_size
+    local = batch_size // world_size
+    return rank * local, (rank + 1) * local
 
 
 def permute(positions: np.ndarray, size: int, key: tuple[int | str, ...]) -> np.ndarray:
