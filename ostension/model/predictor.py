@@ -12,19 +12,19 @@ Letters: B batch, N images, C classes, E embedding, S pixels a side.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ostension.errors import CheckpointError, ConfigError, DataError
 from ostension.model._predictor_files import check_class_list, find_encoder, read_predictor, write_predictor
 from ostension.shapes import Float
-from ostension.text.prompts import fill
+from ostension.text.prompts import ClassNamesLike, TemplatesLike, as_classes, as_templates
 
 UNIT_TOLERANCE = 1e-3  # rows written from bfloat16 embeddings are unit to about 4e-4
 
@@ -63,8 +63,7 @@ class Predictor:
         templates: the prompts' templates that W was made with, for the record.
 
     Raises:
-        ConfigError: for duplicated or empty class names.
-        DataError: for weights that are not C finite unit rows.
+        DataError: for duplicated or empty class names, or weights that are not C finite unit rows.
     """
 
     kind: ClassVar[str] = "matrix"
@@ -89,20 +88,22 @@ class Predictor:
         self.scale, self.encoder, self.templates = float(scale), encoder, tuple(templates)
 
     @classmethod
-    def zero_shot(
-        cls, encoder: Any, classes: Sequence[str] | Mapping[str, Sequence[str]], templates: Sequence[str]
-    ) -> Predictor:
+    def zero_shot(cls, encoder: Any, class_names: ClassNamesLike, templates: TemplatesLike) -> Predictor:
         """The prompt ensemble: W_c is the mean of the unit embeddings of class c's prompts, as a unit row again.
 
         Args:
-            classes: class names, or label -> the names that stand for it; several names are pooled with the templates.
+            class_names: one name for each class, or several, which are pooled with the templates.
+            templates: templates with one `{}`, or the name of a set of them.
+
+        Raises:
+            DataError, ConfigError: for names and templates that `text.prompts` refuses.
 
         Source: CLIP, section 3.1.4 (embeddings are averaged, not probabilities).
         """
-        named = classes if isinstance(classes, Mapping) else {name: (name,) for name in check_class_names(classes)}
-        weights = prompt_ensemble(encoder, list(named.values()), templates)
+        classes, templates = as_classes(class_names), as_templates(templates)
+        weights = encoder.class_embeddings(classes, templates)
         scale = float(encoder.scale())
-        return cls(class_names=tuple(named), weights=weights, scale=scale, encoder=encoder, templates=templates)
+        return cls(class_names=unique_labels(classes), weights=weights, scale=scale, encoder=encoder, templates=templates)
 
     def features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
         """f: unit embeddings of preprocessed images."""
@@ -206,35 +207,28 @@ class Predictor:
 Predictor._kinds[Predictor.kind] = Predictor
 
 
-def prompt_ensemble(encoder: Any, names: Sequence[Sequence[str]], templates: Sequence[str]) -> Float[Tensor, "C E"]:
-    """For each class the mean, as a unit row, of the unit embeddings of all its names in all templates."""
-    if all(len(group) == 1 for group in names):
-        return encoder.class_embeddings([group[0] for group in names], templates)
-    # With several names the mean runs over names x templates, so the means of single names cannot be reused: they are
-    # unit rows already. Such tasks are small (FER: 12 names), and the plain way serves.
-    texts = [[fill(template, name) for name in group for template in templates] for group in names]
-    rows = encoder.embed_texts([text for group in texts for text in group]).split([len(group) for group in texts])
-    return F.normalize(torch.stack([group.mean(0) for group in rows]), dim=-1)
+def unique_labels(classes: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The first name of each class, with the class's number where a published list has a name twice (ImageNet: missile)."""
+    first = [names[0] for names in classes]
+    count = collections.Counter(first)
+    return tuple(f"{name} ({index})" if count[name] > 1 else name for index, name in enumerate(first))
 
 
 def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     """The names as given, if each can be told from the others.
 
     Raises:
-        ConfigError: for no names, an empty one, or one that occurs twice.
+        DataError: for no names, an empty one, or one that occurs twice.
     """
     if isinstance(class_names, str) or not class_names:
-        raise ConfigError(f"the class names are {class_names!r}", expected="a list of one or more names")
+        raise DataError(f"the class names are {class_names!r}", expected="a list of one or more names")
     first: dict[str, int] = {}
     for index, name in enumerate(class_names):
         if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"class name {index} is {name!r}", expected="a text that is not empty")
-        if name.strip() in first:
-            raise ConfigError(
-                f"the class name {name.strip()!r} occurs twice, at {first[name.strip()]} and at {index}",
-                fix="leave one out or tell them apart, e.g. 'crane bird' and 'construction crane'",
-            )
-        first[name.strip()] = index
+            raise DataError(f"class_names[{index}] is {name!r}", expected="a name that is not empty")
+        earlier = first.setdefault(name.strip(), index)
+        if earlier != index:
+            raise DataError(f"class_names[{index}] is {name!r}, as is class_names[{earlier}]", fix="say what sets them apart")
     return tuple(class_names)
 
 

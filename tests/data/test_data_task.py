@@ -1,0 +1,105 @@
+"""Task records: the shipped ones, a user's own, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from ostension.data.embedded import load_emoji
+from ostension.data.task import read_task, task_names
+from ostension.errors import ConfigError
+
+RECORD = """
+title = "Pets"
+version = 1
+templates = ["a photo of a {}.", "a drawing of a {}."]
+metric = "mean_per_class"
+licence = "mine"
+citation = "nobody"
+
+[splits.test]
+count = 20
+
+[classes]
+n01 = "cat"
+n02 = ["dog", "hound"]
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "pets.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_shipped_record_is_valid(name):
+    task = read_task(name)
+    assert len(task.label_names()) >= 2 and task.chance == 1 / len(task.label_names())
+    assert task.prompt_templates() and len(task.class_list_sha256) == 64 and task.splits
+
+
+def test_the_shipped_records_have_the_published_sizes():
+    sizes = {name: (len(read_task(name).label_names()), len(read_task(name).prompt_templates())) for name in task_names()}
+    # Classes and templates of the table of 27 sets (Kornblith's Caltech101 has 102 classes with the background).
+    expected = {"imagenet": (1000, 80), "cifar10": (10, 18), "cifar100": (100, 18), "caltech101": (102, 34), "dtd": (47, 8)}
+    assert expected.items() <= sizes.items()
+    assert sizes["oxford_pets"] == (37, 1) and sizes["flowers102"] == (102, 1) and sizes["food101"] == (101, 1)
+
+
+def test_the_emoji_record_is_the_embedded_set():
+    emoji, task = load_emoji(), read_task("emoji")
+    assert task.label_names() == {concept.concept: (concept.name,) for concept in emoji.concepts}
+    assert {name: split.count for name, split in task.splits.items()} == {name: len(emoji.rows(name)) for name in task.splits}
+
+
+def test_a_users_own_record_keeps_its_keys_names_and_order(tmp_path):
+    task = read_task(write(tmp_path, RECORD))
+    assert task.label_names() == {"n01": ("cat",), "n02": ("dog", "hound")}
+    assert task.prompt_templates() == ("a photo of a {}.", "a drawing of a {}.")
+    assert task.metric == "mean_per_class" and task.splits["test"].count == 20 and task.chance == 0.5
+
+
+def test_the_class_list_hash_sees_names_keys_and_order(tmp_path):
+    hashes = {
+        read_task(write(tmp_path, text)).class_list_sha256
+        for text in (RECORD, RECORD.replace('"cat"', '"kitten"'), RECORD.replace("n01", "n00"),
+                     RECORD.replace('n01 = "cat"\n', "") + 'n01 = "cat"\n')
+    }  # fmt: skip
+    assert len(hashes) == 4
+
+
+def test_classes_may_be_numbers_of_a_published_set(tmp_path):
+    text = 'title = "F"\nversion = 1\nclass_set = "fer2013"\ntemplate_set = "photo"\nlicence = ""\ncitation = ""\n'
+    task = read_task(write(tmp_path, text))
+    assert task.label_names()["3"] == ("happy", "smiling")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("metric", "metrik"), "unknown setting 'metrik'"),
+        (lambda text: text.replace('"mean_per_class"', '"f2"'), "metric is 'f2'"),
+        (lambda text: text.replace("version = 1\n", ""), "'version' is missing"),
+        (lambda text: text.replace("a drawing of a {}.", "a drawing"), "a drawing"),
+        (lambda text: text.replace("a drawing of a {}.", "{} and {}"), "2 times"),
+        (lambda text: text.replace("count = 20", "count = 0"), "count is 0"),
+        (lambda text: text.replace('n01 = "cat"', 'n01 = " "'), "not empty"),
+        (lambda text: text.replace('["dog", "hound"]', '["cat"]'), "'cat', as is"),
+        (lambda text: text.replace('["dog", "hound"]', "[]"), "no name"),
+        (lambda text: text.replace('templates = ["a photo of a {}.", "a drawing of a {}."]', 'template_set = "fotos"'), "nearest"),
+        (lambda text: 'class_set = "mnist"\n' + text, "classes and class_set are both given"),
+        (lambda text: text[: text.index("[classes]")], "classes and class_set .* both missing"),
+        (lambda text: text + "= oops", "not TOML"),
+    ],
+)
+def test_a_wrong_record_is_one_line_that_names_the_file_and_the_fault(tmp_path, change, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_task(write(tmp_path, change(RECORD)))
+    assert "pets.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_names_list_the_nearest_and_missing_files_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="unknown task 'cifar11'.*'cifar10'"):
+        read_task("cifar11")
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: no such file"):
+        read_task(tmp_path / "nowhere.toml")
