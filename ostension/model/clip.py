@@ -25,11 +25,14 @@ from ostension.model.taps import Taps
 from ostension.model.text_tower import TextTransformer
 from ostension.model.vit import VisionTransformer
 from ostension.shapes import Float, Int
+from ostension.text.tokenizer import Tokenizer, build_tokenizer, pack
 
 if TYPE_CHECKING:
     from ostension.image.transforms import Transform
     from ostension.model.predictor import Predictor
-    from ostension.text.tokenizer import Tokenizer
+
+
+GRID_ROWS = 16384  # prompts of a classifier that are laid out together: 16,384 x 512 float32 embeddings are 32 MB
 
 
 class CLIP(nn.Module):
@@ -84,8 +87,6 @@ class CLIP(nn.Module):
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the weights were trained with, read on first use."""
         if self._tokenizer is None:
-            from ostension.text.tokenizer import build_tokenizer
-
             self._tokenizer = build_tokenizer(self.config.tokenizer)
         return self._tokenizer
 
@@ -198,8 +199,26 @@ class CLIP(nn.Module):
         """A zero-shot classifier over `class_names`: each class is the mean of its prompts' embeddings, as a unit row."""
         from ostension.model.predictor import Predictor
 
-        weights = self.class_embeddings(class_names, templates)
-        return Predictor(class_names=tuple(class_names), weights=weights, scale=float(self.scale()), encoder=self)
+        return Predictor.zero_shot(self, class_names, templates)
+
+    def class_embeddings(self, class_names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "C E"]:
+        """For each class the mean of its prompts' unit embeddings, as a unit row (CLIP, section 3.1.4).
+
+        Prompts are composed as token ids and encoded for several templates at a time, `GRID_ROWS` prompts or one template,
+        so that what prompts share is computed once and the memory does not grow with the number of templates.
+        """
+        from ostension.text.prompts import compose
+
+        total = torch.zeros(len(class_names), self.config.embed_dim, device=self.device)
+        step = max(1, GRID_ROWS // len(class_names))
+        length = None if self.config.text.causal else self.config.text.context_length
+        with self._inference():
+            for start in range(0, len(templates), step):
+                grid = compose(self.tokenizer, templates[start : start + step], class_names)
+                rows = pack([ids for prompts in grid for ids in prompts], self.tokenizer.pad_id, length)
+                embeddings = self.encode_text(rows, normalize=True).float()
+                total += embeddings.view(len(class_names), -1, self.config.embed_dim).sum(dim=1)
+        return F.normalize(total, dim=-1)
 
     def _finish(self, embeddings: Tensor, normalize: bool) -> Tensor:
         if not normalize:

@@ -1,4 +1,4 @@
-"""What both transformers are made of: the one attention function, linear maps, activations, blocks.
+"""What both transformers are made of: the one attention function, the MLP, blocks.
 
 Departures from a textbook transformer: LayerNorm before each half (pre-LN), fused query-key-value weights under the names
 of `torch.nn.MultiheadAttention`, and a last block that can be asked for single tokens only. torch's LayerNorm accumulates
@@ -17,64 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ostension.model.fused import linear
 from ostension.shapes import Bool, Float
 
 # Rows of an MLP that are computed together without gradients: 512 x 3072 float32 stay in the cache, and temporaries over
-# 32 MB would be mapped and unmapped by the C library at every call (docs/decisions/attention.md).
+# 32 MB would be mapped and unmapped by the C library at every call (docs/decisions/inference.md).
 MLP_ROWS = 512
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """x sigmoid(1.702 x), OpenAI's approximation of GELU."""
-    if x.requires_grad:
-        return x * torch.sigmoid(1.702 * x)
-    return torch.sigmoid(1.702 * x).mul_(x)
-
-
-ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-}
-
-# What oneDNN can do while it writes a product: the name of the operation and of its variant.
-FUSED_ACTIVATIONS = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh")}
-
-
-def linear(
-    x: Float[Tensor, "*B I"], weight: Float[Tensor, "O I"], bias: Float[Tensor, " O"] | None, activation: str | None = None
-) -> Float[Tensor, "*B O"]:
-    """activation(x weightᵀ + bias).
-
-    Without gradients on a processor the product goes to oneDNN directly: with float32 that is 1.1 to 1.2 times as fast as
-    the BLAS behind `F.linear` (1.05 in bfloat16), and GELU costs nothing.
-    """
-    if _onednn(x, weight):
-        fused = FUSED_ACTIVATIONS.get(activation or "", ("none", ""))
-        y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, fused[0], [], fused[1])
-        return y if activation is None or activation in FUSED_ACTIVATIONS else ACTIVATION_FUNCTIONS[activation](y)
-    y = F.linear(x, weight, bias)
-    return y if activation is None else ACTIVATION_FUNCTIONS[activation](y)
-
-
-def _onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's fused operators may be called: nothing records, traces or casts, and they know the dtype."""
-    return (
-        not torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype
-        and x.dtype in _onednn_dtypes()
-        and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def _onednn_dtypes() -> tuple[torch.dtype, ...]:
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:  # type: ignore[attr-defined]
-        return ()
-    return (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
 
 
 def attention(

@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ostension.errors import ConfigError
 from ostension.model.config import ResNetConfig
+from ostension.model.fused import conv_norm, linear
 from ostension.model.insert import VisualInsert
-from ostension.model.layers import attention
+from ostension.model.layers import attention, split_heads
 from ostension.model.taps import Taps
 from ostension.shapes import Float
 
@@ -43,12 +44,12 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D G G2"]:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = conv_norm(conv_norm(x, self.conv1, self.bn1), self.conv2, self.bn2)
         if self.stride > 1:
             out, x = F.avg_pool2d(out, self.stride), F.avg_pool2d(x, self.stride)
-        out = self.bn3(self.conv3(out))
-        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+        if self.downsample is not None:
+            x = conv_norm(x, self.downsample[0], self.downsample[1], relu=False)  # type: ignore[arg-type]
+        return conv_norm(out, self.conv3, self.bn3, shortcut=x)
 
 
 class MapAttentionPool(nn.Module):
@@ -68,11 +69,11 @@ class MapAttentionPool(nn.Module):
         """The feature before and after the projection."""
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positional_embedding
         q, k, v = (
-            projection(part).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            split_heads(linear(part, projection.weight, projection.bias), self.heads)
             for projection, part in ((self.q_proj, x[:, :1]), (self.k_proj, x), (self.v_proj, x))
         )
         pooled = attention(q, k, v).flatten(1)
-        return pooled, self.c_proj(pooled)
+        return pooled, linear(pooled, self.c_proj.weight, self.c_proj.bias)
 
 
 class ResNet(nn.Module):
@@ -112,9 +113,10 @@ class ResNet(nn.Module):
         """
         if insert is not None and (insert.tokens is not None or insert.deep is not None):
             raise ConfigError("visual tokens are for a vision transformer and this image tower is a ResNet")
-        x = F.relu(self.bn1(self.conv1(images)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = F.avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2)
+        x = images.contiguous(memory_format=torch.channels_last)
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            x = conv_norm(x, conv, norm)
+        x = F.avg_pool2d(x, 2)
         if taps is not None:
             taps.put("embedded", x)
         for stage in range(4):
