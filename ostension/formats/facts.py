@@ -174,7 +174,7 @@ def resolve(reading: Reading, asked: Asked) -> tuple[ModelConfig, dict[str, Fact
         raise CheckpointError(
             f"the file does not say its {' nor its '.join(missing)}, and shapes cannot tell",
             source=reading.path,
-            fix="say it: " + ", ".join(_OPTIONS[name] for name in missing),
+            fix=f"say it: {_say(missing)}; or once and for all: ostension model convert with {_flags(missing)}",
         )
     try:
         vision = reading.vision
@@ -194,11 +194,15 @@ def resolve(reading: Reading, asked: Asked) -> tuple[ModelConfig, dict[str, Fact
         raise CheckpointError(error.what, source=reading.path, expected=error.expected) from None
 
 
-_OPTIONS = {
-    "activation": f"activation (--activation {'|'.join(ACTIVATIONS)})",
-    "preprocess": f"preprocess (--preprocess {'|'.join(PREPROCESS_FAMILIES)})",
-    "tokenizer": f"tokenizer (--tokenizer {'|'.join(TOKENIZER_FAMILIES)})",
-}
+_CHOICES = {"activation": ACTIVATIONS, "preprocess": tuple(PREPROCESS_FAMILIES), "tokenizer": TOKENIZER_FAMILIES}
+
+
+def _say(names: list[str]) -> str:
+    return f"load(..., {', '.join(f'{name}=...' for name in names)})"
+
+
+def _flags(names: list[str]) -> str:
+    return " ".join(f"--{name} {'|'.join(_CHOICES[name])}" for name in names)
 
 
 def unknown_facts(reading: Reading, facts: dict[str, Fact]) -> list[str]:

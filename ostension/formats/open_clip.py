@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from ostension.errors import CheckpointError, ConfigError
-from ostension.formats import native, timm_siglip
+from ostension.formats import hf_common, native, timm_siglip
 from ostension.formats.facts import Fact, Reading, family_tokenizer, mlp_ratio
 from ostension.formats.openai import read_cap
 from ostension.formats.siglip import NO_CAP
@@ -128,12 +128,9 @@ def read(state: Mapping[str, Tensor], path: Path, config_path: Path, tree: Any) 
     reading.facts["text.activation"] = _activation(text_cfg, quick, config_path)
     if timm:
         _check_keys("vision_cfg", vision_cfg, _TIMM_KEYS, config_path)
-        shapes = timm_siglip.read(state, path)
-        reading.layout, reading.vision = timm_siglip.NAME, shapes.vision
         # timm's own settings hold the heads where a tower is not one of the published sizes.
         heads = (vision_cfg.get("timm_model_kwargs") or {}).get("num_heads")
-        if heads is not None and isinstance(reading.vision, dict):
-            reading.vision["head_width"] = reading.vision["width"] // heads
+        reading.layout, reading.vision = timm_siglip.NAME, timm_siglip.read_vision(state, path, heads)
         reading.settings = timm_siglip.INITIAL | settings
         reading.facts["vision.activation"] = timm_siglip.vision_activation(vision_cfg, config_path)
         reading.facts["logit_scale_cap"] = NO_CAP
@@ -252,6 +249,11 @@ def _add_tokenizer(reading: Reading, cfg: Mapping[str, Any], path: Path) -> None
         family = "hf"
     if family is None:
         return
+    if family == "hf":
+        # open_clip takes the folder's own files where it has them.
+        hf_common.add_clip_tokenizer(reading, path.parent)
+        if "tokenizer" in reading.facts:
+            return
     tokenizer = family_tokenizer(family, vocab_size, context_length, path)
     if isinstance(tokenizer, SentencePieceConfig):
         tokenizer = dataclasses.replace(tokenizer, canonicalize=options.get("clean") == "canonicalize")

@@ -109,7 +109,7 @@ def examine(name: str | os.PathLike, *, layout: str | None = None, ema: bool = F
         digest = hashes.get(source.path.name) if len(source.files) == 1 else None
         reading = _read(found, tensors, source, contents[0], digest)
         entry = _entry(found, tensors)
-    return Examined(**common, layout=found, tensors=tensors, entry=entry, reading=reading, config=None, provenance={})
+    return Examined(**common, layout=reading.layout, tensors=tensors, entry=entry, reading=reading, config=None, provenance={})
 
 
 def _own_config(source: Source, layout: str | None) -> ModelConfig | None:

@@ -125,6 +125,7 @@ def add_tokenizer(reading: Reading, folder: Path) -> None:
     """The tokenizer, if the folder has one's files: SigLIP pads with its end token, SigLIP 2 (Gemma's vocabulary) with 0."""
     found = [name for name in ("spiece.model", "tokenizer.model", "tokenizer.json") if (folder / name).is_file()]
     if not found:
+        hf_common.add_clip_tokenizer(reading, folder)  # a small model of ours can have CLIP's byte pairs
         return
     family, path = "siglip", folder / "tokenizer_config.json"
     if path.is_file():
@@ -161,6 +162,9 @@ def write_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "vocab_size": config.text.vocab_size,
         "projection_size": config.embed_dim,
         "max_position_embeddings": config.text.context_length,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
     }
     vision = hf_common.tower_tree(config.vision) | {
         "model_type": "siglip_vision_model",

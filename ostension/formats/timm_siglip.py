@@ -94,48 +94,46 @@ def entry(name: str) -> Entry:
 
 def read(state: Mapping[str, Tensor], path: Path) -> Reading:
     """The architecture from the shapes; heads from the table of known widths, activations unknown."""
-    patch = need(state, f"{TRUNK}patch_embed.proj.weight", path, NAME, 4)
-    positions = need(state, f"{TRUNK}pos_embed", path, NAME, 3)
     table = need(state, "text.token_embedding.weight", path, NAME, 2)
-    projection = need(state, "text.text_projection.weight", path, NAME, 2)
-    width, text_width, grid = patch.shape[0], table.shape[1], math.isqrt(positions.shape[1])
-    if grid * grid != positions.shape[1]:
-        raise CheckpointError(f"'{TRUNK}pos_embed' has {positions.shape[1]} positions", source=path, expected="a square number")
-    vision: dict[str, Any] = {
-        "image_size": patch.shape[-1] * grid,
-        "patch_size": patch.shape[-1],
-        "width": width,
-        "norm_eps": 1e-6,
-        "layers": count_layers(state, r"visual\.trunk\.blocks\.(\d+)\."),
-        "mlp_ratio": mlp_ratio(width, need(state, f"{TRUNK}blocks.0.mlp.fc1.weight", path, NAME, 2).shape[0]),
-    }
+    width = table.shape[1]
+    hidden = need(state, "text.transformer.resblocks.0.mlp.c_fc.weight", path, NAME, 2).shape[0]
     text: dict[str, Any] = {
         "context_length": need(state, "text.positional_embedding", path, NAME, 2).shape[0],
-        "vocab_size": table.shape[0],
-        "width": text_width,
-        "layers": count_layers(state, r"text\.transformer\.resblocks\.(\d+)\."),
-        "norm_eps": 1e-6,
-        "mlp_ratio": mlp_ratio(text_width, need(state, "text.transformer.resblocks.0.mlp.c_fc.weight", path, NAME, 2).shape[0]),
+        "vocab_size": table.shape[0], "width": width, "norm_eps": 1e-6, "mlp_ratio": mlp_ratio(width, hidden),
+        "layers": count_layers(state, r"text\.transformer\.resblocks\.(\d+)\."), "head_width": _head_width("text", width, path),
     }
-    for tower, settings in (("vision", vision), ("text", text)):
-        if settings["width"] in HEADS:
-            settings["head_width"] = settings["width"] // HEADS[settings["width"]]
-        elif settings["width"] % 64:
-            raise CheckpointError(
-                f"the {tower} tower's width {settings['width']} is not that of a known model, and shapes do not show the heads",
-                source=path,
-                fix="load a folder with open_clip_config.json",
-            )
-    reading = Reading(
-        path=path,
-        layout=NAME,
-        embed_dim=projection.shape[0],
-        vision=vision | VISION_FORM,
-        text=text | TEXT_FORM,
-        settings=dict(INITIAL),
-    )
+    embed_dim = need(state, "text.text_projection.weight", path, NAME, 2).shape[0]
+    vision, settings = read_vision(state, path), dict(INITIAL)
+    reading = Reading(path=path, layout=NAME, embed_dim=embed_dim, vision=vision, text=text | TEXT_FORM, settings=settings)
     reading.facts["logit_scale_cap"] = NO_CAP
     return reading
+
+
+def read_vision(state: Mapping[str, Tensor], path: Path, heads: int | None = None) -> dict[str, Any]:
+    """Settings of the image tower; `heads` where a configuration says it, else from the table of known widths."""
+    patch = need(state, f"{TRUNK}patch_embed.proj.weight", path, NAME, 4)
+    positions = need(state, f"{TRUNK}pos_embed", path, NAME, 3).shape[1]
+    width, grid = patch.shape[0], math.isqrt(positions)
+    if grid * grid != positions:
+        raise CheckpointError(f"'{TRUNK}pos_embed' has {positions} positions", source=path, expected="a square number")
+    if heads is not None and (heads < 1 or width % heads):
+        raise CheckpointError(f"num_heads is {heads}", source=path, expected=f"a divisor of the width {width}")
+    hidden = need(state, f"{TRUNK}blocks.0.mlp.fc1.weight", path, NAME, 2).shape[0]
+    return VISION_FORM | {
+        "image_size": patch.shape[-1] * grid, "patch_size": patch.shape[-1], "width": width, "norm_eps": 1e-6,
+        "layers": count_layers(state, r"visual\.trunk\.blocks\.(\d+)\."), "mlp_ratio": mlp_ratio(width, hidden),
+        "head_width": _head_width("vision", width, path) if heads is None else width // heads,
+    }
+
+
+def _head_width(tower: str, width: int, path: Path) -> int:
+    if width in HEADS:
+        return width // HEADS[width]
+    raise CheckpointError(
+        f"the {tower} tower's width {width} is not that of a known model, and shapes do not show the heads",
+        source=path,
+        fix="load a folder with open_clip_config.json",
+    )
 
 
 def vision_activation(vision_cfg: Mapping[str, Any], path: Path) -> Fact:
