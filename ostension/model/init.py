@@ -52,7 +52,7 @@ TABLE: tuple[tuple[str, Rule], ...] = (
     ("text.token_embedding.weight", _normal(lambda width, layers: 0.02)),
     ("text.positional_embedding", _normal(lambda width, layers: 0.01)),
     ("text.text_projection", _width),
-    ("text.text_projection_bias", _constant(0)),
+    ("text.text_projection_bias", _constant(0.0)),
     ("text.*.attn.in_proj_weight", _width),
     ("text.*.attn.out_proj.weight", _residual),
     ("text.*.mlp.c_fc.weight", _normal(lambda width, layers: (2 * width) ** -0.5)),
@@ -65,22 +65,22 @@ TABLE: tuple[tuple[str, Rule], ...] = (
     ("visual.proj", _width),
     ("visual.attn_pool.probe", _xavier),
     ("visual.*attn.in_proj_weight", _xavier),
-    ("visual.layer*.bn3.weight", _constant(0)),  # every bottleneck starts as its shortcut
+    ("visual.layer*.bn3.weight", _constant(0.0)),  # every bottleneck starts as its shortcut
     # both
-    ("*attn.in_proj_bias", _constant(0)),
-    ("*attn.out_proj.bias", _constant(0)),
-    ("*.ln*.weight", _constant(1)),
-    ("*.ln*.bias", _constant(0)),
-    ("*.bn*.weight", _constant(1)),
-    ("*.bn*.bias", _constant(0)),
-    ("*.downsample.1.weight", _constant(1)),
-    ("*.downsample.1.bias", _constant(0)),
+    ("*attn.in_proj_bias", _constant(0.0)),
+    ("*attn.out_proj.bias", _constant(0.0)),
+    ("*.ln*.weight", _constant(1.0)),
+    ("*.ln*.bias", _constant(0.0)),
+    ("*.bn*.weight", _constant(1.0)),
+    ("*.bn*.bias", _constant(0.0)),
+    ("*.downsample.1.weight", _constant(1.0)),
+    ("*.downsample.1.bias", _constant(0.0)),
     ("*.weight", _fan),
     ("*.bias", _fan),
     # the running statistics of batch norm
-    ("*.running_mean", _constant(0)),
-    ("*.running_var", _constant(1)),
-    ("*.num_batches_tracked", _constant(0)),
+    ("*.running_mean", _constant(0.0)),
+    ("*.running_var", _constant(1.0)),
+    ("*.num_batches_tracked", _constant(0.0)),
 )
 
 
