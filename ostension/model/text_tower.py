@@ -32,7 +32,9 @@ class TextTransformer(nn.Module):
     def __init__(self, config: TextConfig, embed_dim: int):
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        # Not nn.Embedding(...): its normal_ on the meta device imports torch's compiler, 1.5 to 2 s of every start.
+        table = torch.empty(config.vocab_size, config.width)
+        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
         self.transformer = Transformer(
             config.width, config.layers, config.heads, config.mlp_width, config.activation, config.norm_eps
