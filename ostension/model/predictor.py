@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ostension.errors import CheckpointError, ConfigError, DataError
 from ostension.model._predictor_files import check_class_list, find_encoder, read_predictor, write_predictor
 from ostension.shapes import Float
-from ostension.text.prompts import ClassNamesLike, TemplatesLike, as_classes, as_templates
+from ostension.text.prompts import ClassNamesLike, TemplatesLike, as_classes, as_templates, fill
 
 UNIT_TOLERANCE = 1e-3  # rows written from bfloat16 embeddings are unit to about 4e-4
 
@@ -101,8 +102,8 @@ class Predictor:
         Source: CLIP, section 3.1.4 (embeddings are averaged, not probabilities).
         """
         classes, templates = as_classes(class_names), as_templates(templates)
-        weights = encoder.class_embeddings(classes, templates)
-        scale = float(encoder.scale())
+        weights = _ensemble(encoder, classes, templates)
+        scale = encoder.scale().item()
         return cls(class_names=unique_labels(classes), weights=weights, scale=scale, encoder=encoder, templates=templates)
 
     def features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
@@ -111,13 +112,17 @@ class Predictor:
 
     def class_weights(self, embeddings: Float[Tensor, "B E"]) -> Float[Tensor, "*_B C E"]:
         """W: unit rows (C, E), or (B, C, E) where the classifier depends on the image."""
-        return self.weights.to(embeddings)
+        return self.weights
 
     def logits(self, embeddings: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
-        """scale * f @ W.T of unit embeddings, in float32 or wider."""
-        embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-        weights = self.class_weights(embeddings)
-        return self.scale * (embeddings @ weights.T if weights.ndim == 2 else torch.einsum("be,bce->bc", embeddings, weights))
+        """scale * f @ W.T of unit embeddings, in float32 or wider.
+
+        The product runs in float64. It is little work beside an encoder's, and the logits then do not depend on the order
+        of the classes or the size of the batch: matrix products round differently at different places.
+        """
+        weights, wide = self.class_weights(embeddings), embeddings.double()
+        product = wide @ weights.double().T if weights.ndim == 2 else torch.einsum("be,bce->bc", wide, weights.double())
+        return (self.scale * product).to(torch.float64 if embeddings.dtype == torch.float64 else torch.float32)
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C"]:
         """Logits of preprocessed images."""
@@ -205,6 +210,16 @@ class Predictor:
 
 
 Predictor._kinds[Predictor.kind] = Predictor
+
+
+def _ensemble(encoder: Any, classes: Sequence[Sequence[str]], templates: Sequence[str]) -> Tensor:
+    """W (C, E) over all names and templates of each class."""
+    if all(len(names) == 1 for names in classes):
+        return encoder.class_embeddings([names[0] for names in classes], templates)
+    # The mean runs over names x templates at once. Such tasks are small (FER: 12 names for 7 classes), so the plain way.
+    prompts = [[fill(template, name) for name in names for template in templates] for names in classes]
+    rows = encoder.embed_texts([prompt for group in prompts for prompt in group])
+    return F.normalize(torch.stack([group.mean(0) for group in rows.split([len(group) for group in prompts])]), dim=-1)
 
 
 def unique_labels(classes: Sequence[Sequence[str]]) -> tuple[str, ...]:

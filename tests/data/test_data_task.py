@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ostension.data.embedded import load_emoji
+from ostension.data.embedded import open_emoji
 from ostension.data.task import read_task, task_names
 from ostension.errors import ConfigError
 
@@ -47,9 +47,11 @@ def test_the_shipped_records_have_the_published_sizes():
 
 
 def test_the_emoji_record_is_the_embedded_set():
-    emoji, task = load_emoji(), read_task("emoji")
-    assert task.label_names() == {concept.concept: (concept.name,) for concept in emoji.concepts}
-    assert {name: split.count for name, split in task.splits.items()} == {name: len(emoji.rows(name)) for name in task.splits}
+    task, pairs = read_task("emoji"), open_emoji("new-style-seen-names")
+    assert {name: split.count for name, split in task.splits.items()} == {name: len(open_emoji(name)) for name in task.splits}
+    metas = [one.read(index).meta for one in (pairs, open_emoji("new-style-new-names")) for index in range(len(one))]
+    assert task.label_names() == {meta["concept"]: (meta["name"],) for meta in metas}
+    assert list(task.label_names()) == sorted(task.label_names())
 
 
 def test_a_users_own_record_keeps_its_keys_names_and_order(tmp_path):
@@ -86,7 +88,7 @@ def test_classes_may_be_numbers_of_a_published_set(tmp_path):
         (lambda text: text.replace('n01 = "cat"', 'n01 = " "'), "not empty"),
         (lambda text: text.replace('["dog", "hound"]', '["cat"]'), "'cat', as is"),
         (lambda text: text.replace('["dog", "hound"]', "[]"), "no name"),
-        (lambda text: text.replace('templates = ["a photo of a {}.", "a drawing of a {}."]', 'template_set = "fotos"'), "nearest"),
+        (lambda text: text.replace("templates =", 'template_set = "x" #'), "unknown set of templates 'x'"),
         (lambda text: 'class_set = "mnist"\n' + text, "classes and class_set are both given"),
         (lambda text: text[: text.index("[classes]")], "classes and class_set .* both missing"),
         (lambda text: text + "= oops", "not TOML"),

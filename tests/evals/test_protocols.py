@@ -76,7 +76,9 @@ def test_more_shots_make_a_better_probe_and_the_record_carries_its_certificate()
     assert scores[f"{strength:g}"] == max(scores.values())
     record = few_shot(
         *(features[:120], labels[:120], features[120:], labels[120:]),
-        **{"shots": (1, 4, 16), "strength": strength, "seeds": (0, 1, 2)},
+        shots=(1, 4, 16),
+        strength=strength,
+        seeds=(0, 1, 2),
         **ABOUT,
     )
     values = [record.metrics[f"{k}_shot"].value for k in (1, 4, 16)]
