@@ -189,9 +189,9 @@ class _Work:
                 rejects.append((key, error.what))
                 continue
             return candidate, key, image, text
+        count, (key, reason) = min(MAX_IN_A_ROW, self.order.num_samples), rejects[-1]
         raise DataError(
-            f"{min(MAX_IN_A_ROW, self.order.num_samples)} samples in a row could not be used, the last {rejects[-1][0]} ({rejects[-1][1]})",
-            fix="see: ostension data inspect",
+            f"{count} samples in a row could not be used, the last {key} ({reason})", fix="see: ostension data inspect"
         )
 
     def _candidates(self, sample: int, step: int, visit: int) -> Iterator[int]:

@@ -176,13 +176,17 @@ def open_index(path: Path, folder: Path | None = None, *, verified_mtime_ns: int
             _refuse_changed(path, status, index, place, verified_mtime_ns)
             return index
     index = build_index(path)
+    problem: OSError | None = None
     for place in places:
         try:
             save_index(index, place)
-        except OSError:
+        except OSError as error:
+            problem = error
             continue
         return load_index(place)
-    return index
+    raise DataError(
+        f"the index cannot be written ({problem})", source=places[-1], fix="name a folder in the variable OSTENSION_CACHE"
+    )
 
 
 def index_places(path: Path, folder: Path | None = None) -> list[Path]:

@@ -47,7 +47,7 @@ def scan(pread: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
     offset, extended = 0, _Extended()
     while True:
         if offset + BLOCK > size:
-            raise TornArchive(offset, "no end mark" if offset == size else "inside a header")
+            raise TornArchive(min(offset, size), "no end mark" if offset >= size else "inside a header")
         header = pread(offset, BLOCK)
         if header == _ZERO:
             return

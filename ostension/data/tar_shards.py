@@ -7,13 +7,14 @@ can share one source. Members are read into memory and never written to disk, wh
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import itertools
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from ostension.data.tar_index import ShardIndex, open_index
 from ostension.errors import DataError, LimitError
 from ostension.files import sha256_json
 
-MAX_OPEN_FILES = 128
+MAX_OPEN_SHARDS = 128  # two descriptors each: the file, and the map of its index
 
 
 class TarShards:
@@ -52,10 +53,9 @@ class TarShards:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise DataError(f"no such shard{more}", source=missing[0], expected=f"{len(self.shards)} shards")
         self._index_folder = index_folder
-        self._indexes: list[ShardIndex] = [open_index(shard, index_folder) for shard in self.shards]
-        self._mtimes = [shard.stat().st_mtime_ns for shard in self.shards]
-        self._ends = list(itertools.accumulate(len(index) for index in self._indexes))
-        self._files: OrderedDict[int, _Descriptor] = OrderedDict()
+        self._facts = [_ShardFacts.of(shard, open_index(shard, index_folder)) for shard in self.shards]
+        self._ends = list(itertools.accumulate(facts.num_pairs for facts in self._facts))
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         if not len(self):
             reasons = ", ".join(f"{count} x {reason}" for reason, count in self.summary().rejects.items())
             raise DataError(
@@ -68,8 +68,13 @@ class TarShards:
         return self._ends[-1] if self._ends else 0
 
     def key(self, index: int) -> str:
+        shard, key = self.shard_of(index)
+        return f"{shard.name.removesuffix('.tar')}/{key}"
+
+    def shard_of(self, index: int) -> tuple[Path, str]:
+        """The shard of a pair and the key inside it."""
         shard, row = self._locate(index)
-        return f"{self.shards[shard].name.removesuffix('.tar')}/{self._indexes[shard].key(row)}"
+        return self.shards[shard], self._opened(shard).index.key(row)
 
     def read(self, index: int) -> Pair:
         """The pair at `index`.
@@ -78,98 +83,104 @@ class TarShards:
             LimitError: if its image or text is larger than allowed.
             DataError: if its text or metadata cannot be read, or the shard has shrunk.
         """
-        shard, row = self._locate(index)
-        entry, source = self._indexes[shard], f"{self.shards[shard]} ({self._indexes[shard].key(row)})"
-        image_offset, image_size = map(int, entry.image[row])
-        text_offset, text_size = map(int, entry.text[row])
-        for what, size, limit in (("image", image_size, self.max_image_bytes), ("text", text_size, self.max_text_bytes)):
-            if size > limit:
-                raise LimitError(f"{what} of {size} bytes", source=source, expected=f"at most {limit}")
-        text = _decode_text(self._pread(shard, text_offset, text_size), source)
-        json_offset, json_size = map(int, entry.json[row])
+        number, row = self._locate(index)
+        shard = self._opened(number)
+        source = f"{shard.path} ({shard.index.key(row)})"
+        text = _decode_text(shard.member("text", row, self.max_text_bytes, source), source)
         metadata = {}
-        if json_size >= 0:
-            if json_size > self.max_text_bytes:
-                raise LimitError(f"metadata of {json_size} bytes", source=source, expected=f"at most {self.max_text_bytes}")
-            metadata = _decode_metadata(self._pread(shard, json_offset, json_size), source)
-        return Pair(key=self.key(index), image=self._pread(shard, image_offset, image_size), texts=(text,), meta=metadata)
+        if shard.index.json[row, 1] >= 0:
+            metadata = _decode_metadata(shard.member("json", row, self.max_text_bytes, source), source)
+        image = shard.member("image", row, self.max_image_bytes, source)
+        return Pair(key=self.key(index), image=image, texts=(text,), meta=metadata)
 
     def fingerprint(self) -> str:
-        return sha256_json(["tar", *(index.tar_sha256 for index in self._indexes)])
+        return sha256_json(["tar", *(facts.sha256 for facts in self._facts)])
 
     def image_digests(self) -> np.ndarray:
-        return np.concatenate([index.digest for index in self._indexes])
-
-    def shard_hashes(self) -> dict[str, Path]:
-        """The shards by SHA-256."""
-        return {index.tar_sha256: shard for index, shard in zip(self._indexes, self.shards, strict=True)}
-
-    def shard_of(self, index: int) -> tuple[Path, str]:
-        """The shard of a pair and the key inside it."""
-        shard, row = self._locate(index)
-        return self.shards[shard], self._indexes[shard].key(row)
-
-    def summary(self) -> Summary:
-        rejects: dict[str, int] = {}
-        shards = zip(self.shards, self._indexes, strict=True)
-        for index in self._indexes:
-            for reason, count in index.rejects.items():
-                rejects[reason] = rejects.get(reason, 0) + count
-        return Summary(
-            num_pairs=len(self),
-            num_bytes=sum(index.tar_size for index in self._indexes),
-            rejects=rejects,
-            notes=tuple(f"{shard}: {index.torn}" for shard, index in shards if index.torn),
-        )
-
-    def text_sizes(self) -> np.ndarray:
-        """The size of each text in bytes."""
-        return np.concatenate([index.text[:, 1] for index in self._indexes])
+        return self._column(lambda index: index.digest)
 
     def image_sizes(self) -> np.ndarray:
         """The size of each encoded image in bytes."""
-        return np.concatenate([index.image[:, 1] for index in self._indexes])
+        return self._column(lambda index: index.image[:, 1])
+
+    def text_sizes(self) -> np.ndarray:
+        """The size of each text in bytes."""
+        return self._column(lambda index: index.text[:, 1])
+
+    def shard_hashes(self) -> dict[str, Path]:
+        """The shards by SHA-256."""
+        return {facts.sha256: shard for facts, shard in zip(self._facts, self.shards, strict=True)}
+
+    def summary(self) -> Summary:
+        rejects: dict[str, int] = {}
+        for facts in self._facts:
+            for reason, count in facts.rejects.items():
+                rejects[reason] = rejects.get(reason, 0) + count
+        return Summary(
+            num_pairs=len(self),
+            num_bytes=sum(facts.num_bytes for facts in self._facts),
+            rejects=rejects,
+            notes=tuple(f"{shard}: {facts.torn}" for shard, facts in zip(self.shards, self._facts, strict=True) if facts.torn),
+        )
 
     def _locate(self, index: int) -> tuple[int, int]:
         check_index(index, len(self))
         shard = bisect.bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
-    def _pread(self, shard: int, offset: int, size: int) -> bytes:
-        file = self._files.get(shard)
-        if file is None:
-            file = self._files[shard] = _Descriptor(self.shards[shard])
-            if len(self._files) > MAX_OPEN_FILES:
-                self._files.popitem(last=False)
-        data = os.pread(file.number, size, offset)
+    def _column(self, pick: Callable[[ShardIndex], np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.array(pick(self._opened(shard).index)) for shard in range(len(self.shards))])
+
+    def _opened(self, number: int) -> _OpenShard:
+        shard = self._open.get(number)
+        if shard is None:
+            shard = self._open[number] = _OpenShard(self.shards[number], self._index_folder, self._facts[number].mtime_ns)
+            if len(self._open) > MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)
+        return shard
+
+    # Another process opens the shards and maps the indexes itself: it is sent a few numbers a shard, none a pair.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _ShardFacts:
+    """What is known of a shard without having it open."""
+
+    num_pairs: int
+    num_bytes: int
+    sha256: str
+    mtime_ns: int
+    rejects: dict[str, int]
+    torn: str | None
+
+    @classmethod
+    def of(cls, path: Path, index: ShardIndex) -> _ShardFacts:
+        return cls(len(index), index.tar_size, index.tar_sha256, path.stat().st_mtime_ns, index.rejects, index.torn)
+
+
+class _OpenShard:
+    """An open file and its mapped index, for as long as somebody holds them: evicting one never closes it under a reader."""
+
+    def __init__(self, path: Path, index_folder: Path | None, mtime_ns: int):
+        self.path = path
+        self.index = open_index(path, index_folder, verified_mtime_ns=mtime_ns)
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def member(self, part: Literal["image", "text", "json"], row: int, limit: int, source: str) -> bytes:
+        """The bytes of one member of the pair at `row`."""
+        offset, size = map(int, getattr(self.index, part)[row])
+        if size > limit:
+            raise LimitError(f"{part} of {size} bytes", source=source, expected=f"at most {limit}")
+        data = os.pread(self._file, size, offset)
         if len(data) != size:
-            raise DataError(f"ends before byte {offset + size}: it changed while in use", source=self.shards[shard])
+            raise DataError(f"ends before byte {offset + size}: it changed while in use", source=self.path)
         return data
 
-    # A worker process opens the shards and maps the indexes itself: nothing that grows with the data is sent to it.
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": OrderedDict(), "_indexes": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._indexes = [
-            open_index(shard, self._index_folder, verified_mtime_ns=mtime)
-            for shard, mtime in zip(self.shards, self._mtimes, strict=True)
-        ]
-
-
-class _Descriptor:
-    """A file descriptor that lives as long as somebody holds it: evicting one never closes it under a reader."""
-
-    def __init__(self, path: Path):
-        try:
-            self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except OSError as error:
-            raise DataError(f"cannot be read: {(error.strerror or '').lower()}", source=path) from None
-
     def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
+        if hasattr(self, "_file"):
+            os.close(self._file)
 
 
 def _decode_text(raw: bytes, source: str) -> str:

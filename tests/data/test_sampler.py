@@ -60,11 +60,11 @@ def test_epochs_and_seeds_differ_in_order_and_in_the_dropped_remainder():
 
 
 def test_every_sample_is_equally_likely_at_every_position():
-    # 5 samples, 4,000 epochs: 800 expected in each cell, standard deviation 25.
+    # 5 samples, 1,000 epochs: 200 expected in each cell, standard deviation 13.
     counts = np.zeros((5, 5), int)
-    for epoch in range(4000):
+    for epoch in range(1000):
         counts[np.arange(5), permute(np.arange(5, dtype=np.uint64), 5, (0, "order", epoch)).astype(int)] += 1
-    assert abs(counts - 800).max() < 125
+    assert abs(counts - 200).max() < 55
 
 
 def test_neighbours_do_not_stay_neighbours():
