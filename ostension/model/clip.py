@@ -66,7 +66,8 @@ class CLIP(nn.Module):
             self.logit_scale = nn.Parameter(torch.empty(()))
             self.logit_bias = None if config.init_logit_bias is None else nn.Parameter(torch.empty(()))
         if device.type != "meta":
-            self.to_empty(device=device)
+            # Not to_empty: its empty_like of meta tensors imports sympy, half a second of every start.
+            self._apply(lambda value: torch.empty(value.shape, dtype=value.dtype, device=device))
             if seed is not None:
                 initialise(self, seed)
 
