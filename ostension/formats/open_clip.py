@@ -130,7 +130,16 @@ def read(state: Mapping[str, Tensor], path: Path, config_path: Path, tree: Any) 
         _check_keys("vision_cfg", vision_cfg, _TIMM_KEYS, config_path)
         # timm's own settings hold the heads where a tower is not one of the published sizes.
         heads = (vision_cfg.get("timm_model_kwargs") or {}).get("num_heads")
+        size = _square(vision_cfg.get("image_size", 224))
         reading.layout, reading.vision = timm_siglip.NAME, timm_siglip.read_vision(state, path, heads)
+        # The grid hides the pixels that no patch covers: 384 pixels make 27 patches of 14, as 378 do.
+        vision, patch = reading.vision, reading.vision["patch_size"]
+        grid = vision["image_size"] // patch
+        if not isinstance(size, int) or size // patch != grid:
+            raise CheckpointError(
+                f"vision_cfg.image_size is {size!r}, but the weights have {grid} x {grid} patches of {patch}", source=config_path
+            )
+        vision["image_size"] = size
         reading.settings = timm_siglip.INITIAL | settings
         reading.facts["vision.activation"] = timm_siglip.vision_activation(vision_cfg, config_path)
         reading.facts["logit_scale_cap"] = NO_CAP
@@ -147,9 +156,7 @@ def read(state: Mapping[str, Tensor], path: Path, config_path: Path, tree: Any) 
 def _read_vision(cfg: Mapping[str, Any], path: Path) -> dict[str, Any] | ResNetConfig:
     _check_keys("vision_cfg", cfg, _VISION_KEYS, path)
     cfg = {"image_size": 224, "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, **cfg}
-    size = cfg["image_size"]
-    size = size[0] if isinstance(size, list) and len(set(size)) == 1 else size
-    cfg["image_size"] = size
+    cfg["image_size"] = _square(cfg["image_size"])
     if isinstance(cfg["layers"], list):
         layers = tuple(cfg["layers"])
         try:
@@ -211,8 +218,7 @@ def _activation(cfg: Mapping[str, Any], quick: bool, path: Path) -> Fact:
 
 
 def _read_preprocess(cfg: Mapping[str, Any], image_size: int, path: Path) -> Fact:
-    size = cfg.get("size", image_size)
-    size = size[0] if isinstance(size, list) and len(set(size)) == 1 else size
+    size = _square(cfg.get("size", image_size))
     names = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize_mode": "resize", "fill_color": "fill"}
     unknown = [key for key in cfg if key not in {*names, "size", "mode"}]
     if unknown or cfg.get("mode", "RGB") != "RGB":
@@ -288,6 +294,11 @@ def _integer(cfg: Mapping[str, Any], key: str, path: Path) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise CheckpointError(f"{key} is {value!r}", source=path, expected="a count")
     return value
+
+
+def _square(size: Any) -> Any:
+    """One number where a size is given as a square's two sides."""
+    return size[0] if isinstance(size, list) and len(set(size)) == 1 else size
 
 
 def _epsilon(cfg: Mapping[str, Any], path: Path) -> float:
