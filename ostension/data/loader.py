@@ -182,7 +182,7 @@ class _Work:
             note(f"sample {key} (number {candidate})")
             try:
                 pair = self.source.read(candidate)
-                image, text = self.decode(pair, numpy_generator(self.seed, "decode", visit, candidate))
+                image, text = self._decode(pair, visit, candidate)
             except (DataError, LimitError) as error:
                 if self.strict:
                     raise
@@ -193,6 +193,13 @@ class _Work:
         raise DataError(
             f"{count} samples in a row could not be used, the last {key} ({reason})", fix="see: ostension data inspect"
         )
+
+    def _decode(self, pair: Pair, visit: int, sample: int) -> tuple[np.ndarray, str]:
+        try:
+            return self.decode(pair, numpy_generator(self.seed, "decode", visit, sample))
+        except (DataError, LimitError) as error:
+            # A decoder knows bytes; say which sample they are.
+            raise type(error)(error.what, source=pair.key, expected=error.expected, fix=error.fix) from None
 
     def _candidates(self, sample: int, step: int, visit: int) -> Iterator[int]:
         """The sample, then others in an order of its own: first those that the global batch does not have."""

@@ -48,5 +48,5 @@ def decode(pair, generator):
         with Image.open(io.BytesIO(pair.image)) as image:
             pixels = np.asarray(image.convert("RGB"))
     except OSError:
-        raise DataError(f"not an image of {len(pair.image)} bytes", source=pair.key) from None
+        raise DataError(f"not an image of {len(pair.image)} bytes", source="a decoder") from None
     return np.array([int(pixels[0, 0, 0]) + 256 * int(pixels[0, 0, 1]), int(generator.integers(1 << 30))]), pair.texts[0]

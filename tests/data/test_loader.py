@@ -97,7 +97,7 @@ def test_bad_samples_are_replaced_counted_and_logged(broken, tmp_path):
 
 def test_evaluation_never_drops_a_sample(broken):
     loader = Loader(broken, InOrder(20, 8), decode, strict=True)
-    with pytest.raises(DataError, match="c/00003: not an image of 9 bytes"):
+    with pytest.raises(DataError, match="^c/00003: not an image of 9 bytes"):
         list(loader.batches(0, 3))
 
 
