@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -66,12 +65,8 @@ def in_processes(work: Work, tasks: Iterable[Any], count: int, timeout_s: float 
         DataError: if a worker ends, or no answer comes for `timeout_s`; names what the worker was working on.
         OstensionError: what `work` raised. Other exceptions arrive as a RuntimeError with their traceback.
     """
-    try:
-        message = pickle.dumps(work)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise _cannot_travel(str(error)) from None
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(number, message)) for number in range(count)]
+        workers = [stack.enter_context(_Worker(number, work)) for number in range(count)]
         numbered = enumerate(tasks)
         answers: dict[int, Any] = {}
         asked = given = 0
@@ -109,9 +104,9 @@ def _receive(workers: list[_Worker], answers: dict[int, Any], timeout_s: float) 
 class _Worker:
     """One worker process, as seen from here."""
 
-    def __init__(self, number: int, message: bytes):
+    def __init__(self, number: int, work: Work):
         self.number, self.waiting = number, 0
-        self._message = message
+        self._work = work
 
     def __enter__(self) -> _Worker:
         ours, theirs = socket.socketpair()
@@ -126,7 +121,11 @@ class _Worker:
                 [sys.executable, "-c", code], pass_fds=files, env=environment, stdin=subprocess.DEVNULL, close_fds=True
             )
         self.connection = Connection(ours.detach())
-        self._send(self._message)
+        try:
+            self._send(self._work)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,11 +141,11 @@ class _Worker:
 
     def ask(self, number: int, task: Any) -> None:
         self.waiting += 1
-        self._send(pickle.dumps((number, task)))
+        self._send((number, task))
 
     def receive(self) -> tuple[int, Any]:
         try:
-            number, answer, error, trace = pickle.loads(self.connection.recv_bytes())
+            number, answer, error, trace = self.connection.recv()
         except (EOFError, OSError):
             raise self._ended() from None
         self.waiting -= 1
@@ -160,11 +159,13 @@ class _Worker:
         """What the worker said last that it is working on."""
         return os.pread(self._notes.fileno(), NOTE_BYTES, 0).decode("utf-8", errors="replace").strip() or "its start"
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: Any) -> None:
         try:
-            self.connection.send_bytes(message)
+            self.connection.send(message)
         except OSError:
             raise self._ended() from None
+        except Exception as error:  # serialising fails in as many ways as there are types
+            raise _cannot_travel(str(error)) from None
 
     def _ended(self) -> DataError:
         try:
@@ -188,16 +189,18 @@ def serve(socket_number: int, notes_number: int) -> None:
         os.pwrite(notes_number, text.encode("utf-8", errors="replace")[:NOTE_BYTES].ljust(NOTE_BYTES), 0)
 
     try:
-        work, failure = None, None
-        message = connection.recv_bytes()
+        work: Work | None = None
+        failure: OstensionError | None = None
         try:
-            work = pickle.loads(message)
+            work = connection.recv()
+        except (EOFError, ConnectionError):
+            return
         except OstensionError as error:
             failure = error
         except Exception as error:
             failure = _cannot_travel(f"{type(error).__name__}: {error}")
         while True:
-            number, task = pickle.loads(connection.recv_bytes())
+            number, task = connection.recv()
             answer: tuple[int, Any, OstensionError | None, str | None]
             if work is None:
                 answer = (number, None, failure, None)
@@ -208,7 +211,7 @@ def serve(socket_number: int, notes_number: int) -> None:
                     answer = (number, None, error, None)
                 except Exception:
                     answer = (number, None, None, traceback.format_exc())
-            connection.send_bytes(pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL))
+            connection.send(answer)
     except (EOFError, OSError):
         pass
 

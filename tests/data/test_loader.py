@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,9 +203,21 @@ def test_answers_keep_the_order_of_the_tasks():
 def test_leaving_early_ends_the_workers(source):
     batches = Loader(source, InOrder(100, 10), decode, workers=2).batches(0, 10)
     next(batches)
+    assert sum("ostension.data.workers" in command for command in commands_of_children()) == 2
     batches.close()
-    children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args"], capture_output=True, text=True).stdout
-    assert "ostension.data.workers" not in children
+    assert not any("ostension.data.workers" in command for command in commands_of_children())
+
+
+def commands_of_children() -> list[str]:
+    """The command lines of this process's children."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append((folder / "cmdline").read_text())
+        except OSError:
+            continue  # it ended meanwhile
+    return found
 
 
 def test_a_plain_script_needs_no_main_guard_and_its_workers_die_with_it(tmp_path):
