@@ -69,7 +69,7 @@ class ShardIndex:
     def key(self, row: int) -> str:
         """The key of the pair at `row`."""
         start = int(self.key_ends[row - 1]) if row else 0
-        return bytes(self.keys[start : int(self.key_ends[row])]).decode("utf-8")
+        return bytes(self.keys[start : int(self.key_ends[row])]).decode("utf-8", errors="replace")
 
 
 def build_index(path: Path) -> ShardIndex:
