@@ -2,7 +2,7 @@
 
 A command module holds `COMMAND`: one frozen dataclass with a `run()` method, or a dict of sub-command name to such a
 class. The first line of the module's docstring is its line in `--help`, read without importing it. Modules import
-nothing heavy at their top level; only this file imports tyro.
+nothing heavy at their top level.
 
 Exit status: 0 done, 1 an error in the input or the data, 2 a command that cannot be meant, 3 training diverged,
 130 interrupted.
@@ -10,6 +10,7 @@ Exit status: 0 done, 1 an error in the input or the data, 2 a command that canno
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _parse_and_run(command: type, program: str, arguments: list[str]) -> int:
     import tyro
 
-    description = (command.__doc__ or "").split("\n    Args:", 1)[0].strip()
+    description = inspect.cleandoc(command.__doc__ or "").split("\nArgs:", 1)[0].strip()
     parsed: Any = tyro.cli(
         command, prog=program, args=arguments, description=description, config=(tyro.conf.FlagCreatePairsOff,)
     )

@@ -83,9 +83,9 @@ def line_chart(
     return _svg(parts, width, height, title, description) + _legend(lines)
 
 
-def interval_plot(rows: Sequence[Estimate], *, title: str, description: str, width: int = 760) -> str:
+def interval_plot(rows: Sequence[Estimate], *, title: str, description: str, width: int = 660) -> str:
     """An SVG with one row for each estimate: a dot with its interval, a tick at chance, a diamond at the baseline."""
-    row_height, left, right = 46, 8, 64
+    row_height, left, right = 46, 8, 92
     height = row_height * len(rows) + 30
     values = [value for row in rows for value in (row.high, row.baseline or 0.0, row.chance or 0.0)]
     x_ticks = ticks(0.0, max(values), count=6)
@@ -97,12 +97,13 @@ def interval_plot(rows: Sequence[Estimate], *, title: str, description: str, wid
     parts = []
     for x in x_ticks:
         parts.append(f'<line class="grid" x1="{at(x):.1f}" x2="{at(x):.1f}" y1="4" y2="{height - 24}"/>')
-        parts.append(f'<text x="{at(x):.1f}" y="{height - 8}" text-anchor="middle">{100 * x:g} %</text>')
+        anchor = "start" if x == 0 else "middle"  # the first label would stick out
+        parts.append(f'<text x="{at(x):.1f}" y="{height - 8}" text-anchor="{anchor}">{100 * x:g} %</text>')
     for index, row in enumerate(rows):
         y = index * row_height + 32
         parts.append(f'<text class="label" x="{left}" y="{y - 12}">{html.escape(row.label)}</text>')
         if row.note:
-            parts.append(f'<text x="{width - 4}" y="{y - 12}" text-anchor="end">{html.escape(row.note)}</text>')
+            parts.append(f'<text class="aside" x="{width - 4}" y="{y - 12}" text-anchor="end">{html.escape(row.note)}</text>')
         parts.append(f'<line class="track" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>')
         parts.append(f'<line class="line c1 thick" x1="{left}" x2="{at(row.value):.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<line class="line whisker" x1="{at(row.low):.1f}" x2="{at(row.high):.1f}" y1="{y}" y2="{y}"/>')
