@@ -44,7 +44,7 @@ def fetch(name: str, layout: str | None = None) -> tuple[Path, str]:
     if not _NAME.fullmatch(repo) or ".." in repo:
         raise CheckpointError(f"{HUB}{name} is not the name of a model", expected=f"{HUB}ORG/NAME or {HUB}ORG/NAME@REVISION")
     library = require_extra("huggingface_hub", "hub")
-    if library.constants.HF_HUB_OFFLINE:
+    if require_extra("huggingface_hub.constants", "hub").HF_HUB_OFFLINE:
         return _cached(library, repo, revision or "main", layout, "HF_HUB_OFFLINE is set")
     errors = require_extra("huggingface_hub.errors", "hub")
     try:
@@ -83,15 +83,17 @@ def _download(library, repo: str, revision: str | None, layout: str | None) -> t
     if weights.endswith(".index.json"):
         stem, suffix = weights.removesuffix(".index.json").rsplit(".", 1)
         wanted += [name for name in names if re.fullmatch(rf"{re.escape(stem)}-\d+-of-\d+\.{suffix}", name)]
-    # The commit, not the branch: everything comes from one state of the model.
-    folder = library.snapshot_download(repo, revision=info.sha, allow_patterns=wanted)
-    return Path(folder), str(info.sha)
+    # By the branch's name, so that the cache knows which commit it stands for; the folder is that commit's.
+    folder = Path(library.snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    return folder, folder.name
 
 
 def _cached(library, repo: str, revision: str, layout: str | None, why: str) -> tuple[Path, str]:
     errors = require_extra("huggingface_hub.errors", "hub")
     try:
         folder = Path(library.snapshot_download(repo, revision=revision, local_files_only=True))
+    except errors.IncompleteSnapshotError as error:
+        folder = Path(error.snapshot_path)  # we never ask for every file of a repository
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, FileNotFoundError, ValueError):
         raise CheckpointError(f"{HUB}{repo} is not in the hub's cache (revision {revision!r}), and {why}", fix=_FIX) from None
     names = {path.name for path in folder.iterdir()}

@@ -137,7 +137,7 @@ def read(state: Mapping[str, Tensor], path: Path, config_path: Path, tree: Any) 
         grid = vision["image_size"] // patch
         if not isinstance(size, int) or size // patch != grid:
             raise CheckpointError(
-                f"vision_cfg.image_size is {size!r}, but the weights have {grid} x {grid} patches of {patch}", source=config_path
+                f"vision_cfg.image_size is {size!r}, the weights have {grid} x {grid} patches of {patch}", source=config_path
             )
         vision["image_size"] = size
         reading.settings = timm_siglip.INITIAL | settings

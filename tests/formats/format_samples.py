@@ -78,12 +78,20 @@ def openai_model(vision: str = "vit", seed: int = 0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = openai_module()
-        tower = {"vision_layers": 2, "vision_width": 64, "vision_patch_size": 8} if vision == "vit" else {
-            "vision_layers": (1, 1, 2, 1), "vision_width": 16, "vision_patch_size": None,
-        }
+        tower = (
+            {"vision_layers": 2, "vision_width": 64, "vision_patch_size": 8}
+            if vision == "vit"
+            else {"vision_layers": (1, 1, 2, 1), "vision_width": 16, "vision_patch_size": None}
+        )
         model = module.CLIP(
-            embed_dim=32, image_resolution=32 if vision == "vit" else 64, **tower, context_length=16, vocab_size=700,
-            transformer_width=64, transformer_heads=1, transformer_layers=2,
+            embed_dim=32,
+            image_resolution=32 if vision == "vit" else 64,
+            **tower,
+            context_length=16,
+            vocab_size=700,
+            transformer_width=64,
+            transformer_heads=1,
+            transformer_layers=2,
         )
         with torch.no_grad():
             for name, tensor in model.state_dict().items():

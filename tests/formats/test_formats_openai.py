@@ -17,8 +17,15 @@ from ostension.formats.table import expected_shapes, to_ours
 from ostension.model.presets import preset
 
 ENTRIES = {
-    "RN50": 489, "RN101": 795, "RN50x4": 669, "RN50x16": 921, "RN50x64": 1353, "ViT-B-32": 302, "ViT-B-16": 302,
-    "ViT-L-14": 446, "ViT-L-14-336": 446,
+    "RN50": 489,
+    "RN101": 795,
+    "RN50x4": 669,
+    "RN50x16": 921,
+    "RN50x64": 1353,
+    "ViT-B-32": 302,
+    "ViT-B-16": 302,
+    "ViT-L-14": 446,
+    "ViT-L-14-336": 446,
 }
 
 
