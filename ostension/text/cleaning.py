@@ -19,6 +19,7 @@ import unicodedata
 import ftfy
 import regex
 from ftfy import fixes
+from ftfy.badness import is_bad
 
 # The regex module, not re: its \s leaves out the separators U+001C to U+001F, as the reference's does.
 _WHITESPACE = regex.compile(r"\s+")
@@ -146,7 +147,8 @@ def _fix_line(line: str, unescape: bool) -> str:
         before = line
         if unescape and "&" in line:
             line = fixes.unescape_html(_AMPERSAND_CHAIN.sub("&amp;", line))
-        line = ftfy.fix_encoding(line, _FTFY_DEFAULTS)
+        if is_bad(line):  # otherwise fix_encoding leaves it alone, but takes ten times as long to say so
+            line = ftfy.fix_encoding(line, _FTFY_DEFAULTS)
         for fixer in _FIXERS:
             line = fixer(line)
         line = nfc(line)

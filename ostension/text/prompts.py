@@ -100,10 +100,10 @@ def as_templates(value: TemplatesLike) -> tuple[str, ...]:
         ConfigError: for an empty list, a template without exactly one `{}`, one given twice, or an unknown name.
     """
     if isinstance(value, str):
-        return (_checked(value, "the template"),) if PLACEHOLDER in value else templates(value)
+        return (check_template(value),) if PLACEHOLDER in value else templates(value)
     if isinstance(value, bytes) or not isinstance(value, Iterable):
         raise ConfigError(f"the templates are {value!r}", expected="a list of texts, one text, or the name of a set")
-    checked = tuple(_checked(template, f"templates[{index}]") for index, template in enumerate(value))
+    checked = tuple(check_template(template, f"templates[{index}]") for index, template in enumerate(value))
     if not checked:
         raise ConfigError("there are no templates", expected="one at least", fix="'{}' is the bare class name")
     for index, template in enumerate(checked):
@@ -137,13 +137,28 @@ def as_classes(names: ClassNamesLike) -> tuple[tuple[str, ...], ...]:
     return classes
 
 
+def check_template(template: Any, where: str = "the template") -> str:
+    """`template`, if it has exactly one `{}`.
+
+    Raises:
+        ConfigError: if it has not, or is not text; `where` says where it came from.
+    """
+    if not isinstance(template, str):
+        raise ConfigError(f"{where} is {template!r}", expected="a text with one {}")
+    count = template.count(PLACEHOLDER)
+    if count != 1:
+        found = "no {}" if count == 0 else f"{count} times {{}}"
+        raise ConfigError(f"{where} is {template!r}, with {found}", expected="one {}, where the class name goes")
+    return template
+
+
 def fill(template: str, class_name: str) -> str:
     """The prompt: `template` with `class_name` in its place; braces in the name are ordinary characters.
 
     Raises:
         ConfigError: for a template without exactly one `{}`.
     """
-    return _checked(template, "the template").replace(PLACEHOLDER, class_name)
+    return check_template(template).replace(PLACEHOLDER, class_name)
 
 
 def compose(
@@ -235,16 +250,6 @@ def _words_end(left: str, right: str) -> bool:
     return right.isalpha() and left != "'"
 
 
-def _checked(template: object, where: str) -> str:
-    if not isinstance(template, str):
-        raise ConfigError(f"{where} is {template!r}", expected="a text with one {}")
-    count = template.count(PLACEHOLDER)
-    if count != 1:
-        found = "no {}" if count == 0 else f"{count} times {{}}"
-        raise ConfigError(f"{where} is {template!r}, with {found}", expected="one {}, where the class name goes")
-    return template
-
-
 def _names_of_class(names: object, index: int) -> tuple[str, ...]:
     where = f"class_names[{index}]"
     names = (names,) if isinstance(names, str) else names
@@ -286,7 +291,7 @@ def _published_classes() -> frozenset[tuple[tuple[str, ...], ...]]:
 
 @functools.cache
 def _template_sets() -> dict[str, tuple[str, ...]]:
-    sets = {"photo": ("a photo of a {}.",), "bare": (PLACEHOLDER,)}
+    sets: dict[str, tuple[str, ...]] = {"photo": ("a photo of a {}.",), "bare": (PLACEHOLDER,)}
     sets |= {name: one.templates for name, one in _published().items()}
     sets |= {name: tuple(listed) for name, listed in _data()["templates"].items()}
     return sets | {"openai_imagenet": sets["imagenet"]}

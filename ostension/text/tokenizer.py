@@ -333,7 +333,7 @@ def _check_vocabulary(tokenizer: ClipTokenizer, folder: Path) -> None:
     try:
         if tree.get("format") == FORMAT:
             expected: Any = {"config": to_tree(tokenizer.config), **tokenizer._facts()}
-            found = {key: tree[key] for key in expected}
+            found = {key: tree.get(key) for key in expected}
         else:
             vocabulary = tree["model"]["vocab"] if path.name == TOKENIZER_FILE else tree
             expected = dict(enumerate(tokenizer.merges.symbols))
