@@ -79,6 +79,7 @@ def is_siglip(config: ModelConfig) -> bool:
 def _write_vision(config: ModelConfig, target: Path) -> dict[str, Any]:
     vision = config.vision
     if isinstance(vision, ResNetConfig):
+        refuse({"vision.pool": (vision.pool, "attention")}, "open_clip's ResNet", target)
         return {
             "image_size": vision.image_size,
             "layers": list(vision.layers),

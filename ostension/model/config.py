@@ -81,6 +81,7 @@ class ResNetConfig:
         layers: bottlenecks in each of the four stages.
         width: channels W of the stem's output; the feature has 32 W channels.
         head_width: width of one head of the attention pool (64; H = 32 W / head_width).
+        pool: "attention" is CLIP's head; "mean" averages the last map and projects it, which takes pictures of any size.
     """
 
     kind: Literal["resnet"] = "resnet"
@@ -88,6 +89,7 @@ class ResNetConfig:
     layers: tuple[int, int, int, int]
     width: int
     head_width: int = 64
+    pool: Literal["attention", "mean"] = "attention"
 
     def __post_init__(self):
         require(self.image_size % 32 == 0 and self.image_size > 0, "vision.image_size", self.image_size, "a multiple of 32")
@@ -156,6 +158,7 @@ class ModelConfig:
     Attributes:
         init_logit_scale: initial log of the logit multiplier (ln(1/0.07) CLIP, ln 10 SigLIP).
         init_logit_bias: initial bias added to the logits, or None where the model has none (SigLIP -10).
+        init_token_std: spread of the initial token embeddings (0.02 OpenAI; a small tower trained briefly wants more).
         logit_scale_cap: largest multiplier, i.e. exp(logit_scale) <= cap; None means no cap (SigLIP).
         layout: the on-disk layout that the weights came from ("ostension", "openai", "open_clip", "hf_clip", ...).
     """
@@ -168,6 +171,7 @@ class ModelConfig:
     tokenizer: TokenizerConfig | SentencePieceConfig
     init_logit_scale: float = math.log(1 / 0.07)
     init_logit_bias: float | None = None
+    init_token_std: float = 0.02
     logit_scale_cap: float | None = 100.0
     layout: str = "ostension"
 

@@ -16,7 +16,7 @@ from ostension.config import to_tree
 from ostension.files import sha256_json
 
 # What a model is called, where it came from and how it was initialised does not change its answers.
-NOT_BEHAVIOUR = ("name", "layout", "init_logit_scale", "init_logit_bias")
+NOT_BEHAVIOUR = ("name", "layout", "init_logit_scale", "init_logit_bias", "init_token_std")
 
 
 def fingerprint(encoder: nn.Module) -> str:

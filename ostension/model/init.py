@@ -47,9 +47,11 @@ def _fan(x: Tensor, generator: torch.Generator, width: int, layers: int) -> Tens
 _width = _normal(lambda width, layers: width**-0.5)
 _residual = _normal(lambda width, layers: width**-0.5 * (2 * layers) ** -0.5)
 
+TOKENS = "text.token_embedding.weight"
+CONFIGURED = (TOKENS, "logit_scale", "logit_bias")  # the model's configuration has their values
 TABLE: tuple[tuple[str, Rule], ...] = (
     # text
-    ("text.token_embedding.weight", _normal(lambda width, layers: 0.02)),
+    # token_embedding: N(0, config.init_token_std)
     ("text.positional_embedding", _normal(lambda width, layers: 0.01)),
     ("text.text_projection", _width),
     ("text.text_projection_bias", _constant(0.0)),
@@ -88,13 +90,14 @@ TABLE: tuple[tuple[str, Rule], ...] = (
 def initialise(model: CLIP, seed: int) -> None:
     """Fill every parameter and buffer of `model` by the table."""
     config = model.config
-    shapes = {name: tensor for name, tensor in model.state_dict().items() if name not in ("logit_scale", "logit_bias")}
+    shapes = {name: tensor for name, tensor in model.state_dict().items() if name not in CONFIGURED}
     for name, tensor in shapes.items():
         rule = next(rule for pattern, rule in TABLE if fnmatchcase(name, pattern))
         width, layers = _width_and_layers(name, config)
         if rule is _fan and tensor.ndim == 1:
             width = shapes[name.removesuffix("bias") + "weight"][0].numel()
         rule(tensor, torch_generator(seed, "init", name), width, layers)
+    model.text.token_embedding.weight.normal_(0, config.init_token_std, generator=torch_generator(seed, "init", TOKENS))
     model.logit_scale.fill_(config.init_logit_scale)
     if model.logit_bias is not None:
         assert config.init_logit_bias is not None

@@ -77,7 +77,7 @@ class MapAttentionPool(nn.Module):
 
 
 class ResNet(nn.Module):
-    """An image as one vector."""
+    """An image as one vector; the head is `attnpool`, or the matrix `proj` after a mean over the map."""
 
     def __init__(self, config: ResNetConfig, embed_dim: int):
         super().__init__()
@@ -96,7 +96,9 @@ class ResNet(nn.Module):
             channels = planes * EXPANSION
             blocks += [Bottleneck(channels, planes, 1) for _ in range(1, depth)]
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.attnpool = MapAttentionPool(config, embed_dim)
+        mean = config.pool == "mean"
+        self.attnpool = None if mean else MapAttentionPool(config, embed_dim)
+        self.proj = nn.Parameter(torch.empty(32 * width, embed_dim)) if mean else None
         self.checkpointing = False
 
     def tap_names(self) -> tuple[str, ...]:
@@ -127,7 +129,7 @@ class ResNet(nn.Module):
             if taps is not None:
                 taps.put(f"blocks.{stage}", x)
         x = x.flatten(2).transpose(1, 2)  # B P W
-        pooled, embedding = self.attnpool(x)
+        pooled, embedding = self._head(x)
         if insert is not None and insert.adapter is not None:
             embedding = insert.adapter(embedding)
         if taps is not None:
@@ -135,3 +137,11 @@ class ResNet(nn.Module):
             taps.put("pooled", pooled)
             taps.put("embedding", embedding)
         return embedding
+
+    def _head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The feature of the last map (B, P, W) before and after the projection."""
+        if self.attnpool is not None:
+            return self.attnpool(x)
+        pooled = x.mean(dim=1)
+        assert self.proj is not None
+        return pooled, pooled @ self.proj
