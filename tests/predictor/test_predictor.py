@@ -41,7 +41,7 @@ def unit(*shape, seed=0):
 def test_logits_are_the_scaled_cosines_and_probabilities_their_softmax(model, images):
     predictor = Predictor.zero_shot(model, NAMES, TEMPLATES)
     embeddings = model.embed_images(images)
-    expected = float(model.scale()) * embeddings @ predictor.weights.T
+    expected = model.scale().item() * embeddings @ predictor.weights.T
     torch.testing.assert_close(predictor.logits(embeddings), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(predictor.predict(images), expected.softmax(-1), rtol=0, atol=1e-5)
 
