@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -52,8 +52,13 @@ class Batch:
 class BatchSource(Protocol):
     """Batches by number. Tar shards behind a sampler are one; a data set held in memory as tensors is another.
 
-    With workers it is sent to other processes once, so it must be picklable; tensors in it are shared, not copied.
+    Attributes:
+        worker_kind: how workers make batches ahead. "processes" for what the interpreter lock would hold up, as decoding
+            with much Python in it; the source is sent to each once, so it must be picklable and hold no tensors. "threads"
+            for work in tensors; they share the source.
     """
+
+    worker_kind: Literal["processes", "threads"]
 
     @property
     def batch_size(self) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ from ostension.train.checkpoint import Checkpoint, CheckpointConfig, CheckpointS
 from ostension.train.health import Measured, allowed_skips
 from ostension.train.meter import Meter
 from ostension.train.optim import OptimConfig
-from ostension.train.prefetch import Prefetch
+from ostension.train.prefetch import batches_ahead
 from ostension.train.run_folder import check_unchanged, write_run
 from ostension.train.schedule import ScheduleConfig, rate_factor
 from ostension.train.signals import StopSignals
@@ -51,18 +50,20 @@ class TrainConfig:
     """Everything about a run that is neither the model nor the data.
 
     Attributes:
-        steps: optimiser steps of the whole run.
+        steps: optimiser steps of the whole run; or
+        epochs: passes over the data, from which the steps follow.
         seed: of everything random in a step (the batches have their own).
         precision: of the weights; "auto" is bf16 where the device has units for it. Masters are float32 in any case.
         average: decay of a running average of the weights, which then is what the run gives; None takes the last weights.
         non_finite: "stop" at the first loss or gradient that is not finite, or "skip:N" such steps in any 100.
-        workers: processes that make batches ahead; 0 makes them in the main process.
+        workers: processes or threads that make batches ahead; 0 makes them in between the steps.
         log_every, evaluate_every: steps between two records, two calls of the evaluation (0: none).
         best: the measurement of the evaluation whose best checkpoint is kept; higher is better.
         device: "auto", "cpu", "cuda", "cuda:N".
     """
 
-    steps: int
+    steps: int | None = None
+    epochs: float | None = None
     seed: int = 0
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
@@ -78,7 +79,10 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self):
-        require(self.steps >= 1, "train.steps", self.steps, "1 or more")
+        if (self.steps is None) == (self.epochs is None):
+            raise ConfigError(f"train.steps is {self.steps} and train.epochs is {self.epochs}", expected="one of the two")
+        require(self.steps is None or self.steps >= 1, "train.steps", self.steps, "1 or more")
+        require(self.epochs is None or self.epochs > 0, "train.epochs", self.epochs, "more than 0")
         require(self.average is None or 0 < self.average < 1, "train.average", self.average, "between 0 and 1, or nothing")
         require(self.workers >= 0, "train.workers", self.workers, "0 or more")
         require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
@@ -86,13 +90,17 @@ class TrainConfig:
         require(self.best is None or self.evaluate_every > 0, "train.best", self.best, "nothing without train.evaluate_every")
         allowed_skips(self.non_finite)
 
-    def resolved(self) -> TrainConfig:
-        """The configuration with everything automatic decided for this machine and this length of run."""
+    def resolved(self, steps_per_epoch: float) -> TrainConfig:
+        """The configuration with everything automatic decided for this machine and this amount of data."""
         device = runtime.pick_device(self.device)
         precision = self.precision
         if precision == "auto":
             precision = "bf16" if runtime.has_bfloat16_units(device) else "fp32"
-        return dataclasses.replace(self, device=str(device), precision=precision, schedule=self.schedule.resolved(self.steps))
+        steps = self.steps if self.epochs is None else max(1, round(self.epochs * steps_per_epoch))
+        assert steps is not None
+        return dataclasses.replace(
+            self, steps=steps, epochs=None, device=str(device), precision=precision, schedule=self.schedule.resolved(steps)
+        )
 
 
 # What may change from one sitting to the next, because the result of the run does not depend on it.
@@ -146,8 +154,8 @@ def train(
     """
     folder = Path(folder).absolute()
     named = None if resume in ("auto", "never") else resolve_path(resume)  # before anything is created
-    config = config.resolved()
-    device = torch.device(config.device)
+    config = config.resolved(batches.num_samples / batches.batch_size)
+    steps, device = _steps_of(config), torch.device(config.device)
     _check(model, batches, config, evaluate)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
@@ -166,7 +174,7 @@ def train(
         changed = _continue(state, start, tree, allow_change)
 
         facts = write_run(folder, tree, state.changes)
-        size = {"steps": config.steps, "step": state.step, "num_samples": batches.num_samples, "batch_size": batches.batch_size}
+        size = {"steps": steps, "step": state.step, "num_samples": batches.num_samples, "batch_size": batches.batch_size}
         log = stack.enter_context(RunLog(folder, trackers, {**facts, **size}))
         log.write("start" if start is None else "resume", state.step, config_hash=facts["config_hash"])
         for change in changed:
@@ -176,7 +184,7 @@ def train(
         saver = Saver(store, state, config.checkpoint, tree, log, safe)
         last = _run_steps(model, batches, config, state, stop, log, saver, evaluate)
         saver.save_last()
-        if state.step < config.steps:
+        if state.step < steps:
             log.write("end", state.step, status="stopped", signal=stop.received)
             return TrainResult(status="stopped", step=state.step, folder=folder, signal=stop.received, last=last)
         state.final_weights()
@@ -192,20 +200,25 @@ def _run_steps(
     evaluate: Evaluate | None,
 ) -> dict[str, Any]:
     """The loop: steps until the last one or a signal. Gives the last record of measurements."""
-    device = torch.device(config.device)
-    meter, last = Meter(batches.batch_size, batches.num_samples, config.steps), {}
-    with Prefetch(batches, state.step, config.steps, config.workers) as stream:
-        while state.step < config.steps and stop.received is None:
+    steps, device = _steps_of(config), torch.device(config.device)
+    meter, last = Meter(batches.batch_size, batches.num_samples, steps), {}
+    with batches_ahead(batches, state.step, steps, config.workers) as stream:
+        while state.step < steps and stop.received is None:
             waiting = time.perf_counter()
-            batch = stream.next().to(device)
+            try:
+                batch = next(stream).to(device)
+            except DataError:
+                if stop.received is None:
+                    raise
+                break  # a signal to the whole process group ended the workers too
             waited = time.perf_counter() - waiting
-            state.rejects.add(state.step, batch)
+            state.note_rejects(batch)
 
             torch.manual_seed(runtime.seed_for(config.seed, "step", state.step))
             buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
             output = forward(model, batch, config.loss)
             output.loss.backward()
-            measured = measure(state, output, config.optim.lr * rate_factor(config.schedule, state.step, config.steps))
+            measured = measure(state, output, config.optim.lr * rate_factor(config.schedule, state.step, steps))
             if measured.finite:
                 state.update(measured)
                 meter.add(waited, {**measured.record(), "texts_cut": batch.texts_cut})
@@ -217,14 +230,15 @@ def _run_steps(
                 log.write("skip", state.step, loss=measured.loss, grad_norm=measured.grad_norm, keys=list(batch.keys))
             state.step += 1
 
-            ending = state.step == config.steps
+            ending = state.step == steps
             reporting = state.step % config.log_every == 0 or ending
             evaluating = evaluate is not None and (state.step % config.evaluate_every == 0 or ending)
             saving = saver.due() or ending
             if reporting or evaluating or saving:
                 state.health.check_weights(measured, batch)
             if reporting:
-                last = {**meter.report(state.step), "skipped": len(state.health.skipped), "rejects": dict(state.rejects.reasons)}
+                counts = {"skipped": len(state.health.skipped), "rejects": dict(state.rejects.counts)}
+                last = {**meter.report(state.step), **counts}
                 log.write("step", state.step, **last)
             if evaluating and evaluate is not None:
                 saving |= _evaluate(model, config, state, log, evaluate)
@@ -254,6 +268,11 @@ def identity(model: CLIP, batches: BatchSource, config: TrainConfig) -> dict[str
     """The tree of all settings that decide the result of a run; two runs with equal trees end with equal weights."""
     settings = {key: value for key, value in to_tree(config).items() if key not in FREE}
     return {"model": to_tree(model.config), "data": to_tree(dict(batches.identity())), "train": settings}
+
+
+def _steps_of(config: TrainConfig) -> int:
+    assert config.steps is not None, "resolve the configuration first"
+    return config.steps
 
 
 def _check(model: CLIP, batches: BatchSource, config: TrainConfig, evaluate: Evaluate | None) -> None:

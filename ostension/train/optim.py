@@ -14,6 +14,7 @@ from ostension.config import require
 from ostension.errors import ConfigError
 from ostension.train.precision import Masters, copy_exactly
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW as in the paper's appendix F; the defaults are its settings for the vision transformers.

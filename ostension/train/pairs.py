@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ostension.config import require, to_tree
+from ostension.data.loader import Loader
 from ostension.data.open import open_pairs
 from ostension.data.pairs import Pair, PairSource
 from ostension.data.sampler import Sampler
-from ostension.errors import DataError, LimitError
+from ostension.errors import DataError
 from ostension.image.decode import open_image
 from ostension.image.transforms import Transform
 from ostension.model.clip import CLIP
 from ostension.model.config import TextConfig
-from ostension.runtime import numpy_generator
 from ostension.text.tokenizer import Tokenizer
 from ostension.train.batches import Batch, pad_tokens
-
-MAX_REPLACEMENTS = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,6 @@ class PairBatchesConfig:
         replacement: draw samples with replacement.
     """
 
-    kind: Literal["pairs"] = "pairs"
     data: str
     batch_size: int = 256
     seed: int = 0
@@ -64,17 +61,16 @@ class PairBatchesConfig:
 
 
 class PairBatches:
-    """A `BatchSource` over encoded pairs.
+    """A `BatchSource` over encoded pairs; those that cannot be used are replaced (see `data.loader`) and told in the batch."""
 
-    A pair that cannot be used (a broken picture, no caption) is replaced by another one, drawn by its place in the run, and
-    told in `Batch.rejects`, so that every batch is full and the same in every run.
-    """
+    worker_kind: Literal["processes", "threads"] = "processes"
 
     def __init__(
         self, source: PairSource, config: PairBatchesConfig, transform: Transform, tokenizer: Tokenizer, text: TextConfig
     ):
-        self.source, self.config, self.transform, self.tokenizer, self.text = source, config, transform, tokenizer, text
+        self.source, self.config, self.tokenizer, self.text = source, config, tokenizer, text
         self.sampler = Sampler(len(source), config.batch_size, config.seed, config.replacement)
+        self._loader = Loader(source, self.sampler, _Decode(config, transform), seed=config.seed)
 
     @property
     def batch_size(self) -> int:
@@ -91,64 +87,50 @@ class PairBatches:
         return {**settings, "fingerprint": self.source.fingerprint(), "num_pairs": len(self.source)}
 
     def batch(self, step: int) -> Batch:
-        visit = self.sampler.visit(step)
-        rejects: list[tuple[str, str]] = []
-        images, rows, keys, groups, cut = [], [], [], [], 0
-        for place, index in enumerate(self.sampler.batch(step).tolist()):
-            image, caption, key = self._usable(index, visit, (step, place), rejects)
-            row, was_cut = self._tokens(caption)
-            images.append(image)
-            rows.append(row)
-            keys.append(key)
-            groups.append(_group_of(caption))
-            cut += was_cut
+        loaded = self._loader.load(step)
+        rows, cut = self._tokens(loaded.texts)
         return Batch(
-            images=torch.stack(images),
+            images=torch.from_numpy(loaded.images),
             tokens=pad_tokens(rows, self.tokenizer.pad_id, self.text),
-            keys=keys,
-            groups=torch.tensor(groups) if self.config.groups == "caption" else None,
-            rejects=rejects,
+            keys=loaded.keys,
+            groups=torch.tensor([_group_of(text) for text in loaded.texts]) if self.config.groups == "caption" else None,
+            rejects=loaded.rejects,
             texts_cut=cut,
         )
 
-    def _usable(self, index: int, visit: int, place: tuple[int, int], rejects: list) -> tuple[Tensor, str, str]:
-        """Image, caption and key of the sample `index`, or of the first usable one that replaces it."""
-        replacements = numpy_generator(self.config.seed, "replacement", *place)
-        for _ in range(MAX_REPLACEMENTS):
-            try:
-                pair = self.source.read(index)
-                return self._image(pair, index, visit), self._caption(pair, index, visit), pair.key
-            except (DataError, LimitError) as problem:
-                rejects.append((self.source.key(index), problem.what))
-                index = int(replacements.integers(len(self.source)))
-        key, reason = rejects[-1]
-        raise DataError(f"{MAX_REPLACEMENTS} pairs in a row could not be used, the last {key} ({reason})")
-
-    def _image(self, pair: Pair, index: int, visit: int) -> Tensor:
-        if self.config.crop == "center":
-            return self.transform(pair.image)
-        limits = self.transform.config
-        picture = open_image(pair.image, max_pixels=limits.max_pixels, max_bytes=limits.max_bytes)
-        return self.transform(random_square(picture, numpy_generator(self.config.seed, "crop", visit, index).random()))
-
-    def _caption(self, pair: Pair, index: int, visit: int) -> str:
-        texts = [text for text in pair.texts if text.strip()]
-        if not texts:
-            raise DataError("no caption", source=pair.key)
-        if self.config.captions == "first" or len(texts) == 1:
-            return texts[0]
-        return texts[int(numpy_generator(self.config.seed, "caption", visit, index).integers(len(texts)))]
-
-    def _tokens(self, caption: str) -> tuple[list[int], bool]:
-        """The caption's ids, cut to the context length with the end token last, and whether it was cut."""
+    def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Token rows, those that are too long cut with the end token last, and how many were cut."""
         start = [] if self.tokenizer.start_id is None else [self.tokenizer.start_id]
         room = self.tokenizer.context_length - len(start) - 1
-        ids = self.tokenizer.encode(caption)
-        return [*start, *ids[:room], self.tokenizer.end_id], len(ids) > room
+        encoded = [self.tokenizer.encode(text) for text in texts]
+        return [[*start, *ids[:room], self.tokenizer.end_id] for ids in encoded], sum(len(ids) > room for ids in encoded)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decode:
+    """Picture and caption of a pair, with what is random in them drawn from the generator."""
+
+    config: PairBatchesConfig
+    transform: Transform
+
+    def __call__(self, pair: Pair, generator: np.random.Generator) -> tuple[np.ndarray, str]:
+        texts = [text for text in pair.texts if text.strip()]
+        if not texts:
+            raise DataError("no caption")
+        # Drawn whether used or not, so that the crops do not depend on the captions' setting.
+        which, where = generator.random(2)
+        text = texts[int(which * len(texts))] if self.config.captions == "random" else texts[0]
+        if self.config.crop == "center":
+            return self.transform(pair.image).numpy(), text
+        settings = self.transform.config
+        picture = open_image(
+            pair.image, max_pixels=settings.max_pixels, max_bytes=settings.max_bytes, exif=settings.exif, alpha=settings.alpha
+        )
+        return self.transform(random_square(picture, where)).numpy(), text
 
 
 def random_square(picture: Image.Image, where: float) -> Image.Image:
-    """The square of the short side's length at `where` (0 to 1) along the long side."""
+    """The square of the short side's length at `where` (from 0 up to 1) along the long side."""
     side = min(picture.size)
     left = int(where * (picture.width - side + 1))
     top = int(where * (picture.height - side + 1))

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ostension.data.rejects import Rejects
 from ostension.errors import CheckpointError
 from ostension.model.clip import CLIP
 from ostension.runlog import RunLog
+from ostension.train.batches import Batch
 from ostension.train.checkpoint import Checkpoint, CheckpointConfig, CheckpointStore
 from ostension.train.health import Health, Measured
 from ostension.train.optim import MasterAdamW, OptimConfig
 from ostension.train.precision import Average, Masters
-from ostension.train.rejects import Rejects
+
+REJECTS_NAME = "rejects.jsonl"
 
 
 class TrainState:
@@ -40,7 +43,7 @@ class TrainState:
         self.optimizer = MasterAdamW(self.masters, optim)
         self.average = None if average is None else Average(self.masters, average)
         self.health = Health(folder, non_finite, self.optimizer)
-        self.rejects = Rejects(folder)
+        self.rejects = Rejects(folder / REJECTS_NAME)
         self.step = 0
         self.changes: list[dict[str, Any]] = []
         self.best_step: int | None = None
@@ -52,6 +55,17 @@ class TrainState:
         self._clamp_logit_scale()
         if self.average is not None:
             self.average.update(self.step)
+
+    def note_rejects(self, batch: Batch) -> None:
+        """Count and write down the pairs that the batch had to replace.
+
+        Raises:
+            DataError: if they are too many of late.
+        """
+        try:
+            self.rejects.add(self.step, len(batch), batch.rejects)
+        except OSError as problem:
+            print(f"ostension: warning: {REJECTS_NAME} cannot be written ({problem.strerror})", file=sys.stderr)
 
     def final_weights(self) -> None:
         """Give the model the weights that the run is for, in full precision: the average, or else the last."""
@@ -65,7 +79,7 @@ class TrainState:
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds as JSON."""
         best = None if self.best_step is None else {"step": self.best_step, "value": self.best_value}
-        return {"changes": self.changes, "health": self.health.state(), "rejects": self.rejects.state(), "best": best}
+        return {"changes": self.changes, "health": self.health.state(), "rejects": dict(self.rejects.counts), "best": best}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from `checkpoint`.
@@ -82,7 +96,7 @@ class TrainState:
             else:  # a run that was allowed to begin averaging now
                 self.average = Average(self.masters, self.average.decay)
         self.health.load(checkpoint.state["health"])
-        self.rejects.load(checkpoint.state["rejects"])
+        self.rejects.counts.update(checkpoint.state["rejects"])
         self.step, self.changes = checkpoint.step, list(checkpoint.state["changes"])
         if checkpoint.state["best"] is not None:
             self.best_step, self.best_value = checkpoint.state["best"]["step"], checkpoint.state["best"]["value"]

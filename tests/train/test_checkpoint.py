@@ -83,7 +83,7 @@ def damage_manifest_text(path):
     return "not JSON"
 
 
-DAMAGES = [damage_truncate, damage_flip, damage_swap, damage_manifest, damage_remove, damage_empty_manifest, damage_manifest_text]
+DAMAGES = [value for name, value in list(globals().items()) if name.startswith("damage_")]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
