@@ -32,8 +32,6 @@ class _AnyName(type):
 class _StandIn(types.ModuleType):
     """A module in which every name is an empty class."""
 
-    __path__: list[str] = []
-
     def __getattr__(self, name: str):
         if name.startswith("__"):
             raise AttributeError(name)

@@ -9,6 +9,8 @@ Letters: B batch, C prompts (classes), M templates, N items, T tokens, S pixels 
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,9 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostension.model.config import ModelConfig, VitConfig
+from ostension.image.transforms import Transform
+from ostension.model.config import ModelConfig, ResNetConfig, VitConfig
 from ostension.model.init import initialise
 from ostension.model.insert import TextInsert, VisualInsert
+from ostension.model.positions import resize_image_positions, resize_text_positions
 from ostension.model.resnet import ResNet
 from ostension.model.taps import Taps
 from ostension.model.text_tower import TextTransformer
@@ -28,7 +32,6 @@ from ostension.shapes import Float, Int
 from ostension.text.tokenizer import Tokenizer, build_tokenizer, pack
 
 if TYPE_CHECKING:
-    from ostension.image.transforms import Transform
     from ostension.model.predictor import Predictor
 
 
@@ -75,8 +78,6 @@ class CLIP(nn.Module):
     def transform(self) -> Transform:
         """The preprocessing that the weights were trained with."""
         if self._transform is None:
-            from ostension.image.transforms import Transform
-
             self._transform = Transform(self.config.preprocess)
         return self._transform
 
@@ -173,6 +174,37 @@ class CLIP(nn.Module):
             (self.visual if isinstance(self.visual, ResNet) else self.visual.transformer).checkpointing = image
         if text is not None:
             self.text.transformer.checkpointing = text
+
+    def resized(self, *, image_size: int | None = None, context_length: int | None = None) -> CLIP:
+        """A copy for another image size or context length, position embeddings interpolated (`model.positions`).
+
+        Raises:
+            ConfigError: for a size that the tower cannot take.
+        """
+        config, vision, text = self.config, self.config.vision, self.config.text
+        pixels, length = image_size or vision.image_size, context_length or text.context_length
+        config = dataclasses.replace(
+            config,
+            vision=dataclasses.replace(vision, image_size=pixels),
+            preprocess=dataclasses.replace(config.preprocess, image_size=pixels),
+            text=dataclasses.replace(text, context_length=length),
+            tokenizer=dataclasses.replace(config.tokenizer, context_length=length),
+        )
+        state = self.state_dict()
+        for name in ("visual.positional_embedding", "visual.attnpool.positional_embedding"):
+            if name in state:
+                class_row = isinstance(vision, ResNetConfig) or vision.class_token
+                state[name] = resize_image_positions(state[name], config.vision.grid, class_row=class_row)
+        state["text.positional_embedding"] = resize_text_positions(state["text.positional_embedding"], length)
+        with torch.device(self.device):
+            model = CLIP(config, seed=None).to(self.dtype)
+        model.load_state_dict(state)
+        before = {"image_size": vision.image_size, "context_length": text.context_length}
+        model.provenance = {**self.provenance, "resized_from": before}
+        if self._tokenizer is not None:
+            model.tokenizer = copy.copy(self._tokenizer)
+            model.tokenizer.config = config.tokenizer
+        return model.train(self.training)
 
     def embed_images(self, images: Sequence[Any] | Tensor, *, batch_size: int = 32, workers: int = 0) -> Float[Tensor, "N E"]:
         """Unit rows of pictures (paths, bytes, PIL pictures or arrays), or of a preprocessed tensor (N, 3, S, S)."""

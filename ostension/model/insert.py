@@ -134,7 +134,8 @@ class VisualInsert:
                 return None
             return _per_row(self.deep[index - 1].to(patches), len(patches))
         if self.deep is not None:
-            return self.deep(index, patches)
+            tokens = self.deep(index, patches)
+            return None if tokens is None else tokens.to(patches)
         return None
 
 

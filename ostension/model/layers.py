@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ostension.model.fused import linear
+from ostension.model.fused import linear, mlp
 from ostension.shapes import Bool, Float
 
 # Rows of an MLP that are computed together without gradients: 512 x 3072 float32 stay in the cache, and temporaries over
@@ -113,15 +113,12 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(hidden, width)
         self.activation = activation
 
-    def forward(self, x: Float[Tensor, "*B W"]) -> Float[Tensor, "*B W"]:
-        if torch.is_grad_enabled():
-            return self._both(x)
-        rows = [self._both(part) for part in x.flatten(0, -2).split(MLP_ROWS)]
-        return (rows[0] if len(rows) == 1 else torch.cat(rows)).view(x.shape)
-
-    def _both(self, x: Tensor) -> Tensor:
-        hidden = linear(x, self.c_fc.weight, self.c_fc.bias, self.activation)
-        return linear(hidden, self.c_proj.weight, self.c_proj.bias)
+    def residual(self, x: Float[Tensor, "*B W"], norm: nn.LayerNorm) -> Float[Tensor, "*B W"]:
+        """x + MLP(norm(x)); without gradients some rows at a time."""
+        rows = x.flatten(0, -2)
+        parts = [rows] if torch.is_grad_enabled() else rows.split(MLP_ROWS)
+        done = [mlp(part, norm, self.c_fc, self.c_proj, self.activation) for part in parts]
+        return (done[0] if len(done) == 1 else torch.cat(done)).view(x.shape)
 
 
 class Block(nn.Module):
@@ -135,14 +132,16 @@ class Block(nn.Module):
         self.mlp = MLP(width, mlp_width, activation)
 
     def forward(self, x: Float[Tensor, "B T W"], causal: bool = False) -> Float[Tensor, "B T W"]:
-        x = x + self.attn(self.ln_1(x), causal=causal)
-        return x + self.mlp(self.ln_2(x))
+        return self.mix(x + self.attn(self.ln_1(x), causal=causal))
+
+    def mix(self, x: Float[Tensor, "*B W"]) -> Float[Tensor, "*B W"]:
+        """The second half of the block, which looks at each token alone."""
+        return self.mlp.residual(x, self.ln_2)
 
     def single(self, x: Float[Tensor, "B T W"], position: int) -> Float[Tensor, "B W"]:
         """The block's output at one position: the keys and values are those of all tokens, the query is one."""
         normed = self.ln_1(x)
-        token = x[:, position] + self.attn(normed, query=normed[:, position : position + 1])[:, 0]
-        return token + self.mlp(self.ln_2(token))
+        return self.mix(x[:, position] + self.attn(normed, query=normed[:, position : position + 1])[:, 0])
 
 
 BlockFunction = Callable[[int, Tensor], Tensor]

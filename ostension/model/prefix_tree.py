@@ -199,8 +199,7 @@ def _all(block: Block, x: Tensor, tree: PrefixTree) -> Tensor:
         attn.read(q[group.nodes].view(group.rows, -1, attn.width), _keys_values(kv, group), causal=True).flatten(0, 1)
         for group in tree.groups
     ]
-    x = x + attn.project(torch.cat(read))
-    return x + block.mlp(block.ln_2(x))
+    return block.mix(x + attn.project(torch.cat(read)))
 
 
 def _ends(block: Block, x: Tensor, tree: PrefixTree) -> Tensor:
@@ -214,8 +213,7 @@ def _ends(block: Block, x: Tensor, tree: PrefixTree) -> Tensor:
         rows = q[first : first + group.rows, None]
         read.append(attn.read(rows, _keys_values(kv, group), mask=mask[:, None, None])[:, 0])
         first += group.rows
-    x = x[ends] + attn.project(torch.cat(read))
-    return x + block.mlp(block.ln_2(x))
+    return block.mix(x[ends] + attn.project(torch.cat(read)))
 
 
 def _end_nodes(group: Group) -> Tensor:
