@@ -11,6 +11,7 @@ import dataclasses
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,7 +160,10 @@ def _read_safetensors(path: Path) -> Content:
 
 def _read_torch(path: Path, container: Container) -> Mapping[str, Any]:
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=container == "torch_zip")
+        # Old files make torch warn about itself, damaged ones about anything.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=container == "torch_zip")
     except pickle.UnpicklingError as error:
         raise CheckpointError(_pickle_text(str(error)), source=path, fix=_RESAVE) from None
     except (

@@ -114,21 +114,24 @@ def family_tokenizer(name: str, vocab_size: int, context_length: int, path: Path
     """
     if name not in TOKENIZER_FAMILIES:
         raise unknown_name("tokenizer family", name, TOKENIZER_FAMILIES)
-    if name in _SENTENCEPIECE:
-        return SentencePieceConfig(context_length=context_length, vocab_size=vocab_size, **_SENTENCEPIECE[name])
     smallest, largest = TokenizerConfig(num_merges=0).vocab_size, TokenizerConfig().vocab_size
-    if not smallest <= vocab_size <= largest:
+    if name not in _SENTENCEPIECE and not smallest <= vocab_size <= largest:
         raise CheckpointError(
             f"the model has {vocab_size} token embeddings",
             source=path,
             expected=f"{smallest} to {largest} for CLIP's byte pairs",
         )
-    return TokenizerConfig(
-        mode="hf" if name == "hf" else "openai",
-        pad="end" if name == "hf" else "zero",
-        num_merges=vocab_size - smallest,
-        context_length=context_length,
-    )
+    try:
+        if name in _SENTENCEPIECE:
+            return SentencePieceConfig(context_length=context_length, vocab_size=vocab_size, **_SENTENCEPIECE[name])
+        return TokenizerConfig(
+            mode="hf" if name == "hf" else "openai",
+            pad="end" if name == "hf" else "zero",
+            num_merges=vocab_size - smallest,
+            context_length=context_length,
+        )
+    except ConfigError as error:
+        raise CheckpointError(error.what, source=path, expected=error.expected) from None
 
 
 def mlp_ratio(width: int, hidden: int) -> float:
@@ -137,7 +140,7 @@ def mlp_ratio(width: int, hidden: int) -> float:
         for number in (round(hidden / width, digits), math.ceil(hidden / width * 10**digits) / 10**digits):
             if int(width * number) == hidden:
                 return number
-    raise AssertionError((width, hidden))
+    return math.nextafter(hidden / width, math.inf)
 
 
 def scale_cap(value: float, epsilon: float) -> Fact:

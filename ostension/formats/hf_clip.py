@@ -20,6 +20,7 @@ from ostension.formats import hf_common
 from ostension.formats._blocks import rename, split_block, split_heads
 from ostension.formats.facts import Reading
 from ostension.formats.openai import read_cap
+from ostension.formats.settings import integer
 from ostension.formats.table import Entry, same, scalar, transposed
 from ostension.model.config import ModelConfig, VitConfig
 
@@ -92,8 +93,8 @@ def read(state: Mapping[str, Tensor], path: Path, config_path: Path, tree: Mappi
     text = hf_common.sub_config(tree, "text", _TEXT_DEFAULTS, config_path)
     settings = hf_common.text_settings(text, config_path)
     if text["eos_token_id"] != 2:
-        settings |= {"pool": "eos", "eos_id": hf_common.integer(text, "eos_token_id", config_path)}
-    embed_dim = hf_common.integer({"projection_dim": tree.get("projection_dim", 512)}, "projection_dim", config_path)
+        settings |= {"pool": "eos", "eos_id": integer(text, "eos_token_id", config_path, at_least=0)}
+    embed_dim = integer({"projection_dim": 512, **tree}, "projection_dim", config_path)
     reading = Reading(
         path=path, layout=NAME, embed_dim=embed_dim, vision=hf_common.vision_settings(vision, config_path), text=settings
     )

@@ -9,13 +9,14 @@ from typing import Any
 from ostension.errors import CheckpointError, ConfigError
 from ostension.files import read_json
 from ostension.formats.facts import Fact, Reading, family_tokenizer, mlp_ratio
+from ostension.formats.settings import integer, number, one_of, table, triple
 from ostension.image.transforms import PreprocessConfig
 from ostension.model.config import TextConfig, VitConfig
 
 # Hugging Face's names of the activations; "gelu_new" and "gelu_pytorch_tanh" are the same function.
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 HF_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
-_RESAMPLE: dict[int, Any] = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+_RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 PREPROCESSOR = "preprocessor_config.json"
 END_TOKEN = "<|endoftext|>"
 
@@ -24,28 +25,10 @@ def sub_config(tree: Mapping[str, Any], tower: str, defaults: Mapping[str, Any],
     """A tower's settings with the format's defaults, old `*_config_dict` entries on top."""
     settings = dict(defaults)
     for key in (f"{tower}_config", f"{tower}_config_dict"):
-        own = tree.get(key)
-        if own is None:
-            continue
-        if not isinstance(own, Mapping):
-            raise CheckpointError(f"{key} is {own!r}", source=path, expected="a table of settings")
+        own = table(tree, key, path, optional=True)
         # An entry that is null stands for the default, as in the exports of old releases.
         settings |= {name: value for name, value in own.items() if name in defaults and value is not None}
     return settings
-
-
-def integer(settings: Mapping[str, Any], name: str, path: Path) -> int:
-    """A setting that is a count.
-
-    Raises:
-        CheckpointError: for anything else.
-    """
-    value = settings[name]
-    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
-        value = value[0]  # a square given as [224, 224]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise CheckpointError(f"{name} is {value!r}", source=path, expected="a count")
-    return value
 
 
 def vision_settings(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -63,14 +46,14 @@ def text_settings(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _tower(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     width, heads = integer(settings, "hidden_size", path), integer(settings, "num_attention_heads", path)
-    if heads < 1 or width % heads:
+    if width % heads:
         raise CheckpointError(f"num_attention_heads is {heads}", source=path, expected=f"a divisor of hidden_size {width}")
     return {
         "width": width,
         "layers": integer(settings, "num_hidden_layers", path),
         "head_width": width // heads,
         "mlp_ratio": mlp_ratio(width, integer(settings, "intermediate_size", path)),
-        "norm_eps": float(settings["layer_norm_eps"]),
+        "norm_eps": number(settings, "layer_norm_eps", path),
     }
 
 
@@ -89,12 +72,7 @@ def tower_tree(config: VitConfig | TextConfig) -> dict[str, Any]:
 def add_activations(reading: Reading, vision: Mapping[str, Any], text: Mapping[str, Any], path: Path) -> None:
     """The activations that config.json names."""
     for tower, settings in (("vision", vision), ("text", text)):
-        name = settings["hidden_act"]
-        if name not in ACTIVATIONS:
-            raise CheckpointError(
-                f"the {tower} tower's hidden_act is {name!r}", source=path, expected=f"one of {', '.join(ACTIVATIONS)}"
-            )
-        reading.facts[f"{tower}.activation"] = Fact(ACTIVATIONS[name], path.name)
+        reading.facts[f"{tower}.activation"] = Fact(one_of(settings, "hidden_act", ACTIVATIONS, path), path.name)
 
 
 def add_preprocess(reading: Reading, folder: Path, *, crops: bool) -> None:
@@ -114,7 +92,7 @@ def add_preprocess(reading: Reading, folder: Path, *, crops: bool) -> None:
             raise CheckpointError(
                 f"{name} is false", source=path, expected="pictures that are resized, scaled to 0..1 and normalised"
             )
-    if abs(float(tree.get("rescale_factor", 1 / 255)) - 1 / 255) > 1e-9:
+    if abs(number({"rescale_factor": 1 / 255, **tree}, "rescale_factor", path) - 1 / 255) > 1e-9:
         raise CheckpointError(f"rescale_factor is {tree['rescale_factor']!r}", source=path, expected="1/255")
     try:
         reading.facts["preprocess"] = Fact(_preprocess(tree, path, crops), path.name)
@@ -129,18 +107,12 @@ def _preprocess(tree: Mapping[str, Any], path: Path, crops: bool) -> PreprocessC
         raise CheckpointError(f"crop_size is {crop} and size is {size}", source=path, expected="the same for both")
     if not crops and not squash:
         raise CheckpointError("pictures keep their shape (do_center_crop is false)", source=path, expected="square pictures")
-    resample = tree.get("resample", 3)
-    if resample not in _RESAMPLE:
-        raise CheckpointError(f"resample is {resample!r}", source=path, expected="2 (bilinear) or 3 (bicubic)")
-    mean, std = tree.get("image_mean"), tree.get("image_std")
-    if not all(isinstance(values, list) and len(values) == 3 for values in (mean, std)):
-        raise CheckpointError("image_mean and image_std are not three numbers each", source=path)
-    assert mean is not None and std is not None
+    interpolation: Any = one_of({"resample": 3, **tree}, "resample", _RESAMPLE, path)
     return PreprocessConfig(
         image_size=size,
-        mean=(float(mean[0]), float(mean[1]), float(mean[2])),
-        std=(float(std[0]), float(std[1]), float(std[2])),
-        interpolation=_RESAMPLE[resample],
+        mean=triple(tree, "image_mean", path),
+        std=triple(tree, "image_std", path),
+        interpolation=interpolation,
         resize="squash" if squash else "shortest",
         crop_rounding="floor",
     )
@@ -155,7 +127,7 @@ def _size(size: Any, path: Path) -> tuple[int, bool]:
             raise CheckpointError(f"size is {dict(size)}", source=path, expected="a square")
         return integer(size, "height", path), True
     if isinstance(size, int):
-        return size, False
+        return integer({"size": size}, "size", path), False
     raise CheckpointError(f"size is {size!r}", source=path, expected="shortest_edge, or height and width")
 
 

@@ -58,7 +58,9 @@ def check(name: str | os.PathLike, *, asked: Asked | None = None, layout: str | 
     lines = []
     if opened.layout == "ostension":
         lines.append(f"{len(opened.hashes)} files are as the manifest says")
-    for key, tensor in opened.tensors.items():
+    model = build_model(opened, torch.device("cpu"), torch.float32)  # which also checks every name and shape
+    tensors = {key: tensor for key, tensor in opened.tensors.items() if not ignored(key)}
+    for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())
             raise CheckpointError(
@@ -66,8 +68,7 @@ def check(name: str | os.PathLike, *, asked: Asked | None = None, layout: str | 
                 source=opened.source.path,
                 expected="finite numbers",
             )
-    lines.append(f"{len(opened.tensors)} tensors are finite")
-    model = build_model(opened, torch.device("cpu"), torch.float32)
+    lines.append(f"{len(tensors)} tensors are finite")
     for kind, rows in zip(("images", "texts"), encode(model, *probes(model)), strict=True):
         if not torch.isfinite(rows).all() or not torch.allclose(rows.norm(dim=1), torch.ones(len(rows)), atol=1e-3):
             raise CheckpointError(

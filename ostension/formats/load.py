@@ -114,7 +114,7 @@ def build_model(opened: Opened, device: torch.device, dtype: torch.dtype, config
 def provenance(opened: Opened) -> dict[str, Any]:
     """Where the weights come from, as a JSON tree."""
     record: dict[str, Any] = {
-        "source": opened.source.name,
+        "source": opened.source.public_name,
         "layout": opened.layout,
         "container": opened.container,
         "sha256": opened.hashes,

@@ -16,10 +16,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ostension.config import from_tree
 from ostension.errors import CheckpointError, ConfigError
 from ostension.formats import hf_common, native, timm_siglip
 from ostension.formats.facts import Fact, Reading, family_tokenizer, mlp_ratio
 from ostension.formats.openai import read_cap
+from ostension.formats.settings import integer, number, one_of, square, table
 from ostension.formats.siglip import NO_CAP
 from ostension.formats.table import Entry, same, scalar, transposed
 from ostension.image.transforms import PreprocessConfig
@@ -109,17 +111,17 @@ def read(state: Mapping[str, Tensor], path: Path, config_path: Path, tree: Any) 
     Raises:
         CheckpointError: for a malformed file, or a setting that this library cannot compute.
     """
-    model = _table(tree, "model_cfg", config_path)
+    model = table(tree, "model_cfg", config_path)
     unknown = [key for key in model if key not in _TOP_KEYS | _TOP_NEUTRAL]
     if unknown:
         raise _unsupported(f"model_cfg.{unknown[0]}", model[unknown[0]], config_path)
-    vision_cfg, text_cfg = _table(model, "vision_cfg", config_path), _table(model, "text_cfg", config_path)
+    vision_cfg, text_cfg = table(model, "vision_cfg", config_path), table(model, "text_cfg", config_path)
     quick = model.get("quick_gelu", False) is True
-    embed_dim = _integer(model, "embed_dim", config_path)
+    embed_dim = integer(model, "embed_dim", config_path)
     settings = {
-        ours: float(model[ours])
-        for ours in ("init_logit_scale", "init_logit_bias")
-        if isinstance(model.get(ours), (int, float))
+        name: number(model, name, config_path)
+        for name in ("init_logit_scale", "init_logit_bias")
+        if model.get(name) is not None
     }
     timm = bool(vision_cfg.get("timm_model_name"))
     reading = Reading(
@@ -129,15 +131,16 @@ def read(state: Mapping[str, Tensor], path: Path, config_path: Path, tree: Any) 
     if timm:
         _check_keys("vision_cfg", vision_cfg, _TIMM_KEYS, config_path)
         # timm's own settings hold the heads where a tower is not one of the published sizes.
-        heads = (vision_cfg.get("timm_model_kwargs") or {}).get("num_heads")
-        size = _square(vision_cfg.get("image_size", 224))
+        own = table(vision_cfg, "timm_model_kwargs", config_path, optional=True)
+        heads = integer(own, "num_heads", config_path) if "num_heads" in own else None
+        size = integer({"image_size": 224, **vision_cfg}, "image_size", config_path)
         reading.layout, reading.vision = timm_siglip.NAME, timm_siglip.read_vision(state, path, heads)
         # The grid hides the pixels that no patch covers: 384 pixels make 27 patches of 14, as 378 do.
         vision, patch = reading.vision, reading.vision["patch_size"]
         grid = vision["image_size"] // patch
-        if not isinstance(size, int) or size // patch != grid:
+        if size // patch != grid:
             raise CheckpointError(
-                f"vision_cfg.image_size is {size!r}, the weights have {grid} x {grid} patches of {patch}", source=config_path
+                f"vision_cfg.image_size is {size}, the weights have {grid} x {grid} patches of {patch}", source=config_path
             )
         vision["image_size"] = size
         reading.settings = timm_siglip.INITIAL | settings
@@ -156,21 +159,23 @@ def read(state: Mapping[str, Tensor], path: Path, config_path: Path, tree: Any) 
 def _read_vision(cfg: Mapping[str, Any], path: Path) -> dict[str, Any] | ResNetConfig:
     _check_keys("vision_cfg", cfg, _VISION_KEYS, path)
     cfg = {"image_size": 224, "layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, **cfg}
-    cfg["image_size"] = _square(cfg["image_size"])
     if isinstance(cfg["layers"], list):
-        layers = tuple(cfg["layers"])
+        counts = [integer({"layers": count}, "layers", path) for count in cfg["layers"]]
+        if len(counts) != 4:
+            raise CheckpointError(f"vision_cfg.layers is {counts}", source=path, expected="a number for each of four stages")
+        layers = (counts[0], counts[1], counts[2], counts[3])
         try:
             return ResNetConfig(
-                image_size=_integer(cfg, "image_size", path),
+                image_size=integer(cfg, "image_size", path),
                 layers=layers,
-                width=_integer(cfg, "width", path),
-                head_width=_integer(cfg, "head_width", path),
+                width=integer(cfg, "width", path),
+                head_width=integer(cfg, "head_width", path),
             )
-        except (ConfigError, TypeError, ValueError) as error:
+        except ConfigError as error:
             raise CheckpointError(f"vision_cfg cannot be a residual network ({error})", source=path) from None
-    width = _integer(cfg, "width", path)
-    return {name: _integer(cfg, name, path) for name in ("image_size", "patch_size", "width", "layers", "head_width")} | {
-        "mlp_ratio": mlp_ratio(width, int(width * float(cfg["mlp_ratio"]))),
+    width = integer(cfg, "width", path)
+    return {name: integer(cfg, name, path) for name in ("image_size", "patch_size", "width", "layers", "head_width")} | {
+        "mlp_ratio": _mlp_ratio(cfg, width, path),
         "norm_eps": _epsilon(cfg, path),
     }
 
@@ -189,21 +194,27 @@ def _read_text(cfg: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "pool_type": "argmax",
         **cfg,
     }
-    width, heads = _integer(cfg, "width", path), _integer(cfg, "heads", path)
-    if heads < 1 or width % heads:
+    width, heads = integer(cfg, "width", path), integer(cfg, "heads", path)
+    if width % heads:
         raise CheckpointError(f"text_cfg.heads is {heads}", source=path, expected=f"a divisor of the width {width}")
-    if cfg["pool_type"] not in ("argmax", "eos", "last"):
-        raise _unsupported("text_cfg.pool_type", cfg["pool_type"], path)
-    settings = {name: _integer(cfg, name, path) for name in ("context_length", "vocab_size", "width", "layers")}
+    pool = one_of(cfg, "pool_type", {"argmax": "argmax", "eos": "eos", "last": "last"}, path)
+    settings = {name: integer(cfg, name, path) for name in ("context_length", "vocab_size", "width", "layers")}
     return settings | {
         "head_width": width // heads,
-        "mlp_ratio": mlp_ratio(width, int(width * float(cfg["mlp_ratio"]))),
-        "pool": cfg["pool_type"],
-        "eos_id": _integer(cfg, "eos_id", path) if cfg["pool_type"] == "eos" else None,
+        "mlp_ratio": _mlp_ratio(cfg, width, path),
+        "pool": pool,
+        "eos_id": integer(cfg, "eos_id", path, at_least=0) if pool == "eos" else None,
         "causal": not cfg.get("no_causal_mask", False),
         "projection_bias": bool(cfg.get("proj_bias", False)),
         "norm_eps": _epsilon(cfg, path),
     }
+
+
+def _mlp_ratio(cfg: Mapping[str, Any], width: int, path: Path) -> float:
+    hidden = int(width * number(cfg, "mlp_ratio", path))
+    if hidden < 1:
+        raise CheckpointError(f"mlp_ratio is {cfg['mlp_ratio']!r}", source=path, expected="a positive number")
+    return mlp_ratio(width, hidden)
 
 
 def _activation(cfg: Mapping[str, Any], quick: bool, path: Path) -> Fact:
@@ -218,7 +229,7 @@ def _activation(cfg: Mapping[str, Any], quick: bool, path: Path) -> Fact:
 
 
 def _read_preprocess(cfg: Mapping[str, Any], image_size: int, path: Path) -> Fact:
-    size = _square(cfg.get("size", image_size))
+    size = square(cfg.get("size", image_size))
     names = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize_mode": "resize", "fill_color": "fill"}
     unknown = [key for key in cfg if key not in {*names, "size", "mode"}]
     if unknown or cfg.get("mode", "RGB") != "RGB":
@@ -229,8 +240,6 @@ def _read_preprocess(cfg: Mapping[str, Any], image_size: int, path: Path) -> Fac
         for theirs, ours in names.items()
         if theirs in cfg
     }
-    from ostension.config import from_tree
-
     try:
         # open_clip resizes and crops in the picture's own mode and converts to RGB last, as OpenAI's code does.
         return Fact(
@@ -242,7 +251,7 @@ def _read_preprocess(cfg: Mapping[str, Any], image_size: int, path: Path) -> Fac
 
 
 def _add_tokenizer(reading: Reading, cfg: Mapping[str, Any], path: Path) -> None:
-    name, options = cfg.get("hf_tokenizer_name"), cfg.get("tokenizer_kwargs") or {}
+    name, options = cfg.get("hf_tokenizer_name"), table(cfg, "tokenizer_kwargs", path, optional=True)
     vocab_size, context_length = reading.text["vocab_size"], reading.text["context_length"]
     if not name:
         if not options:  # open_clip's own tokenizer, which cleans text as OpenAI's does
@@ -266,7 +275,7 @@ def _add_tokenizer(reading: Reading, cfg: Mapping[str, Any], path: Path) -> None
     reading.facts["tokenizer"] = Fact(tokenizer, f"{path.name} (hf_tokenizer_name {name})")
 
 
-def _check_keys(table: str, cfg: Mapping[str, Any], known: set[str], path: Path) -> None:
+def _check_keys(name: str, cfg: Mapping[str, Any], known: set[str], path: Path) -> None:
     for key, value in cfg.items():
         if key in known:
             continue
@@ -274,7 +283,7 @@ def _check_keys(table: str, cfg: Mapping[str, Any], known: set[str], path: Path)
         # None in the table of neutral settings: any value is; elsewhere an unused setting is written as null or false.
         if (key in _NEUTRAL and neutral is None) or value == neutral or value in (None, False):
             continue
-        raise _unsupported(f"{table}.{key}", value, path)
+        raise _unsupported(f"{name}.{key}", value, path)
 
 
 def _unsupported(key: str, value: object, path: Path) -> CheckpointError:
@@ -283,26 +292,8 @@ def _unsupported(key: str, value: object, path: Path) -> CheckpointError:
     )
 
 
-def _table(tree: Any, key: str, path: Path) -> Mapping[str, Any]:
-    if not isinstance(tree, Mapping) or not isinstance(tree.get(key), Mapping):
-        raise CheckpointError(f"has no table {key!r}", source=path, expected="open_clip's configuration")
-    return tree[key]
-
-
-def _integer(cfg: Mapping[str, Any], key: str, path: Path) -> int:
-    value = cfg.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise CheckpointError(f"{key} is {value!r}", source=path, expected="a count")
-    return value
-
-
-def _square(size: Any) -> Any:
-    """One number where a size is given as a square's two sides."""
-    return size[0] if isinstance(size, list) and len(set(size)) == 1 else size
-
-
 def _epsilon(cfg: Mapping[str, Any], path: Path) -> float:
-    options = cfg.get("norm_kwargs") or {}
+    options = table(cfg, "norm_kwargs", path, optional=True)
     if set(options) - {"eps"}:
-        raise _unsupported("norm_kwargs", options, path)
-    return float(options.get("eps", 1e-5))
+        raise _unsupported("norm_kwargs", dict(options), path)
+    return number({"eps": 1e-5, **options}, "eps", path)

@@ -22,6 +22,7 @@ from ostension.formats import hf_common
 from ostension.formats._blocks import rename, split_block, split_heads
 from ostension.formats.facts import Fact, Reading, family_tokenizer
 from ostension.formats.hf_clip import BLOCK, HEADS, TOWERS
+from ostension.formats.settings import integer
 from ostension.formats.table import Entry, same, scalar, transposed
 from ostension.model.config import ModelConfig, VitConfig
 
@@ -103,9 +104,7 @@ def read(state: Mapping[str, Tensor], path: Path, config_path: Path, tree: Mappi
     text = hf_common.sub_config(tree, "text", _TEXT_DEFAULTS, config_path)
     if vision["vision_use_head"] is not True:
         raise CheckpointError("vision_use_head is false", source=config_path, expected="SigLIP with its attention-pool head")
-    embed_dim = (
-        text["hidden_size"] if text["projection_size"] is None else hf_common.integer(text, "projection_size", config_path)
-    )
+    embed_dim = text["hidden_size"] if text["projection_size"] is None else integer(text, "projection_size", config_path)
     reading = Reading(
         path=path,
         layout=NAME,

@@ -39,6 +39,11 @@ class Source:
         """The file that messages name."""
         return self.files[0]
 
+    @property
+    def public_name(self) -> str:
+        """The name without the folders of this machine, for records that travel with the model."""
+        return self.name if self.revision is not None else Path(self.name).name
+
 
 def find(name: str | os.PathLike, layout: str | None = None) -> Source:
     """The files of a model.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ostension.errors import CheckpointError, nearest
-from ostension.model.config import ModelConfig
+from ostension.model.config import ModelConfig, ResNetConfig
 
 Read = Callable[[Sequence[Tensor]], Tensor]
 Write = Callable[[Tensor], Sequence[Tensor]]
@@ -82,8 +82,11 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every entry of the state dict, without making the model."""
     from ostension.model.clip import CLIP
 
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in CLIP(config).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in CLIP(config).state_dict().items()}
+    except RuntimeError as error:  # torch counts bytes in 64 bits, also where it allocates none
+        raise CheckpointError(f"the configuration's sizes are past all limits ({str(error).splitlines()[0]})") from None
 
 
 def to_ours(
@@ -104,6 +107,11 @@ def to_ours(
     Raises:
         CheckpointError: naming the missing, unexpected or misshapen tensors, both shapes, and the nearest known name.
     """
+    layers = max(
+        config.text.layers, sum(config.vision.layers) if isinstance(config.vision, ResNetConfig) else config.vision.layers
+    )
+    if layers > len(state):  # before a model of that depth is made, which takes time even without memory
+        raise CheckpointError(f"the configuration has {layers} layers and the file {len(state)} tensors", source=path)
     shapes = expected_shapes(config)
     entries = {name: layout(name) for name in shapes}
     known = {theirs for entry in entries.values() for theirs in entry.theirs}

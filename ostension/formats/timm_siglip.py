@@ -19,6 +19,7 @@ from torch import Tensor
 from ostension.errors import CheckpointError
 from ostension.formats._blocks import rename, split_block
 from ostension.formats.facts import Fact, Reading, mlp_ratio
+from ostension.formats.settings import one_of, table
 from ostension.formats.siglip import INITIAL, NO_CAP, TEXT_FORM, VISION_FORM
 from ostension.formats.table import Entry, count_layers, fused, led, need, same, scalar, transposed
 from ostension.model.config import VitConfig
@@ -94,13 +95,17 @@ def entry(name: str) -> Entry:
 
 def read(state: Mapping[str, Tensor], path: Path) -> Reading:
     """The architecture from the shapes; heads from the table of known widths, activations unknown."""
-    table = need(state, "text.token_embedding.weight", path, NAME, 2)
-    width = table.shape[1]
+    embedding = need(state, "text.token_embedding.weight", path, NAME, 2)
+    width = embedding.shape[1]
     hidden = need(state, "text.transformer.resblocks.0.mlp.c_fc.weight", path, NAME, 2).shape[0]
     text: dict[str, Any] = {
         "context_length": need(state, "text.positional_embedding", path, NAME, 2).shape[0],
-        "vocab_size": table.shape[0], "width": width, "norm_eps": 1e-6, "mlp_ratio": mlp_ratio(width, hidden),
-        "layers": count_layers(state, r"text\.transformer\.resblocks\.(\d+)\."), "head_width": _head_width("text", width, path),
+        "vocab_size": embedding.shape[0],
+        "width": width,
+        "norm_eps": 1e-6,
+        "mlp_ratio": mlp_ratio(width, hidden),
+        "layers": count_layers(state, r"text\.transformer\.resblocks\.(\d+)\."),
+        "head_width": _head_width("text", width, path),
     }
     embed_dim = need(state, "text.text_projection.weight", path, NAME, 2).shape[0]
     vision, settings = read_vision(state, path), dict(INITIAL)
@@ -116,12 +121,16 @@ def read_vision(state: Mapping[str, Tensor], path: Path, heads: int | None = Non
     width, grid = patch.shape[0], math.isqrt(positions)
     if grid * grid != positions:
         raise CheckpointError(f"'{TRUNK}pos_embed' has {positions} positions", source=path, expected="a square number")
-    if heads is not None and (heads < 1 or width % heads):
+    if heads is not None and width % heads:
         raise CheckpointError(f"num_heads is {heads}", source=path, expected=f"a divisor of the width {width}")
     hidden = need(state, f"{TRUNK}blocks.0.mlp.fc1.weight", path, NAME, 2).shape[0]
     return VISION_FORM | {
-        "image_size": patch.shape[-1] * grid, "patch_size": patch.shape[-1], "width": width, "norm_eps": 1e-6,
-        "layers": count_layers(state, r"visual\.trunk\.blocks\.(\d+)\."), "mlp_ratio": mlp_ratio(width, hidden),
+        "image_size": patch.shape[-1] * grid,
+        "patch_size": patch.shape[-1],
+        "width": width,
+        "norm_eps": 1e-6,
+        "layers": count_layers(state, r"visual\.trunk\.blocks\.(\d+)\."),
+        "mlp_ratio": mlp_ratio(width, hidden),
         "head_width": _head_width("vision", width, path) if heads is None else width // heads,
     }
 
@@ -143,11 +152,9 @@ def vision_activation(vision_cfg: Mapping[str, Any], path: Path) -> Fact:
         CheckpointError: for a timm model that is not one of SigLIP's.
     """
     name = str(vision_cfg.get("timm_model_name"))
-    own = (vision_cfg.get("timm_model_kwargs") or {}).get("act_layer")
-    if own is not None:
-        if own not in TIMM_ACTIVATIONS:
-            raise CheckpointError(f"act_layer is {own!r}", source=path, expected=f"one of {', '.join(TIMM_ACTIVATIONS)}")
-        return Fact(TIMM_ACTIVATIONS[own], f"{path.name} (act_layer)")
+    own = table(vision_cfg, "timm_model_kwargs", path, optional=True)
+    if "act_layer" in own:
+        return Fact(one_of(own, "act_layer", TIMM_ACTIVATIONS, path), f"{path.name} (act_layer)")
     if name.startswith(_TANH):
         return Fact("gelu_tanh", f"the timm model {name}")
     if name.startswith(_EXACT):

@@ -43,6 +43,13 @@ _STORAGE_TYPES = {
 _TYPED_LISTS = {"build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"}
 
 
+# What a damaged description can make the unpickler raise.
+DAMAGE = (
+    zipfile.BadZipFile, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError, IndexError, TypeError,
+    AttributeError, struct.error, RecursionError, UnicodeDecodeError, OverflowError, NotImplementedError,
+)
+
+
 class Inert:
     """A stand-in for a TorchScript object: its class name and its attributes, nothing that runs."""
 
@@ -67,22 +74,7 @@ def read_archive(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             root = _Unpickler(io.BytesIO(pickled), records).load()
     except CheckpointError:
         raise
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        pickle.UnpicklingError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        struct.error,
-        RecursionError,
-        UnicodeDecodeError,
-        OverflowError,
-        NotImplementedError,
-    ) as error:
+    except DAMAGE as error:
         first = str(error).split("\n", 1)[0] or type(error).__name__
         raise CheckpointError(
             f"not a sound TorchScript archive ({first})", source=path, fix="copy or download it again"
@@ -167,7 +159,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
             return _Rebuild(self.records)
         if module == "torch._utils" and name == "_rebuild_parameter":
             return lambda tensor, requires_grad, hooks: tensor
-        if module == "torch" and name in _STORAGE_TYPES:
+        if module in ("torch", "torch.cuda") and name in _STORAGE_TYPES:
             return _STORAGE_TYPES[name]
         if module == "torch.jit._pickle" and name in _TYPED_LISTS:
             return list

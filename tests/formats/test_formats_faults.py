@@ -322,6 +322,7 @@ def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(folder, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.slow
 def test_a_save_that_is_killed_never_leaves_a_half_folder(tmp_path):
     import subprocess
     import sys
@@ -350,7 +351,7 @@ def test_a_save_that_is_killed_never_leaves_a_half_folder(tmp_path):
         ({"vision_cfg": {"layers": 4}}, "tensors are missing: 'visual.transformer.resblocks.3"),
         ({"vision_cfg": {"head_width": 5}}, "vision.width is 48; expected a multiple of head_width 5"),
         ({"text_cfg": {"heads": 5}}, "text_cfg.heads is 5; expected a divisor"),
-        ({"embed_dim": "512"}, "embed_dim is '512'; expected a count"),
+        ({"embed_dim": "512"}, "embed_dim is '512'; expected a whole number"),
         ({"vision_cfg": {"act_kwargs": {"approximate": "weird"}}}, "act_kwargs is"),
     ],
 )

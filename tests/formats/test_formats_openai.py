@@ -98,7 +98,7 @@ def test_tensors_of_an_archive_can_be_written_to_without_changing_the_file(tmp_p
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name[:5] in ("RN50x", "RN101"))) for name in ENTRIES])
 def test_the_architecture_of_the_nine_models_is_read_off_their_shapes(name):
     config = preset(name)
     shapes = expected_shapes(config)
