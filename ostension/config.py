@@ -124,7 +124,7 @@ def _read_union(arguments: tuple, value: Any, key: str, source: object) -> Any:
     tagged = [option for option in options if dataclasses.is_dataclass(option)]
     if len(tagged) > 1 and isinstance(value, Mapping):
         by_kind = {typing.get_args(typing.get_type_hints(option)["kind"])[0]: option for option in tagged}
-        if value.get("kind") not in by_kind:
+        if not isinstance(value.get("kind"), str) or value["kind"] not in by_kind:
             raise _wrong(f"{key}.kind" if key else "kind", value.get("kind"), "one of " + ", ".join(map(repr, by_kind)), source)
         return _read(by_kind[value["kind"]], value, key, source)
     if len(options) == 1:

@@ -56,6 +56,7 @@ class VitConfig:
         require(
             self.image_size >= self.patch_size, "vision.image_size", self.image_size, f"patch_size {self.patch_size} or more"
         )
+        require(0 < self.mlp_ratio < math.inf, "vision.mlp_ratio", self.mlp_ratio, "a positive number")
         require(self.width % self.head_width == 0, "vision.width", self.width, f"a multiple of head_width {self.head_width}")
         require(self.pool != "class" or self.class_token, "vision.pool", self.pool, "'map' or 'mean' without a class token")
 
@@ -93,6 +94,7 @@ class ResNetConfig:
 
     def __post_init__(self):
         require(self.image_size % 32 == 0 and self.image_size > 0, "vision.image_size", self.image_size, "a multiple of 32")
+        require(self.head_width >= 1, "vision.head_width", self.head_width, "1 or more")
         require(min(self.layers) >= 1, "vision.layers", self.layers, "1 or more in each stage")
         require(
             self.width % 2 == 0 and (32 * self.width) % self.head_width == 0,
@@ -137,6 +139,7 @@ class TextConfig:
     def __post_init__(self):
         for key in ("context_length", "vocab_size", "width", "layers", "head_width"):
             require(getattr(self, key) >= 1, f"text.{key}", getattr(self, key), "1 or more")
+        require(0 < self.mlp_ratio < math.inf, "text.mlp_ratio", self.mlp_ratio, "a positive number")
         require(self.width % self.head_width == 0, "text.width", self.width, f"a multiple of head_width {self.head_width}")
         require(
             (self.pool == "eos") == (self.eos_id is not None), "text.eos_id", self.eos_id, "an id exactly if text.pool is 'eos'"
