@@ -150,7 +150,7 @@ class Transform:
     def pixels(self, image: object, *, name: str | None = None) -> UInt8[Tensor, "3 H W"]:
         """The picture before normalisation, in bytes: a quarter of the memory, for caches and for looking at."""
         planes, _ = self._planes(image, name)
-        return torch.from_numpy(np.ascontiguousarray(planes))
+        return torch.from_numpy(planes.copy())
 
     def normalize(self, pixels: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
         """(pixels / 255 - mean) / std in float32: `transform(x)` is `transform.normalize(transform.pixels(x))`."""
