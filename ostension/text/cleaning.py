@@ -40,6 +40,10 @@ _FIXERS = (
     fixes.remove_terminal_escapes,
     fixes.remove_control_chars,
 )
+# Every character that one of them changes (and more: a test asks them about all others).
+_FIXABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\u02bc\u2000-\u206f\u3000\ud800-\udfff\uf000-\uffff]"
+)
 _FTFY_DEFAULTS = ftfy.TextFixerConfig(explain=False)
 _FTFY_MAX_LINE = 1_000_000  # ftfy's max_decode_length: it cuts longer lines there
 
@@ -149,8 +153,9 @@ def _fix_line(line: str, unescape: bool) -> str:
             line = fixes.unescape_html(_AMPERSAND_CHAIN.sub("&amp;", line))
         if is_bad(line):  # otherwise fix_encoding leaves it alone, but takes ten times as long to say so
             line = ftfy.fix_encoding(line, _FTFY_DEFAULTS)
-        for fixer in _FIXERS:
-            line = fixer(line)
+        if _FIXABLE.search(line):
+            for fixer in _FIXERS:
+                line = fixer(line)
         line = nfc(line)
         if line == before:
             return line

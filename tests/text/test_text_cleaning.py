@@ -29,6 +29,11 @@ def test_repair_is_ftfys_on_hard_strings():
         assert cleaning.fix_text(text) == ftfy.fix_text(text), ascii(text)
 
 
+def test_the_fixers_leave_every_other_character_alone():
+    others = "".join(filter(lambda character: not cleaning._FIXABLE.match(character), map(chr, range(0x110000))))
+    assert all(fixer(others) == others for fixer in cleaning._FIXERS)
+
+
 def test_openai_cleaning_is_the_references_on_hard_strings():
     for text in hard_strings(800, seed=2, everything=True):
         assert cleaning.clean_openai(text) == reference_clean(text), ascii(text)
