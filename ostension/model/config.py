@@ -79,37 +79,56 @@ class ResNetConfig:
     """CLIP's residual network: three-convolution stem, blur-pooled bottlenecks, attention pool.
 
     Attributes:
-        layers: bottlenecks in each of the four stages.
-        width: channels W of the stem's output; the feature has 32 W channels.
-        head_width: width of one head of the attention pool (64; H = 32 W / head_width).
-        pool: "attention" is CLIP's head; "mean" averages the last map and projects it, which takes pictures of any size.
+        layers: bottlenecks in each stage; CLIP has four stages. Each stage after the first halves the map.
+        width: channels W of the stem's output; the last map has W * 4 * 2^(stages - 1) channels, 32 W in CLIP.
+        head_width: width of one head of the attention pool (64; H = channels / head_width).
+        pool: "attention" is CLIP's head; "flatten" projects the whole last map at once, position by position. It suits
+            small pictures of one thing in the middle, where a place in the picture means something.
+        stem_pool: halve the map once more after the stem (CLIP); without it small pictures keep a map worth reading.
     """
 
     kind: Literal["resnet"] = "resnet"
     image_size: int
-    layers: tuple[int, int, int, int]
+    layers: tuple[int, ...]
     width: int
     head_width: int = 64
-    pool: Literal["attention", "mean"] = "attention"
+    pool: Literal["attention", "flatten"] = "attention"
+    stem_pool: bool = True
 
     def __post_init__(self):
-        require(self.image_size % 32 == 0 and self.image_size > 0, "vision.image_size", self.image_size, "a multiple of 32")
-        require(self.head_width >= 1, "vision.head_width", self.head_width, "1 or more")
-        require(min(self.layers) >= 1, "vision.layers", self.layers, "1 or more in each stage")
+        require(len(self.layers) >= 1 and min(self.layers) >= 1, "vision.layers", self.layers, "1 or more in each stage")
         require(
-            self.width % 2 == 0 and (32 * self.width) % self.head_width == 0,
+            self.image_size % self.stride == 0 and self.image_size > 0,
+            "vision.image_size",
+            self.image_size,
+            f"a multiple of {self.stride}",
+        )
+        require(self.head_width >= 1, "vision.head_width", self.head_width, "1 or more")
+        require(
+            self.width % 2 == 0 and self.channels % self.head_width == 0,
             "vision.width",
             self.width,
             "an even number that the heads divide",
         )
 
     @property
+    def channels(self) -> int:
+        """Of the last map."""
+        return 4 * self.width * 2 ** (len(self.layers) - 1)
+
+    @property
     def heads(self) -> int:
-        return 32 * self.width // self.head_width
+        return self.channels // self.head_width
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side of one position of the last map (32 in CLIP)."""
+        return 2 * (1 + self.stem_pool) * 2 ** (len(self.layers) - 1)
 
     @property
     def grid(self) -> int:
-        return self.image_size // 32
+        """Positions along one side of the last map."""
+        return self.image_size // self.stride
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

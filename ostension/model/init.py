@@ -2,7 +2,8 @@
 
 The values are OpenAI's released code (which leaves the vision transformer's blocks at PyTorch's defaults; the paper's
 "slightly different" initialisation of it is not in the release). W is the width of the parameter's tower, L its layers,
-F 32 times a ResNet's width. "fan" is PyTorch's default for linear and convolution layers, U(-1, 1) / sqrt(fan in).
+F the channels of a ResNet's last map (times its positions where the head flattens it). "fan" is PyTorch's default for
+linear and convolution layers, U(-1, 1) / sqrt(fan in).
 
 Random numbers come from a seed of their own for each parameter, so that one parameter's values depend neither on the
 others nor on the process's random state.
@@ -108,5 +109,6 @@ def _width_and_layers(name: str, config: ModelConfig) -> tuple[int, int]:
     if name.startswith("text."):
         return config.text.width, config.text.layers
     if isinstance(config.vision, ResNetConfig):
-        return 32 * config.vision.width, sum(config.vision.layers)
+        positions = config.vision.grid**2 if name == "visual.proj" else 1
+        return config.vision.channels * positions, sum(config.vision.layers)
     return config.vision.width, config.vision.layers

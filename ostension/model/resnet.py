@@ -57,7 +57,7 @@ class MapAttentionPool(nn.Module):
 
     def __init__(self, config: ResNetConfig, embed_dim: int):
         super().__init__()
-        width = 32 * config.width
+        width = config.channels
         self.heads = config.heads
         self.positional_embedding = nn.Parameter(torch.empty(config.grid**2 + 1, width))
         self.k_proj = nn.Linear(width, width)
@@ -77,7 +77,7 @@ class MapAttentionPool(nn.Module):
 
 
 class ResNet(nn.Module):
-    """An image as one vector; the head is `attnpool`, or the matrix `proj` after a mean over the map."""
+    """An image as one vector; the head is `attnpool`, or the matrix `proj` of the flattened map."""
 
     def __init__(self, config: ResNetConfig, embed_dim: int):
         super().__init__()
@@ -96,14 +96,14 @@ class ResNet(nn.Module):
             channels = planes * EXPANSION
             blocks += [Bottleneck(channels, planes, 1) for _ in range(1, depth)]
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-        mean = config.pool == "mean"
-        self.attnpool = None if mean else MapAttentionPool(config, embed_dim)
-        self.proj = nn.Parameter(torch.empty(32 * width, embed_dim)) if mean else None
+        flat = config.pool == "flatten"
+        self.attnpool = None if flat else MapAttentionPool(config, embed_dim)
+        self.proj = nn.Parameter(torch.empty(config.grid**2 * config.channels, embed_dim)) if flat else None
         self.checkpointing = False
 
     def tap_names(self) -> tuple[str, ...]:
         """The intermediates that `taps` may name."""
-        return ("embedded", *(f"blocks.{stage}" for stage in range(4)), "patches", "pooled", "embedding")
+        return ("embedded", *(f"blocks.{stage}" for stage in range(len(self.config.layers))), "patches", "pooled", "embedding")
 
     def forward(
         self, images: Float[Tensor, "B 3 S S"], *, insert: VisualInsert | None = None, taps: Taps | None = None
@@ -118,10 +118,11 @@ class ResNet(nn.Module):
         x = images.contiguous(memory_format=torch.channels_last)
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             x = conv_norm(x, conv, norm)
-        x = F.avg_pool2d(x, 2)
+        if self.config.stem_pool:
+            x = F.avg_pool2d(x, 2)
         if taps is not None:
             taps.put("embedded", x)
-        for stage in range(4):
+        for stage in range(len(self.config.layers)):
             for block in getattr(self, f"layer{stage + 1}"):
                 x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else block(x)
             if insert is not None and insert.hook is not None:
@@ -142,6 +143,6 @@ class ResNet(nn.Module):
         """The feature of the last map (B, P, W) before and after the projection."""
         if self.attnpool is not None:
             return self.attnpool(x)
-        pooled = x.mean(dim=1)
+        pooled = x.flatten(1)  # (B, P * channels)
         assert self.proj is not None
         return pooled, pooled @ self.proj

@@ -1,4 +1,4 @@
-"""The residual network with a mean in place of the attention pool, and the spread of the token embeddings."""
+"""The residual network with a flattened map in place of the attention pool, and the spread of the token embeddings."""
 
 from __future__ import annotations
 
@@ -14,29 +14,38 @@ from ostension.model.config import ResNetConfig
 from ostension.model.presets import preset
 
 
-def mean_pooled():
+def flattened(**changes):
     config = preset("tiny-resnet")
-    return dataclasses.replace(config, vision=dataclasses.replace(config.vision, pool="mean"))
+    return dataclasses.replace(config, vision=dataclasses.replace(config.vision, pool="flatten", **changes))
 
 
 def images(side):
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(side))
 
 
-def test_the_embedding_is_the_projected_mean_of_the_last_map(tiny):
-    model = tiny(mean_pooled())
+def test_the_embedding_is_the_projection_of_the_whole_last_map(tiny):
+    model = tiny(flattened())
     found = model.image_features(images(64), taps=("patches", "pooled", "embedding"))
-    torch.testing.assert_close(found["pooled"], found["patches"].mean(1))
-    torch.testing.assert_close(found["embedding"], found["patches"].mean(1) @ model.visual.proj)
+    torch.testing.assert_close(found["pooled"], found["patches"].flatten(1))
+    torch.testing.assert_close(found["embedding"], found["patches"].flatten(1) @ model.visual.proj)
 
 
-@pytest.mark.parametrize("side", [32, 48, 64, 96])
-def test_pictures_of_any_size_are_taken(tiny, side):
-    assert tiny(mean_pooled()).encode_image(images(side)).shape == (2, 32)
+@pytest.mark.parametrize(("layers", "stem_pool", "stride"), [((1, 1, 1, 1), True, 32), ((1, 1, 1), False, 8), ((1, 1), True, 8)])
+def test_stages_and_the_stems_pool_set_the_stride(tiny, layers, stem_pool, stride):
+    model = tiny(flattened(layers=layers, stem_pool=stem_pool))
+    vision = model.config.vision
+    assert (vision.stride, vision.grid) == (stride, 64 // stride)
+    patches = model.image_features(images(64), taps=("patches",))["patches"]
+    assert patches.shape == (2, vision.grid**2, vision.channels)
+
+
+def test_a_place_in_the_picture_means_something(tiny):
+    model, picture = tiny(flattened()), images(64)
+    assert not torch.allclose(model.encode_image(picture), model.encode_image(picture.flip(-1)), atol=1e-3)
 
 
 def test_it_is_saved_and_loaded_in_our_layout_and_refused_in_open_clips(tiny, tmp_path):
-    model = tiny(mean_pooled())
+    model = tiny(flattened())
     ostension.save(model, tmp_path / "ours")
     loaded = ostension.load(tmp_path / "ours", dtype="float32", device="cpu")
     torch.testing.assert_close(loaded.encode_image(images(64)), model.encode_image(images(64)))
