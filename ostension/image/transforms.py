@@ -99,11 +99,17 @@ class Transform:
         return f"Transform({self.config!r})"
 
     def __call__(
-        self, image: object, *, name: str | None = None, seen: collections.Counter[str] | None = None
+        self,
+        image: object,
+        *,
+        place: tuple[float, float] | None = None,
+        name: str | None = None,
+        seen: collections.Counter[str] | None = None,
     ) -> Float[Tensor, "3 H W"]:
         """The normalised tensor of one picture.
 
         Args:
+            place: where to cut, across and down, as shares from 0 up to 1 of the length to spare; the middle by default.
             name: what to call the picture in messages, if its path does not say it.
             seen: counts what was met (`decode.TRAITS`: animated, alpha, degenerate, ...).
 
@@ -111,7 +117,7 @@ class Transform:
             DataError, LimitError: naming the picture and the reason; see `decode.read_picture`.
         """
         out = torch.empty((3, self.config.image_size, self.config.image_size))
-        traits = self._write(image, out.numpy(), name)
+        traits = self._write(image, out.numpy(), name, place)
         if seen is not None:
             seen.update(traits)
         return out
@@ -157,20 +163,24 @@ class Transform:
         mean, std = (torch.from_numpy(values).to(pixels.device) for values in (self._mean, self._std))
         return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
-    def _write(self, image: object, out: np.ndarray, name: str | None) -> frozenset[str]:
+    def _write(
+        self, image: object, out: np.ndarray, name: str | None, place: tuple[float, float] | None = None
+    ) -> frozenset[str]:
         """Write one picture's tensor into `out` and give its traits.
 
         In numpy, whose operations on so little data never start threads: torch's may, and waiting for them costs more
         than the work when all cores are busy.
         """
-        planes, traits = self._planes(image, name)
+        planes, traits = self._planes(image, name, place)
         np.copyto(out, planes)
         np.divide(out, np.float32(255), out=out)
         np.subtract(out, self._mean, out=out)
         np.divide(out, self._std, out=out)
         return traits
 
-    def _planes(self, source: object, name: str | None) -> tuple[UInt8[np.ndarray, "3 H W"], frozenset[str]]:
+    def _planes(
+        self, source: object, name: str | None, place: tuple[float, float] | None = None
+    ) -> tuple[UInt8[np.ndarray, "3 H W"], frozenset[str]]:
         config = self.config
         picture = read_picture(
             source, max_pixels=config.max_pixels, max_bytes=config.max_bytes, exif=config.exif, name=name
@@ -179,7 +189,7 @@ class Transform:
         if config.mode != "openai-exact" or (config.alpha == "white" and has_transparency(image)):
             image = to_rgb(image, config.alpha, name=picture.name)
         size = resized_size(image.size, config.image_size, config.resize)
-        window = _window(size, config)
+        window = _window(size, config, place)
         if config.mode == "fast" and _fast_pays(image.size, size, window):
             planes = _resize_fast(image, size, window, config.interpolation)
         else:
@@ -203,11 +213,16 @@ def resized_size(size: tuple[int, int], side: int, rule: str) -> tuple[int, int]
     return (side, stretched) if width <= height else (stretched, side)
 
 
-def _window(size: tuple[int, int], config: PreprocessConfig) -> tuple[int, int, int, int]:
-    """The centre crop: left, top, right, bottom; whole sides where they are not longer than the crop."""
+def _window(
+    size: tuple[int, int], config: PreprocessConfig, place: tuple[float, float] | None
+) -> tuple[int, int, int, int]:
+    """The crop: left, top, right, bottom; whole sides where they are not longer than the crop."""
     side = config.image_size
     spare = [max(0, length - side) for length in size]
-    left, top = (extra // 2 if config.crop_rounding == "floor" else round(extra / 2) for extra in spare)
+    if place is not None:
+        left, top = (int(share * (extra + 1)) for share, extra in zip(place, spare, strict=True))
+    else:
+        left, top = (extra // 2 if config.crop_rounding == "floor" else round(extra / 2) for extra in spare)
     return left, top, left + min(side, size[0]), top + min(side, size[1])
 
 
