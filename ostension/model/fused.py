@@ -128,9 +128,10 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> _Folded:
 
     Writing through `.data` hides from the version counter; use `torch.no_grad()` instead, as optimisers do.
     """
-    mean, var = norm.running_mean, norm.running_var
-    assert mean is not None and var is not None
-    sources = (conv.weight, norm.weight, norm.bias, mean, var)
+    mean, var, steps = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    assert mean is not None and var is not None and steps is not None
+    # A batch norm in training mode updates its statistics without counting a version, but it counts its batches.
+    sources = (conv.weight, norm.weight, norm.bias, mean, var, steps)
     state = tuple((tensor.data_ptr(), tensor.dtype, -1 if tensor.is_inference() else tensor._version) for tensor in sources)
     known = _folded.get(conv)
     if known is not None and known.state == state:
