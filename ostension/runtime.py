@@ -119,10 +119,11 @@ def pick_dtype(name: str = "auto", device: torch.device | str = "cpu") -> torch.
 
 
 def set_threads(count: int | None = None) -> int:
-    """Set torch's threads to `count`, or to the available cores; gives the number set."""
+    """Set torch's threads to `count`, else to OMP_NUM_THREADS, else to the available cores; gives the number set."""
     import torch
 
-    count = count or available_cores()
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    count = count or (int(asked) if asked.isdecimal() else 0) or available_cores()
     torch.set_num_threads(count)
     return count
 

@@ -1,0 +1,177 @@
+"""The demo from start to end: plan, train, evaluate, report. A rerun goes on where the last one stopped.
+
+The number of steps is decided once, from this machine's measured speed and the minutes asked for, and written to
+`demo.json`; from then on everything is a function of the step, as in any run, and resuming changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ostension import files, runtime
+from ostension.data.embedded import load_emoji
+from ostension.errors import ConfigError, DataError
+from ostension.evals.records import save_records
+from ostension.formats.load import load
+from ostension.model.predictor import Predictor
+from ostension.recipes import demo
+from ostension.recipes._demo_report import RunFacts, build_report
+from ostension.recipes._emoji_batches import thinned
+from ostension.recipes._emoji_evaluation import EmojiEvaluation, pictures
+from ostension.runlog import Tracker, read_records
+from ostension.train.pretraining import Pretraining
+
+PLAN, RECORDS, REPORT = "demo.json", "records.json", "report.html"
+MODEL, CLASSIFIER, PICTURES = "model", "classifier", "pictures"
+LANGUAGES = ("de", "es", "fr", "hi", "ja", "ru", "zh")
+EVALUATION_S = 45.0  # kept free of the minutes: 35 to 50 s of one core here, of which the map takes a quarter
+MIN_STEPS, TRIAL_STEPS = 20, 12
+NUM_PICTURES = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What the demo is asked for.
+
+    Attributes:
+        minutes: of the whole demo on this machine, training and evaluation.
+        languages: also train on and ask in seven other languages.
+        seed: of everything random.
+        smoke: twenty steps on an eighth of the names: shows that everything runs.
+    """
+
+    minutes: float = 7.0
+    languages: bool = False
+    seed: int = 0
+    smoke: bool = False
+
+    def __post_init__(self):
+        if not self.minutes > 0:
+            raise ConfigError(f"--minutes is {self.minutes:g}", expected="more than 0")
+
+
+def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ()) -> list[str]:
+    """Do what is left of the demo in `folder`; gives the commands to go on with.
+
+    Raises:
+        ConfigError: if `folder` holds a demo of another configuration.
+        DataError: if it cannot be written.
+    """
+    started = time.perf_counter()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot be used: {error.strerror}", source=folder, expected="a folder that can be written") from None
+    _say(f"everything goes to {folder}")
+    pretraining = plan(config, folder)
+    if not (folder / MODEL).is_dir():
+        result = pretraining.run(folder, trackers=trackers)
+        if result.status == "stopped":
+            raise KeyboardInterrupt
+    trained = time.perf_counter()
+    _say("evaluating on the style and the names that training never saw")
+    model = load(folder / MODEL, dtype="float32")
+    emoji = thinned(load_emoji(), pretraining.batches.every)  # type: ignore[attr-defined]
+    evaluator = EmojiEvaluation(model, emoji, demo.TEMPLATES, seed=config.seed)
+    found = evaluator.run(LANGUAGES if config.languages else ())
+    save_records(folder / RECORDS, found.records)
+    shown = export_pictures(evaluator, folder / PICTURES)
+    Predictor.zero_shot(model, emoji.names(), demo.TEMPLATES).save(folder / CLASSIFIER)
+    commands = [
+        f"ostension classify {folder / PICTURES} --predictor {folder / CLASSIFIER}",
+        f'ostension classify {folder / PICTURES / shown} --labels "fruit,animal,vehicle,face" --model {folder / MODEL}',
+        f"ostension model inspect {folder / MODEL}",
+    ]
+    facts = [
+        ("seconds of training in this sitting", f"{trained - started:.0f}"),
+        ("seconds of evaluation", f"{time.perf_counter() - trained:.0f}"),
+        *_facts(config, pretraining, evaluator.hashes),
+    ]
+    log = read_records(folder, kinds=("step",))
+    page = build_report(evaluator, found, RunFacts(
+        log=log, facts=facts, minutes=(time.perf_counter() - started) / 60, commands=commands,
+        parameters=sum(parameter.numel() for parameter in model.parameters()), pairs_seen=int(log[-1]["samples_seen"]),
+    ))  # fmt: skip
+    files.write_text(folder / REPORT, page)
+    for view in ("seen-names", "new-names"):
+        top1 = found.records[f"zero-shot/{view}"].metrics["top1"]
+        title = found.records[f"zero-shot/{view}"].subject
+        _say(f"{title}: {100 * top1.value:.1f} % right at the first guess (chance {100 * (top1.chance or 0):.2g} %)")
+    return commands
+
+
+def plan(config: DemoConfig, folder: Path) -> Pretraining:
+    """The run: as written in the folder before, or made to fit the minutes and written there.
+
+    Raises:
+        ConfigError: if the folder holds a demo that was asked for otherwise.
+    """
+    path, asked = folder / PLAN, dataclasses.asdict(config)
+    if path.exists():
+        written = files.read_json(path)
+        if not isinstance(written, dict) or written.get("asked") != asked or not isinstance(written.get("steps"), int):
+            raise ConfigError(
+                f"holds a demo that was asked for otherwise: {written}", source=path, expected=f"{asked}",
+                fix="use the same flags to go on, or another --out",
+            )  # fmt: skip
+        steps = written["steps"]
+    else:
+        steps = demo.smoke().train.steps if config.smoke else fitting_steps(config)
+        files.write_json(path, {"asked": asked, "steps": steps})
+    return demo.smoke() if config.smoke else recipe_for(config, steps)
+
+
+def recipe_for(config: DemoConfig, steps: int) -> Pretraining:
+    """The recipe in so many steps, with the languages and the seed that were asked for."""
+    return demo.recipe(steps, languages=LANGUAGES if config.languages else (), seed=config.seed)
+
+
+def fitting_steps(config: DemoConfig) -> int:
+    """Steps that fit the minutes, from the speed of a few trial steps on this machine."""
+    budget = config.minutes * 60 - EVALUATION_S
+    trial = recipe_for(config, TRIAL_STEPS).changed({"train.log_every": TRIAL_STEPS // 3})
+    with tempfile.TemporaryDirectory() as folder:
+        trial.run(folder)
+        # Not the first interval, which pays for caches and first allocations.
+        seconds = min(float(record["step_s"]) for record in read_records(folder, kinds=("step",))[1:])
+    steps = max(MIN_STEPS, int(budget / seconds))
+    _say(f"{1000 * seconds:.0f} ms a step measured here; {config.minutes:g} minutes are {steps} steps and the evaluation")
+    return steps
+
+
+def export_pictures(evaluator: EmojiEvaluation, folder: Path) -> str:
+    """Write some pictures of held-out names in the new style as PNG files; gives the first one's name."""
+    emoji = evaluator.emoji
+    rows = evaluator.views[1].rows
+    drawn = runtime.numpy_generator(evaluator.seed, "pictures").permutation(rows)[:NUM_PICTURES]
+    names = []
+    for row in np.sort(drawn):
+        name = "".join(letter if letter.isalnum() else "-" for letter in emoji.concepts[emoji.concept[row]].name) + ".png"
+        with files.atomic_path(folder / name) as path:
+            pictures(emoji, np.array([row]))[0].resize((128, 128)).save(path, "PNG")
+        names.append(name)
+    return names[0]
+
+
+def _facts(config: DemoConfig, pretraining: Pretraining, hashes: dict[str, str]) -> list[tuple[str, str]]:
+    """Rows of the table at the end of the report."""
+    versions = runtime.versions()
+    return [
+        ("steps", str(pretraining.train.steps)),
+        ("processor", f"{runtime.cpu_name()}, {runtime.available_cores()} cores"),
+        ("weights in training", pretraining.train.precision),
+        *((f"{name.replace('_', ' ')}, SHA-256", value) for name, value in hashes.items()),
+        ("seed", str(config.seed)),
+        ("versions", ", ".join(f"{name} {versions[name]}" for name in ("ostension", "python", "torch", "numpy"))),
+    ]
+
+
+def _say(text: str) -> None:
+    print(f"demo: {text}", file=sys.stderr, flush=True)
