@@ -116,8 +116,12 @@ class Tokenizer(abc.ABC):
             self.count_truncated(num_cut, len(texts))
         return rows
 
-    def encode(self, text: Texts) -> list[int]:
-        """The ids of one text, without start, end or limit."""
+    def encode(self, text: Any) -> list[int]:
+        """The ids of one text (a `str`), without start, end or limit.
+
+        Raises:
+            DataError: for what is not text.
+        """
         if not isinstance(text, str):
             raise _not_text(text, "the text to encode")
         return list(self._leading_ids(text, None))
@@ -130,7 +134,7 @@ class Tokenizer(abc.ABC):
         """
         ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         for index in ids:
-            if not isinstance(index, int) or not 0 <= index < self.vocab_size:
+            if not isinstance(index, (int, np.integer)) or not 0 <= index < self.vocab_size:
                 raise DataError(f"{index!r} is not a token id", expected=f"ids from 0 to {self.vocab_size - 1}")
         ids = itertools.takewhile(lambda index: index != self.end_id, ids)
         return self._decode([index for index in ids if index != self.start_id])

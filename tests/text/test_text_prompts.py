@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -264,3 +267,13 @@ def test_tokens_are_separate_lists(tokenizer):
     rows = compose(tokenizer, ["{}", "a {}"], ["cat", "dog"])
     rows[0][0].append(5)
     assert compose(tokenizer, ["{}", "a {}"], ["cat", "dog"])[0][0] == tokenizer.ragged("cat")[0]
+
+
+# The page
+
+
+def test_the_pages_python_runs(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "prompts.md").read_text(encoding="utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(block, {})
+    assert "oxford_pets" in capsys.readouterr().out
