@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ostension.errors import ConfigError
 from ostension.image.transforms import Transform
 from ostension.model.config import ModelConfig, ResNetConfig, VitConfig
 from ostension.model.init import initialise
@@ -183,6 +184,8 @@ class CLIP(nn.Module):
         """
         config, vision, text = self.config, self.config.vision, self.config.text
         pixels, length = image_size or vision.image_size, context_length or text.context_length
+        if pixels != vision.image_size and getattr(vision, "pool", None) == "flatten":
+            raise ConfigError("a flattened last map is projected position by position, which fixes the image size")
         config = dataclasses.replace(
             config,
             vision=dataclasses.replace(vision, image_size=pixels),
