@@ -74,8 +74,8 @@ def _signatures() -> dict[str, set[str]]:
     """Every name that each layout can have, numbers replaced, from one model of each form."""
     from ostension.model.presets import preset
 
-    plain = [name for form in ("ViT-B-32", "RN50") for name in expected_shapes(preset(form))]
-    bias = list(expected_shapes(preset("ViT-B-16-SigLIP")))
+    plain = [name for form in ("tiny-vit", "tiny-resnet") for name in expected_shapes(preset(form))]
+    bias = list(expected_shapes(preset("tiny-siglip")))
     vit = [
         name
         for name in plain

@@ -15,22 +15,31 @@ from ostension.text.sentencepiece import SentencePieceTokenizer
 from ostension.text.tokenizer import ClipTokenizer, Tokenizer
 
 
-def write(tokenizer: Tokenizer, folder: Path) -> list[str]:
-    """Write the files of `tokenizer`; gives notes on what transformers will do otherwise."""
+def write(tokenizer: Tokenizer, folder: Path, *, causal: bool) -> list[str]:
+    """Write the files of `tokenizer`; gives notes on what transformers will do otherwise.
+
+    Args:
+        causal: whether the text tower looks back only, so that what stands after the end token is of no effect.
+    """
     if isinstance(tokenizer, SentencePieceTokenizer):
         return _write_sentencepiece(tokenizer, folder)
     assert isinstance(tokenizer, ClipTokenizer)
     vocabulary = {symbol: index for index, symbol in enumerate(tokenizer.merges.symbols)}
     vocabulary |= {START: tokenizer.merges.start_id, END: tokenizer.merges.end_id}
-    pad = END if tokenizer.config.pad == "end" else tokenizer.merges.symbols[0]
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad}
+    # Never "!", which is id 0: as a special token it would be cut out of every text that has one.
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     write_json(folder / "vocab.json", vocabulary)
     write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *tokenizer.merges.lines]) + "\n")
     write_json(folder / "special_tokens_map.json", special)
     _write_config(folder, "CLIPTokenizer", tokenizer.context_length, special | {"do_lower_case": True})
+    notes = []
     if tokenizer.config.mode == "openai":
-        return ["CLIPTokenizer does not repair text as OpenAI's does: ids differ for HTML entities, curly quotes and the like"]
-    return []
+        notes.append(
+            "CLIPTokenizer does not repair text as OpenAI's does: ids differ for HTML entities, curly quotes and the like"
+        )
+    if tokenizer.config.pad == "zero" and not causal:
+        notes.append("CLIPTokenizer pads with the end token, the model was made with 0, and its text tower sees the padding")
+    return notes
 
 
 def _write_sentencepiece(tokenizer: SentencePieceTokenizer, folder: Path) -> list[str]:

@@ -18,12 +18,10 @@ from torch import Tensor
 
 from ostension.errors import MissingExtraError
 from ostension.formats.facts import Asked, Tokenizers, facts_tree
-from ostension.formats.positions import resized, resized_config
 from ostension.formats.reader import Opened, open_weights
 from ostension.formats.writer import write_model
 from ostension.image.transforms import PreprocessConfig
 from ostension.model.clip import CLIP
-from ostension.model.config import ModelConfig
 from ostension.runtime import pick_device, pick_dtype
 
 __all__ = ["load", "save"]
@@ -60,7 +58,7 @@ def load(
 
     Raises:
         CheckpointError: if the files cannot be found, trusted or understood, or something is not known and was not given.
-        ConfigError: for an unknown layout, family, device or dtype.
+        ConfigError: for an unknown layout, family, device or dtype, or a size that the towers cannot have.
     """
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
@@ -71,8 +69,10 @@ def load(
         ema=ema,
         verify=verify,
     )
-    config = resized_config(opened.config, image_size, context_length, opened.source.path)
-    return build_model(opened, place, kind, config)
+    model = build_model(opened, place, kind)
+    if image_size is not None or context_length is not None:
+        model = model.resized(image_size=image_size, context_length=context_length)
+    return model
 
 
 def save(model: CLIP, folder: str | os.PathLike, layout: str = "ostension", *, overwrite: bool = False) -> None:
@@ -89,20 +89,14 @@ def save(model: CLIP, folder: str | os.PathLike, layout: str = "ostension", *, o
     write_model(model, folder, layout, overwrite=overwrite)
 
 
-def build_model(opened: Opened, device: torch.device, dtype: torch.dtype, config: ModelConfig | None = None) -> CLIP:
-    """The model of opened weights; each tensor is cast and moved alone.
-
-    Args:
-        config: the configuration with other sizes (`positions.resized_config`), or None for the file's own.
-    """
-    config = config or opened.config
+def build_model(opened: Opened, device: torch.device, dtype: torch.dtype) -> CLIP:
+    """The model of opened weights; each tensor is cast and moved alone."""
     with torch.device("meta"):
-        model = CLIP(config)
+        model = CLIP(opened.config)
 
     def finish(name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor.to(device)
-        tensor = resized(name, tensor, opened.config, config)
         return tensor.to(device, torch.float32 if name in _ALWAYS_FLOAT32 else dtype).contiguous()
 
     model.load_state_dict(opened.state(finish), strict=True, assign=True)

@@ -95,7 +95,7 @@ def _write_weights(model: CLIP, path: Path, layout: Layout) -> None:
 
 def _write_hf_tokenizer(model: CLIP, folder: Path) -> list[str]:
     try:
-        return hf_tokenizer.write(model.tokenizer, folder)
+        return hf_tokenizer.write(model.tokenizer, folder, causal=model.config.text.causal)
     except (CheckpointError, ConfigError, MissingExtraError) as error:
         return [_no_tokenizer(error)]
 

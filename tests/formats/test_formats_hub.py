@@ -115,19 +115,30 @@ def test_a_broken_download_is_taken_up_again_and_then_works_without_a_connection
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
 
-    def inspect(name: str):
-        command = [sys.executable, "-m", "ostension.cli.main", "model", "inspect", name, "--json"]
-        return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
+    def describe(*names: str) -> list[str]:
+        """What a fresh process says about each name, as JSON or as the text of the error."""
+        code = (
+            "import json, sys\n"
+            "from ostension.errors import CheckpointError\n"
+            "from ostension.formats.inspect import describe\n"
+            "for name in sys.argv[1:]:\n"
+            "    try:\n"
+            "        print(json.dumps(describe(name)))\n"
+            "    except CheckpointError as error:\n"
+            "        print(error)\n"
+        )
+        command = [sys.executable, "-c", code, *names]
+        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [*done.stdout.splitlines(), done.stderr]
 
-    first = inspect("hf-hub:org/tiny")
-    assert first.returncode == 0, first.stderr
-    assert json.loads(first.stdout)["revision"] == COMMIT
+    found, missing, _ = describe("hf-hub:org/tiny", "hf-hub:org/none")
+    assert json.loads(found)["revision"] == COMMIT
+    assert missing.startswith("the hub has no model 'org/none', or it is private")
     assert sum(path.endswith("model.safetensors") for path in Hub.asked) == 2
     assert not any(path.endswith(("README.md", "pytorch_model.bin")) for path in Hub.asked)
-    assert "ostension: error: the hub has no model 'org/none'" in inspect("hf-hub:org/none").stderr
     server.shutdown()
     server.server_close()
-    unreachable = inspect("hf-hub:org/tiny")
-    assert unreachable.returncode == 0, unreachable.stderr
-    assert "no connection to the hub" in unreachable.stderr
-    assert json.loads(unreachable.stdout) == json.loads(first.stdout)
+    again, said = describe("hf-hub:org/tiny")
+    assert json.loads(again) == json.loads(found)
+    assert "no connection to the hub" in said

@@ -98,7 +98,10 @@ def test_tensors_of_an_archive_can_be_written_to_without_changing_the_file(tmp_p
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name[:5] in ("RN50x", "RN101"))) for name in ENTRIES])
+DEEP = ("RN101", "RN50x4", "RN50x16", "RN50x64")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in ENTRIES])
 def test_the_architecture_of_the_nine_models_is_read_off_their_shapes(name):
     config = preset(name)
     shapes = expected_shapes(config)

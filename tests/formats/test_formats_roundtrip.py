@@ -44,8 +44,8 @@ def test_a_foreign_folder_gives_back_the_weights_and_the_facts(kind, layout, act
         assert getattr(again.config, part) == getattr(model.config, part), part
     for part in ("image_size", "mean", "std", "resize", "interpolation"):
         assert getattr(again.config.preprocess, part) == getattr(model.config.preprocess, part)
-    # Foreign tokenizers clean as Hugging Face's does; the vocabulary and the padding are kept.
-    assert dataclasses.replace(again.config.tokenizer, mode="openai") == model.config.tokenizer
+    # Tokenizer files for transformers mean its cleaning and its padding; the vocabulary is kept.
+    assert dataclasses.replace(again.config.tokenizer, mode="openai", pad="zero") == model.config.tokenizer
 
 
 def test_the_end_token_rule_survives_hugging_face(tmp_path):
@@ -166,19 +166,8 @@ def test_position_embeddings_are_interpolated_on_request(tmp_path):
     first, grid = model.visual.attnpool.positional_embedding, larger.visual.attnpool.positional_embedding
     assert torch.equal(first[0], grid[0])
     assert grid.shape[0] == 10
-    with pytest.raises(CheckpointError, match="vision.image_size is 50; expected a multiple of 32"):
+    with pytest.raises(ConfigError, match="vision.image_size is 50; expected a multiple of 32"):
         load(tmp_path / "tiny-resnet", image_size=50)
-
-
-def test_interpolation_is_exact_on_a_linear_ramp():
-    from ostension.formats.positions import resize_grid, resize_line
-
-    ramp = torch.arange(8.0)[:, None]
-    assert torch.allclose(resize_line(ramp, 4)[:, 0], torch.tensor([0.5, 2.5, 4.5, 6.5]))
-    constant = torch.full((17, 3), 2.0)
-    constant[0] = 9
-    assert torch.allclose(resize_grid(constant, 6, first_row=True)[1:], torch.tensor(2.0))
-    assert resize_grid(constant, 6, first_row=True)[0].tolist() == [9, 9, 9]
 
 
 def test_unknown_names_list_the_nearest(tmp_path):
