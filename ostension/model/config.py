@@ -12,7 +12,7 @@ from typing import Literal
 
 from ostension.config import require
 from ostension.image.transforms import PreprocessConfig
-from ostension.text.tokenizer import SentencePieceConfig, TokenizerConfig
+from ostension.text.config import SentencePieceConfig, TokenizerConfig
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 ACTIVATIONS: tuple[str, ...] = ("quick_gelu", "gelu", "gelu_tanh")
