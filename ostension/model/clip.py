@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostension.errors import ConfigError
+from ostension.errors import ConfigError, DataError
 from ostension.image.transforms import Transform
 from ostension.model.config import ModelConfig, ResNetConfig, VitConfig
 from ostension.model.init import initialise
@@ -123,8 +123,12 @@ class CLIP(nn.Module):
     def encode_image(
         self, images: Float[Tensor, "B 3 S S"], *, normalize: bool = False, insert: VisualInsert | None = None
     ) -> Float[Tensor, "B E"]:
-        """Embeddings of preprocessed images, in the dtype of the weights; unit rows, in float32 or wider, with `normalize`."""
-        return self._finish(self.visual(images.to(self.device, self.dtype), insert=insert), normalize)
+        """Embeddings of preprocessed images, in the dtype of the weights; unit rows, in float32 or wider, with `normalize`.
+
+        Raises:
+            DataError: for images of another size than the model's.
+        """
+        return self._finish(self.visual(self._pixels(images), insert=insert), normalize)
 
     def encode_text(
         self, tokens: Int[Tensor, "C T"], *, normalize: bool = False, insert: TextInsert | None = None, plain: bool = False
@@ -134,7 +138,7 @@ class CLIP(nn.Module):
         Args:
             plain: run every position of every row, as the paper's code does. The result is the same; this is the reference.
         """
-        return self._finish(self.text(tokens.to(self.device), insert=insert, plain=plain), normalize)
+        return self._finish(self.text(tokens.to(self.device, torch.int64), insert=insert, plain=plain), normalize)
 
     def image_features(
         self, images: Float[Tensor, "B 3 S S"], taps: Iterable[str] = ("pooled",), *, insert: VisualInsert | None = None
@@ -145,7 +149,7 @@ class CLIP(nn.Module):
             ConfigError: for a name that the tower does not have.
         """
         wanted = Taps(taps, self.visual.tap_names())
-        self.visual(images.to(self.device, self.dtype), insert=insert, taps=wanted)
+        self.visual(self._pixels(images), insert=insert, taps=wanted)
         return wanted.result()
 
     def text_features(
@@ -157,7 +161,7 @@ class CLIP(nn.Module):
             ConfigError: for a name that the tower does not have.
         """
         wanted = Taps(taps, self.text.tap_names())
-        self.text(tokens.to(self.device), insert=insert, taps=wanted)
+        self.text(tokens.to(self.device, torch.int64), insert=insert, taps=wanted)
         return wanted.result()
 
     def forward(self, images: Float[Tensor, "B 3 S S"], tokens: Int[Tensor, "C T"]) -> Float[Tensor, "B C"]:
@@ -255,6 +259,17 @@ class CLIP(nn.Module):
                 embeddings = self.encode_text(rows, normalize=True).float()
                 total += embeddings.view(len(class_names), -1, self.config.embed_dim).sum(dim=1)
         return F.normalize(total, dim=-1)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """The images where the weights are and in their dtype, if they have the right size."""
+        size = self.config.vision.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise DataError(
+                f"the images have the shape {tuple(images.shape)}",
+                expected=f"(B, 3, {size}, {size})",
+                fix="use the transform that belongs to the model, or model.resized(image_size=...)",
+            )
+        return images.to(self.device, self.dtype)
 
     def _finish(self, embeddings: Tensor, normalize: bool) -> Tensor:
         if not normalize:

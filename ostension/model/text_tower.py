@@ -2,8 +2,9 @@
 
 `forward` has a fast path and a plain one with equal results. Under a causal mask a position's state depends on the
 positions before it only, so the fast path computes each distinct prefix of the batch once (`prefix_tree`), nothing after
-the end token, and in the last block only the position that is read. The plain path runs all positions of all rows; it is
-the reference, and what hooks, taps of single positions and towers without the mask use.
+the end token, and in the last block only the position that is read. The plain path runs all positions of all rows through
+all blocks; it is the reference, and what hooks and taps of single positions use. A tower without the mask runs all
+positions too, and saves in the last block only.
 
 Letters: B batch, C prompts, T tokens, W width, E embedding, R rows (B, or B x C with contexts per image).
 """
@@ -62,21 +63,21 @@ class TextTransformer(nn.Module):
         """Embeddings (B, E), or (B images, C prompts, E) with contexts per image.
 
         Raises:
-            DataError: for more positions than the context length.
+            DataError: for more positions than the context length, or an id outside the vocabulary.
         """
-        if tokens.shape[1] > self.config.context_length:
-            raise DataError(
-                f"the tokens have {tokens.shape[1]} positions",
-                expected=f"at most the context length {self.config.context_length}",
-            )
+        self._check(tokens)
         layout = lay_out(tokens, self.ends(tokens), insert, self.config.context_length)
         hook = None if insert is None else insert.hook
-        fast = self.config.causal and not plain and hook is None and (taps is None or not taps.inner)
-        pooled = self.ln_final(self._read_fast(layout) if fast else self._read_plain(layout, hook, taps))
+        whole = plain or hook is not None or (taps is not None and taps.inner) or len(tokens) == 0
+        if self.config.causal and not whole:
+            read = self._read_tree(layout)
+        else:
+            read = self._read_all(layout, hook, taps, whole)
+        pooled = self.ln_final(read)
         embedding = pooled @ self.text_projection
         if self.text_projection_bias is not None:
             embedding = embedding + self.text_projection_bias
-        embedding = embedding.view(*layout.shape, -1)
+        embedding = embedding.view(*layout.shape, embedding.shape[-1])
         if insert is not None and insert.adapter is not None:
             embedding = insert.adapter(embedding)
         if taps is not None:
@@ -84,7 +85,20 @@ class TextTransformer(nn.Module):
             taps.put("embedding", embedding)
         return embedding
 
-    def _read_fast(self, layout: Layout) -> Tensor:
+    def _check(self, tokens: Tensor) -> None:
+        if tokens.shape[1] > self.config.context_length:
+            raise DataError(
+                f"the tokens have {tokens.shape[1]} positions",
+                expected=f"at most the context length {self.config.context_length}",
+            )
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size:
+            raise DataError(
+                f"the token ids run from {int(tokens.min())} to {int(tokens.max())}",
+                expected=f"ids from 0 to {self.config.vocab_size - 1}",
+                fix="use the tokenizer that belongs to the model",
+            )
+
+    def _read_tree(self, layout: Layout) -> Tensor:
         """The last block's output (R, W) at the position of each row that is read, each distinct prefix computed once."""
         trees = plan(layout.keys, layout.ends, None if torch.is_grad_enabled() else MAX_NODES)
         read = []
@@ -94,9 +108,12 @@ class TextTransformer(nn.Module):
         rows = torch.cat([covered for _, covered in trees])
         return torch.cat(read)[rows.argsort()]
 
-    def _read_plain(self, layout: Layout, hook: Hook | None, taps: Taps | None) -> Tensor:
-        """The same with all positions of all rows computed."""
+    def _read_all(self, layout: Layout, hook: Hook | None, taps: Taps | None, whole: bool) -> Tensor:
+        """The same with all positions of all rows computed; unless `whole`, the last block computes a last position alone."""
         x = self._embed(layout.keys, layout.bank) + self.positional_embedding[: layout.keys.shape[1]]
+        before = _replacer(layout, layout.keys)
+        if not whole and self.config.pool == "last":
+            return self.transformer(x, before=before, position=x.shape[1] - 1)
 
         def after(index: int, x: Tensor) -> Tensor:
             if hook is not None:
@@ -107,7 +124,7 @@ class TextTransformer(nn.Module):
 
         if taps is not None:
             taps.put("embedded", x)
-        x = self.transformer(x, causal=self.config.causal, before=_replacer(layout, layout.keys), after=after)
+        x = self.transformer(x, causal=self.config.causal, before=before, after=after)
         if taps is not None and "tokens" in taps.found:
             taps.put("tokens", self.ln_final(x))
         return x[torch.arange(len(x), device=x.device), layout.ends]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ostension.errors import ConfigError
+from ostension.errors import ConfigError, DataError
 from ostension.model import clip
 from ostension.model.clip import CLIP
 from ostension.model.presets import preset
@@ -179,3 +179,26 @@ def test_a_configuration_whose_parts_disagree_is_refused():
         dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, context_length=30))
     with pytest.raises(ConfigError, match="embed_dim is 32; expected the vision width 48"):
         dataclasses.replace(config, vision=dataclasses.replace(config.vision, projection=False))
+
+
+def test_images_of_another_size_are_refused(tiny):
+    with pytest.raises(DataError, match=r"\(2, 3, 64, 64\); expected \(B, 3, 32, 32\)"):
+        tiny("tiny-vit").encode_image(torch.zeros(2, 3, 64, 64))
+
+
+@pytest.mark.parametrize("wrong", [-1, 1024])
+def test_ids_outside_the_vocabulary_are_refused(tiny, wrong):
+    tokens = torch.zeros(2, 24, dtype=torch.int64)
+    tokens[1, 3] = wrong
+    with pytest.raises(DataError, match="expected ids from 0 to 1023"):
+        tiny("tiny-vit").encode_text(tokens)
+
+
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-siglip", "tiny-resnet"])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_an_empty_batch_gives_an_empty_one(tiny, name, gradients):
+    model = tiny(name)
+    size = model.config.vision.image_size
+    with torch.set_grad_enabled(gradients):
+        assert model.encode_image(torch.zeros(0, 3, size, size)).shape == (0, model.config.embed_dim)
+        assert model.encode_text(torch.zeros(0, 24, dtype=torch.int64)).shape == (0, model.config.embed_dim)

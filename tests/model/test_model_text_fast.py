@@ -89,6 +89,15 @@ def test_checkpointing_changes_no_gradient(tiny, tokens):
     assert_equal_paths([plain, recomputed])
 
 
+def test_a_tower_without_a_causal_mask_has_the_same_two_paths(tiny, tokens):
+    assert_equal_paths(both(tiny("tiny-siglip").double(), tokens))
+
+
+def test_ids_of_another_integer_type_are_taken(tiny, tokens):
+    model = tiny("tiny-vit")
+    assert torch.equal(model.encode_text(tokens.int()), model.encode_text(tokens))
+
+
 def test_a_tower_without_a_causal_mask_sees_its_padding(tiny):
     model = tiny("tiny-siglip")
     one = torch.full((1, 24), 1)
