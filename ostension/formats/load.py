@@ -108,7 +108,7 @@ def build_model(opened: Opened, device: torch.device, dtype: torch.dtype) -> CLI
 def provenance(opened: Opened) -> dict[str, Any]:
     """Where the weights come from, as a JSON tree."""
     record: dict[str, Any] = {
-        "source": opened.source.public_name,
+        "source": opened.source.name,
         "layout": opened.layout,
         "container": opened.container,
         "sha256": opened.hashes,

@@ -109,6 +109,7 @@ def examine(name: str | os.PathLike, *, layout: str | None = None, ema: bool = F
         digest = hashes.get(source.path.name) if len(source.files) == 1 else None
         reading = _read(found, tensors, source, contents[0], digest)
         entry = _entry(found, tensors)
+    reading.settings.setdefault("name", Path(source.public_name).stem if source.revision is None else source.public_name)
     return Examined(**common, layout=reading.layout, tensors=tensors, entry=entry, reading=reading, config=None, provenance={})
 
 

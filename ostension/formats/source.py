@@ -23,7 +23,7 @@ class Source:
     """Where a model's files are.
 
     Attributes:
-        name: what the user asked for, for the provenance record.
+        name: where to find it again: an absolute path, or the name on the hub.
         folder: where the neighbours of the weights are (configurations, tokenizer).
         files: the weights: one file, or the shards of one model.
         revision: the commit on the hub, where it came from there.
@@ -41,8 +41,13 @@ class Source:
 
     @property
     def public_name(self) -> str:
-        """The name without the folders of this machine, for records that travel with the model."""
-        return self.name if self.revision is not None else Path(self.name).name
+        """The name without the folders of this machine."""
+        return public_name(self.name)
+
+
+def public_name(name: str) -> str:
+    """A `Source.name` without the folders of this machine, for records that travel with the model."""
+    return name if name.startswith(HUB) else Path(name).name
 
 
 def find(name: str | os.PathLike, layout: str | None = None) -> Source:
@@ -65,9 +70,9 @@ def find(name: str | os.PathLike, layout: str | None = None) -> Source:
     if text.startswith(LOCAL) and not path.is_dir():
         raise CheckpointError("is not a folder", source=path, expected="the folder of a model after 'local-dir:'")
     if path.is_dir():
-        return Source(str(path), path, _weights_in(path, layout))
+        return Source(str(path.absolute()), path, _weights_in(path, layout))
     if path.exists():
-        return Source(str(path), path.parent, _shards(path) if path.name.endswith(_INDEX) else (path,))
+        return Source(str(path.absolute()), path.parent, _shards(path) if path.name.endswith(_INDEX) else (path,))
     raise CheckpointError(
         "no such file or folder", source=text, expected="a model's folder or weight file, or hf-hub:ORG/NAME", fix=_hint(text)
     )

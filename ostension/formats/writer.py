@@ -15,6 +15,7 @@ from ostension.errors import CheckpointError, ConfigError, MissingExtraError, un
 from ostension.files import write_json
 from ostension.formats import hf_clip, hf_common, hf_tokenizer, open_clip, open_clip_write, ours, siglip
 from ostension.formats.manifest import whole_folder, write_manifest
+from ostension.formats.source import public_name
 from ostension.formats.table import Layout, to_theirs
 from ostension.model.clip import CLIP
 from ostension.model.config import ModelConfig
@@ -106,6 +107,8 @@ def _no_tokenizer(error: Exception) -> str:
 
 def _provenance(model: CLIP, notes: list[str]) -> dict[str, Any]:
     record = dict(model.provenance)
+    if isinstance(record.get("source"), str):
+        record["source"] = public_name(record["source"])
     record["written_by"] = versions() | {"torch": torch.__version__}
     if notes:
         record["written_with"] = notes

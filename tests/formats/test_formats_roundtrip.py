@@ -190,3 +190,15 @@ def test_config_json_is_the_tree_of_the_configuration(tmp_path):
     (tmp_path / "model" / ours.CONFIG).write_text(json.dumps(tree))
     with pytest.raises(CheckpointError, match=r"unknown setting 'vision.activatoin'.*'activation'|nearest"):
         load(tmp_path / "model", verify=False)
+
+
+def test_the_record_that_travels_with_a_model_does_not_say_where_it_lay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(random_model("tiny-vit"), "first", "open_clip")
+    model = load("first", dtype="float32")
+    assert model.config.name == "first"
+    assert model.provenance["source"] == str(tmp_path / "first")
+    save(model, "second")
+    text = (tmp_path / "second" / "provenance.json").read_text()
+    assert json.loads(text)["source"] == "first"
+    assert str(tmp_path) not in text
