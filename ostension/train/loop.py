@@ -189,7 +189,8 @@ def train(
             return TrainResult(status="stopped", step=state.step, folder=folder, signal=stop.received, last=last)
         state.final_weights()
         model.eval()
-        model.provenance = {**model.provenance, "run": {"settings": tree, "step": state.step, **facts}}
+        made_by = {name: facts[name] for name in ("config_hash", "versions", "git", "changes")}
+        model.provenance = {**model.provenance, "run": {"settings": tree, "step": state.step, **made_by}}
         save_model(model, folder / MODEL_FOLDER, overwrite=True)
         log.write("end", state.step, status="finished", model=MODEL_FOLDER)
         return TrainResult(status="finished", step=state.step, folder=folder, model_folder=folder / MODEL_FOLDER, last=last)

@@ -1,0 +1,170 @@
+"""`ostension train`: flags, recipes, what is printed, how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ostension.cli.main import main
+from ostension.errors import ConfigError
+from ostension.model.presets import preset
+from ostension.recipes import RECIPES
+from ostension.runlog import read_records
+from ostension.train.loop import TrainConfig
+from ostension.train.pairs import PairBatchesConfig
+from ostension.train.pretraining import Pretraining, parse_settings
+from ostension.train.progress import Progress, duration
+
+BASE = ["train", "--model", "tiny-vit", "--data", "emoji:train"]
+
+
+def resolved(capsys, *flags):
+    assert main([*BASE, *flags, "--dry-run"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_a_small_run_from_the_command_line_and_the_same_again(tmp_path, capsys, one_thread):
+    flags = ["--steps", "2", "--batch-size", "8", "--precision", "fp32", "--log-every", "1"]
+    command = [*BASE, *flags, "--run", str(tmp_path / "run")]
+    assert main(command) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    assert (result["status"], result["step"]) == ("finished", 2)
+    assert (Path(result["model"]) / "model.safetensors").is_file()
+    assert told.err.startswith(f"run folder: {tmp_path / 'run'}")
+    assert "step 2/2 | epoch 0 [16/" in told.err
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "finished"
+    assert len(read_records(tmp_path / "run", ["step"])) == 2
+    assert main([*command, "--lr", "1e-3"]) == 1
+    assert "train.optim.lr was 0.0005 and is 0.001" in capsys.readouterr().err
+
+
+def test_flags_and_settings_land_where_they_belong(capsys):
+    tree = resolved(
+        capsys, "--epochs", "3", "--batch-size", "64", "--lr", "1e-3", "--warmup-steps", "7", "--seed", "5", "--workers", "2",
+        "--checkpoint-every", "9", "--set", "train.optim.beta2=0.95", "batches.captions=first", "model.embed_dim=16",
+    )
+    assert tree["train"]["epochs"] == 3
+    assert tree["train"]["steps"] is None
+    assert tree["batches"]["batch_size"] == 64
+    assert tree["batches"]["captions"] == "first"
+    assert tree["train"]["optim"]["lr"] == 1e-3
+    assert tree["train"]["optim"]["beta2"] == 0.95
+    assert tree["train"]["schedule"]["warmup_steps"] == 7
+    assert tree["train"]["seed"] == tree["batches"]["seed"] == 5
+    assert tree["train"]["workers"] == 2
+    assert tree["train"]["checkpoint"]["every"] == 9
+    assert tree["model"]["embed_dim"] == 16
+
+
+def test_each_kind_of_tower_gets_the_papers_adam(capsys):
+    assert resolved(capsys, "--steps", "5")["train"]["optim"]["beta2"] == 0.98
+    assert main(["train", "--model", "tiny-resnet", "--data", "emoji", "--steps", "5", "--dry-run"]) == 0
+    optim = json.loads(capsys.readouterr().out)["train"]["optim"]
+    assert (optim["beta2"], optim["eps"]) == (0.999, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "message"),
+    [
+        (["train"], 2, "--model and --data are missing"),
+        (["train", "--model", "tiny-vit", "--data", "emoji"], 2, "one of --steps and --epochs"),
+        ([*BASE, "--steps", "3", "--epochs", "1"], 2, "one of --steps and --epochs"),
+        ([*BASE, "--steps", "3"], 2, "--run is missing"),
+        ([*BASE, "--steps", "3", "--smoke"], 2, "--smoke is a form of a recipe"),
+        (["train", "--recipe", "nothing"], 1, "unknown recipe 'nothing'"),
+        (["train", "--recipe", "nothing", "--model", "tiny-vit"], 2, "a recipe names its model"),
+        (["train", "--model", "tiny-vitt", "--data", "emoji", "--steps", "3"], 1, "'tiny-vit'"),
+        ([*BASE, "--steps", "3", "--set", "train.optim.betta2=1"], 1, "unknown setting 'optim.betta2'"),
+        ([*BASE, "--steps", "3", "--set", "optim.lr=1"], 1, "--set: unknown setting 'optim.lr'"),
+        ([*BASE, "--steps", "3", "--set", "train.optim.lr=fast"], 1, "optim.lr is 'fast'; expected a value of type float"),
+        ([*BASE, "--steps", "3", "--set", "train.optim.lr"], 1, "is no setting; expected KEY=VALUE"),
+        ([*BASE, "--steps", "3", "--lr", "-1"], 1, "optim.lr is -1.0; expected more than 0"),
+    ],
+)
+def test_a_command_that_cannot_be_meant_is_one_clear_line(capsys, flags, status, message):
+    assert main(flags) == status
+    told = capsys.readouterr().err
+    assert message in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_recipes_are_listed_by_name(capsys):
+    assert main(["train", "--list-recipes"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == RECIPES.names()
+
+
+def test_settings_are_json_where_they_can_be():
+    found = parse_settings(["a.b=1e-3", "c=null", "d=text", 'e={"x": 1}', "f=1=2"])
+    assert found == {"a.b": 1e-3, "c": None, "d": "text", "e": {"x": 1}, "f": "1=2"}
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        parse_settings(["=3"])
+
+
+def test_a_pretraining_can_be_changed_and_read_back():
+    base = Pretraining(model=preset("tiny-vit"), batches=PairBatchesConfig(data="x"), train=TrainConfig(steps=3))
+    assert base.changed({}) == base
+    assert base.changed({"model.vision.layers": 2, "train.optim.lr_factors": {"text.": 0.5}}).model.vision.layers == 2
+
+
+RECORD = {
+    "kind": "step", "step": 10, "loss": 3.25, "image_accuracy": 0.5, "text_accuracy": 0.25, "temperature": 0.07,
+    "grad_norm": 1.5, "lr": 1e-3, "pairs_per_s": 250.4, "idle_share": 0.02, "peak_memory_mb": 512, "data_s": 0.01,
+    "step_s": 1.02, "eta_s": 3700.0, "samples_seen": 2560,
+}
+
+
+def test_plain_lines_say_what_a_person_asks():
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.open(Path("run"), {"steps": 100, "step": 0, "num_samples": 1000})
+    progress.write(RECORD)
+    progress.write({"kind": "checkpoint", "step": 10, "time": 0, "path": "step_00000010", "deleted": []})
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == (
+        "step 10/100 | epoch 2 [560/1000 (56 %)] | loss 3.2500, acc i>t 50.0 % t>i 25.0 %, temperature 0.0700, grad 1.5, "
+        "lr 0.001, 250 pairs/s, idle 2 %, 512 MB | data 0.010 s, step 1.020 s | ETA 1:01:40"
+    )
+    assert lines[1] == "checkpoint at step 10: path step_00000010, deleted []"
+
+
+def test_a_terminal_gets_a_bar():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    progress = Progress(stream)
+    progress.open(Path("run"), {"steps": 100, "step": 5, "num_samples": 1000})
+    progress.write(RECORD)
+    progress.write({"kind": "warning", "step": 10, "time": 0, "message": "disk full"})
+    progress.write({"kind": "checkpoint", "step": 10, "time": 0, "path": "x", "deleted": []})
+    progress.close()
+    shown = stream.getvalue()
+    assert "10/100" in shown
+    assert "loss 3.2500" in shown
+    assert "warning at step 10: message disk full" in shown
+    assert "checkpoint" not in shown
+
+
+def test_durations_read_as_people_write_them():
+    assert [duration(seconds) for seconds in (0, 59.6, 61, 3600 * 5 + 62)] == ["0:00", "1:00", "1:01", "5:01:02"]
+
+
+def test_help_names_no_heavy_module(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0
+    assert "--allow-change" in capsys.readouterr().out
+    assert "ostension.cli.train" in sys.modules
