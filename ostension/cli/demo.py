@@ -28,15 +28,20 @@ class Demo:
     smoke: bool = False
 
     def run(self) -> int:
+        import signal
+
         from ostension import runtime
-        from ostension.recipes._demo_run import REPORT, DemoConfig, run_demo
+        from ostension.recipes._demo_run import DemoConfig, run_demo
         from ostension.train.progress import Progress
 
         runtime.set_threads()
         config = DemoConfig(minutes=self.minutes, languages=self.languages, seed=self.seed, smoke=self.smoke)
-        commands = run_demo(config, self.out, trackers=[Progress()])
-        print(self.out / REPORT)
-        print("\n".join(["", "Go on with:", *(f"  {command}" for command in commands)]))
+        result = run_demo(config, self.out, trackers=[Progress()])
+        if result.report is None:
+            # A scheduler that asked for a stop got it; a person who pressed Ctrl-C is told by the usual status.
+            return 130 if result.signal == signal.SIGINT else 0
+        print(result.report)
+        print("\n".join(["", "Go on with:", *(f"  {command}" for command in result.commands)]))
         return 0
 
 

@@ -57,8 +57,17 @@ class DemoConfig:
             raise ConfigError(f"--minutes is {self.minutes:g}", expected="more than 0")
 
 
-def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ()) -> list[str]:
-    """Do what is left of the demo in `folder`; gives the commands to go on with.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """How a demo ended: with its report and commands to go on with, or stopped by a signal with everything saved."""
+
+    report: Path | None = None
+    commands: tuple[str, ...] = ()
+    signal: int | None = None
+
+
+def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ()) -> DemoResult:
+    """Do what is left of the demo in `folder`.
 
     Raises:
         ConfigError: if `folder` holds a demo of another configuration.
@@ -74,7 +83,8 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
     if not (folder / MODEL).is_dir():
         result = pretraining.run(folder, trackers=trackers)
         if result.status == "stopped":
-            raise KeyboardInterrupt
+            _say(f"stopped after step {result.step}; the same command goes on from there")
+            return DemoResult(signal=result.signal)
     trained = time.perf_counter()
     _say("evaluating on the style and the names that training never saw")
     model = load(folder / MODEL, dtype="float32")
@@ -84,11 +94,11 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
     save_records(folder / RECORDS, found.records)
     shown = export_pictures(evaluator, folder / PICTURES)
     Predictor.zero_shot(model, emoji.names(), demo.TEMPLATES).save(folder / CLASSIFIER)
-    commands = [
+    commands = (
         f"ostension classify {folder / PICTURES} --predictor {folder / CLASSIFIER}",
         f'ostension classify {folder / PICTURES / shown} --labels "fruit,animal,vehicle,face" --model {folder / MODEL}',
         f"ostension model inspect {folder / MODEL}",
-    ]
+    )
     facts = [
         ("seconds of training in this sitting", f"{trained - started:.0f}"),
         ("seconds of evaluation", f"{time.perf_counter() - trained:.0f}"),
@@ -104,7 +114,7 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
         top1 = found.records[f"zero-shot/{view}"].metrics["top1"]
         title = found.records[f"zero-shot/{view}"].subject
         _say(f"{title}: {100 * top1.value:.1f} % right at the first guess (chance {100 * (top1.chance or 0):.2g} %)")
-    return commands
+    return DemoResult(report=folder / REPORT, commands=commands)
 
 
 def plan(config: DemoConfig, folder: Path) -> Pretraining:

@@ -11,6 +11,7 @@ keyed by (seed, step).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -67,7 +68,7 @@ class EmojiBatchesConfig:
 
     def build(self, model: CLIP) -> EmojiBatches:
         """The batches for a model, over the embedded set."""
-        return EmojiBatches(thinned(load_emoji(), self.every), self, model)
+        return EmojiBatches(emoji_set(self.every), self, model)
 
 
 class EmojiBatches:
@@ -159,6 +160,12 @@ class EmojiBatches:
 
     def _key(self, row: int) -> str:
         return f"{self.emoji.styles[self.emoji.style[row]]}-{self.emoji.concepts[self.emoji.concept[row]].concept}"
+
+
+@functools.cache
+def emoji_set(every: int = 1) -> EmojiSet:
+    """The embedded set, or every n-th concept of it, decoded once a process."""
+    return thinned(load_emoji(), every)
 
 
 def thinned(emoji: EmojiSet, every: int) -> EmojiSet:
