@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from ostension import files, runtime
-from ostension.data.embedded import load_emoji
 from ostension.errors import ConfigError, DataError
 from ostension.evals.records import save_records
 from ostension.formats.load import load
 from ostension.model.predictor import Predictor
 from ostension.recipes import demo
 from ostension.recipes._demo_report import RunFacts, build_report
-from ostension.recipes._emoji_batches import thinned
+from ostension.recipes._emoji_batches import emoji_set
 from ostension.recipes._emoji_evaluation import EmojiEvaluation, pictures
 from ostension.runlog import Tracker, read_records
 from ostension.train.pretraining import Pretraining
@@ -88,7 +87,7 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
     trained = time.perf_counter()
     _say("evaluating on the style and the names that training never saw")
     model = load(folder / MODEL, dtype="float32")
-    emoji = thinned(load_emoji(), pretraining.batches.every)  # type: ignore[attr-defined]
+    emoji = emoji_set(pretraining.batches.every)  # type: ignore[attr-defined]
     evaluator = EmojiEvaluation(model, emoji, demo.TEMPLATES, seed=config.seed)
     found = evaluator.run(LANGUAGES if config.languages else ())
     save_records(folder / RECORDS, found.records)
