@@ -41,7 +41,7 @@ class EmojiBatchesConfig:
         blend: share of the drawings that are mixed with another drawing of the same concept, in a random proportion.
         templates: of the captions; the first one takes an extra `plain_share` of them.
         tag_share: share of the captions that name one to three keywords too.
-        languages: whose names serve as captions too, each as often as the English one.
+        languages: whose bare names serve as captions too; together they take half of them.
         every: use every n-th concept only, for a smoke run.
     """
 
@@ -119,10 +119,9 @@ class EmojiBatches:
     def caption(self, concept: Concept, random: np.random.Generator) -> str:
         """A name, perhaps with keywords before or after it, in a template."""
         config = self.config
-        language = ("en", *config.languages)[int(random.integers(1 + len(config.languages)))]
-        name = concept.names[language]
-        if language != "en":
-            return name
+        name = concept.names["en"]
+        if config.languages and random.random() < 0.5:
+            return concept.names[config.languages[int(random.integers(len(config.languages)))]]
         tags = [tag for tag in concept.tags if tag.lower() != name.lower()]
         parts = [name]
         if tags and random.random() < config.tag_share:

@@ -35,15 +35,15 @@ SIDE = 32
 RAMP, WARMUP = 0.25, 0.05
 
 
-def model() -> ModelConfig:
+def model(context_length: int = CONTEXT) -> ModelConfig:
     """Both towers: a small ResNet that keeps its 4 x 4 map, and two text blocks."""
     return ModelConfig(
         name="emoji-demo",
         embed_dim=256,
         vision=ResNetConfig(image_size=SIDE, layers=(1, 1, 1), width=32, pool="flatten", stem_pool=False),
-        text=TextConfig(context_length=CONTEXT, vocab_size=512 + MERGES + 2, width=256, layers=2, activation="gelu"),
+        text=TextConfig(context_length=context_length, vocab_size=512 + MERGES + 2, width=256, layers=2, activation="gelu"),
         preprocess=PreprocessConfig(image_size=SIDE, mean=MEAN, std=STD),
-        tokenizer=TokenizerConfig(context_length=CONTEXT, num_merges=MERGES),
+        tokenizer=TokenizerConfig(context_length=context_length, num_merges=MERGES),
         # From the paper's 1 / 0.07 and 0.02 both towers fall to one point within ten steps and stay there.
         init_logit_scale=math.log(5),
         init_token_std=0.3,
@@ -65,7 +65,8 @@ def recipe(steps: int = STEPS, *, languages: tuple[str, ...] = (), seed: int = 0
         checkpoint=CheckpointConfig(every=max(1, min(200, steps // 4)), keep=1),
         log_every=max(1, min(20, steps // 10)),
     )
-    return Pretraining(model=model(), batches=batches, train=train)
+    # A Hindi or Japanese letter is two or three tokens.
+    return Pretraining(model=model(2 * CONTEXT if languages else CONTEXT), batches=batches, train=train)
 
 
 def smoke() -> Pretraining:

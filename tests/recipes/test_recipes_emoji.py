@@ -84,14 +84,14 @@ def test_captions_are_the_name_perhaps_with_keywords_in_a_template(batches, emoj
     assert any(concept.tags[0] in caption for caption in captions)
 
 
-def test_other_languages_are_captions_as_often_as_english(emoji, model):
+def test_other_languages_share_half_of_the_captions(emoji, model):
     config = dataclasses.replace(demo.recipe(100, languages=("de", "ja")).batches)
     batches = EmojiBatches(emoji, config, model)
     concept = next(concept for concept in emoji.concepts if concept.concept == "1F98A")
     random = numpy_generator(1, "captions")
     captions = [batches.caption(concept, random) for _ in range(600)]
     for language in ("de", "ja"):
-        assert captions.count(concept.names[language]) == pytest.approx(200, abs=60)
+        assert captions.count(concept.names[language]) == pytest.approx(150, abs=50)
 
 
 def test_the_augmentation_grows_over_its_ramp(batches):
