@@ -94,7 +94,7 @@ class CheckpointStore:
             write_json(partial / STATE, {"step": step, **state})
             write_json(partial / MANIFEST, manifest_of(partial))
             fsync_folder(partial)
-            self._remove(final)  # only a step that is done a second time after a fallback
+            self._remove(final)  # one that was saved whole but for its pointer
             publish(partial, final)
             verify(final)
             point_to(final)
@@ -128,7 +128,8 @@ class CheckpointStore:
         """The newest checkpoint that passes verification, or None where there is none at all.
 
         Each one that does not pass is named on stderr before the one before it is tried, and then set aside under the name
-        `step_N.damaged`, so that it neither counts as one to keep nor stands where step N will be saved again.
+        `step_N.damaged`, so that it neither counts as one to keep nor stands where step N will be saved again. `LATEST`
+        then names the one that is given.
 
         Raises:
             CheckpointError: if there are checkpoints and none can be used.
@@ -143,6 +144,8 @@ class CheckpointStore:
                 continue
             for bad in damaged:
                 bad.rename(bad.with_name(f"{bad.name}.damaged"))
+            with contextlib.suppress(OSError):
+                point_to(path)  # a kill may have come between the name and the pointer
             return found
         if damaged:
             what = f"none of the {len(damaged)} checkpoints can be used"
@@ -226,9 +229,9 @@ def resolve_path(path: str | os.PathLike) -> Path:
     path = Path(path)
     for pointer in (path / FOLDER / POINTER, path / POINTER):
         if pointer.is_file():
-            return pointer.parent / pointer.read_text(encoding="utf-8").strip()
+            return (pointer.parent / pointer.read_text(encoding="utf-8").strip()).absolute()
     if path.is_dir():
-        return path
+        return path.absolute()
     nearby = next((folder for folder in (path.parent, path.parent / FOLDER, path / FOLDER) if folder.is_dir()), None)
     names = [] if nearby is None else sorted(entry.name for entry in nearby.iterdir() if _STEP.fullmatch(entry.name))
     listed = f"{nearby} holds {', '.join(names)}" if names else "there are no checkpoints beside it"

@@ -22,7 +22,7 @@ import torch
 
 from ostension import runtime
 from ostension.config import require, to_tree
-from ostension.errors import ConfigError, DataError
+from ostension.errors import ConfigError, DataError, DivergenceError
 from ostension.files import folder_lock
 from ostension.formats.load import save as save_model
 from ostension.losses import BatchLoss, LossConfig, batch_loss
@@ -144,7 +144,7 @@ def train(
         resume: "auto" goes on from the newest checkpoint in `folder` that passes verification, or starts; "never" demands a
             folder without checkpoints; a path names the one checkpoint (or run folder) to start from, and no other is taken.
         allow_change: dotted settings that may differ from those of the checkpoint, such as `train.optim.lr`; recorded.
-        evaluate: called with the model in eval mode and the steps done, every `config.evaluate_every` steps.
+        evaluate: called with the model in eval mode and the steps done, every `config.evaluate_every` steps and at the end.
 
     Raises:
         ConfigError: for settings that cannot be meant, or that differ from the checkpoint's and were not allowed to.
@@ -182,7 +182,11 @@ def train(
 
         safe = state.step if start is not None and start.path.parent == store.folder else None
         saver = Saver(store, state, config.checkpoint, tree, log, safe)
-        last = _run_steps(model, batches, config, state, stop, log, saver, evaluate)
+        try:
+            last = _run_steps(model, batches, config, state, stop, log, saver, evaluate)
+        except DivergenceError as problem:
+            log.write("end", state.step, status="diverged", message=str(problem))
+            raise
         saver.save_last()
         if state.step < steps:
             log.write("end", state.step, status="stopped", signal=stop.received)
@@ -203,6 +207,7 @@ def _run_steps(
     """The loop: steps until the last one or a signal. Gives the last record of measurements."""
     steps, device = _steps_of(config), torch.device(config.device)
     meter, last = Meter(batches.batch_size, batches.num_samples, steps), {}
+    measured = batch = None
     with batches_ahead(batches, state.step, steps, config.workers) as stream:
         while state.step < steps and stop.received is None:
             waiting = time.perf_counter()
@@ -237,7 +242,7 @@ def _run_steps(
             saving = saver.due() or ending
             if reporting or evaluating or saving:
                 state.health.check_weights(measured, batch)
-            if reporting:
+            if reporting and not meter.empty:  # every step since the last report may have been skipped
                 counts = {"skipped": len(state.health.skipped), "rejects": dict(state.rejects.counts)}
                 last = {**meter.report(state.step), **counts}
                 log.write("step", state.step, **last)
@@ -245,6 +250,8 @@ def _run_steps(
                 saving |= _evaluate(model, config, state, log, evaluate)
             if saving:
                 saver.save()
+    if measured is not None and batch is not None:  # a stop may come between two checks, and what it saves must be fit
+        state.health.check_weights(measured, batch)
     return last
 
 

@@ -18,6 +18,11 @@ class Meter:
         self._seconds_per_step: float | None = None
         self._reset()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no step was added since the last report."""
+        return self._count == 0
+
     def add(self, waited_s: float, values: dict[str, float]) -> None:
         """One step: seconds spent waiting for its batch, and its measurements."""
         self._count += 1

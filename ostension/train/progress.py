@@ -86,4 +86,6 @@ def _number(value: float | str, form: str) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, list) and len(value) > 3:
+        return f"{', '.join(map(str, value[:3]))} and {len(value) - 3} more"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -113,6 +113,8 @@ def test_a_broken_picture_stops_the_run_before_the_weights_move(tmp_path):
     assert "visual.transformer.resblocks.0" in report["weight_norms"]
     assert "visual.conv1.weight" in report["non_finite_gradients"]
     assert list(CheckpointStore(tmp_path / "run").paths()) == [3, 6]
+    (end,) = read_records(tmp_path / "run", ["end"])
+    assert (end["status"], end["step"]) == ("diverged", 7)
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -151,7 +153,9 @@ def test_skipping_counts_leaves_everything_unchanged_and_ends(tmp_path, preset):
     for step in (2, 4, 5):
         assert same(weights(tmp_path / "run", step), weights(tmp_path / "run", step + 1))
     assert not same(weights(tmp_path / "run", 3), weights(tmp_path / "run", 4))
-    assert read_records(tmp_path / "run", ["step"])[-1]["skipped"] == 3
+    records = read_records(tmp_path / "run", ["step"])
+    assert [record["step"] for record in records] == [1, 2, 4, 7]  # no record of a skipped step alone
+    assert records[-1]["skipped"] == 3
 
 
 def test_skips_are_remembered_over_a_resume(tmp_path):
@@ -187,9 +191,7 @@ def test_a_polite_stop_saves_ends_well_and_can_be_resumed(harness, tmp_path, wor
     run = harness.start(tmp_path / "run", **settings)
     run.until(5)
     run.signal(signal.SIGTERM)
-    asked = time.monotonic()
     assert run.wait() == 0
-    assert time.monotonic() - asked < 60
     assert "SIGTERM: saving after this step" in run.stderr()
     (end,) = read_records(tmp_path / "run", ["end"])
     assert end["status"] == "stopped"
@@ -212,9 +214,7 @@ def test_a_second_request_ends_the_process_at_once(harness, tmp_path):
 
 @pytest.mark.slow
 def test_a_data_worker_that_is_killed_ends_the_run_with_its_step(harness, tmp_path):
-    started = time.monotonic()
     run = harness.run(tmp_path / "run", steps=20, workers=2, batches={"exit_at": 5}, expect=1)
-    assert time.monotonic() - started < 60
     assert "ended with exit status 9 at the batch of step 5" in run.stderr()
     assert "Traceback" not in run.stderr()
 

@@ -91,7 +91,7 @@ class Run:
             return 0
         return sum(b'"kind": "step"' in line for line in lines)
 
-    def until(self, steps: int, seconds: float = 60) -> None:
+    def until(self, steps: int, seconds: float = 240) -> None:
         """Wait until the log has so many steps."""
         deadline = time.monotonic() + seconds
         while self.steps() < steps:

@@ -136,6 +136,8 @@ def test_plain_lines_say_what_a_person_asks():
         "step 10/100 | epoch 2 [560/1000 (56 %)] | loss 3.2500, acc i>t 50.0 % t>i 25.0 %, temperature 0.0700, grad 1.5, "
         "lr 0.001, 250 pairs/s, idle 2 %, 512 MB | data 0.010 s, step 1.020 s | ETA 1:01:40"
     )
+    progress.write({"kind": "skip", "step": 11, "time": 0, "loss": "nan", "keys": ["a", "b", "c", "d", "e"]})
+    assert stream.getvalue().splitlines()[2] == "skip at step 11: loss nan, keys a, b, c and 2 more"
     assert lines[1] == "checkpoint at step 10: path step_00000010, deleted []"
 
 
