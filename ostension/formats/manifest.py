@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -97,11 +98,14 @@ def plain_file_name(name: object, source: Path) -> str:
 def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give an empty folder beside `target`; on leaving without an error, flush it and rename it to `target`.
 
-    After an error, or when the process dies, whatever stood at `target` is untouched.
+    After an error, or when the process dies, whatever stood at `target` is untouched. What a dead process left beside it is
+    removed by the next one.
 
     Raises:
         CheckpointError: if `target` is a file, or a folder with something in it and `overwrite` is not set.
     """
+    replaced = target.with_name(f".{target.name}.replaced")
+    _settle(target, replaced)
     occupied = target.is_dir() and any(target.iterdir())
     if target.exists() and not target.is_dir():
         raise CheckpointError("is a file", source=target, expected="a folder to write a model to")
@@ -110,7 +114,9 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             "already has something in it", source=target, fix="choose another folder, or overwrite (--overwrite)"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PARTIAL_SUFFIX, dir=target.parent))
+    _remove_leftovers(target)
+    owner = f".{target.name}.{platform.node()}.{os.getpid()}."
+    partial = Path(tempfile.mkdtemp(prefix=owner, suffix=PARTIAL_SUFFIX, dir=target.parent))
     try:
         partial.chmod(0o755)
         yield partial
@@ -119,13 +125,35 @@ def whole_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 os.fsync(handle.fileno())
         fsync_folder(partial)
         if occupied:
-            # Two renames: in between there is no folder at `target`, but both are whole.
-            old = partial.with_name(partial.name.removesuffix(PARTIAL_SUFFIX) + ".old" + PARTIAL_SUFFIX)
-            target.rename(old)
+            # Two renames: in between there is no folder at `target`, but both are whole, and `_settle` finds them.
+            target.rename(replaced)
             partial.rename(target)
-            shutil.rmtree(old)
+            shutil.rmtree(replaced)
         else:
             partial.rename(target)
         fsync_folder(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _settle(target: Path, replaced: Path) -> None:
+    """Put back, or away, what a process had replaced when it died."""
+    if replaced.is_dir() and target.exists():
+        shutil.rmtree(replaced)
+    elif replaced.is_dir():
+        replaced.rename(target)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what processes of this machine that are no longer alive were writing for `target`."""
+    owned = f".{target.name}.{platform.node()}."
+    for path in target.parent.glob(f".*{PARTIAL_SUFFIX}"):
+        pid = path.name.removeprefix(owned).split(".", 1)[0]
+        if not path.name.startswith(owned) or not pid.isdigit():
+            continue
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            continue  # alive, and somebody else's

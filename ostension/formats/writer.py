@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ostension.config import to_tree
 from ostension.errors import CheckpointError, ConfigError, MissingExtraError, unknown_name
@@ -41,15 +42,19 @@ def write_model(
         raise unknown_name("layout to write", layout, LAYOUTS)
     target = Path(folder)
     writers = {"ostension": _write_ours, "open_clip": _write_open_clip, "hf": _write_hf}
-    with whole_folder(target, overwrite=overwrite) as partial:
-        notes = writers[layout](model, partial, target)
-        for note in notes:
-            logger.warning("%s: %s", target, note)
-        write_json(partial / ours.PROVENANCE, _provenance(model, notes))
-        if layout == "ostension":
-            write_manifest(partial)
-        if check is not None:
-            check(partial)
+    try:
+        with whole_folder(target, overwrite=overwrite) as partial:
+            notes = writers[layout](model, partial, target)
+            for note in notes:
+                logger.warning("%s: %s", target, note)
+            write_json(partial / ours.PROVENANCE, _provenance(model, notes))
+            if layout == "ostension":
+                write_manifest(partial)
+            if check is not None:
+                check(partial)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise CheckpointError(f"cannot be written: {reason or error}", source=target, fix="nothing was left behind") from None
 
 
 def hf_kind(config: ModelConfig) -> Any:

@@ -316,10 +316,34 @@ def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(folder, tmp_pa
     monkeypatch.setattr(
         "ostension.formats.writer.write_manifest", lambda folder: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match="cannot be written: No space left"):
         save(random_model("tiny-resnet"), folder, overwrite=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    import resource
+    import signal
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            save(random_model("tiny-vit"), tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_replacement_that_died_half_way_is_put_back(folder):
+    before = random_model("tiny-vit")
+    folder.rename(folder.with_name(".model.replaced"))  # where the kill struck
+    with pytest.raises(CheckpointError, match="already has something in it"):
+        save(random_model("tiny-resnet"), folder)
+    same_weights(before, load(folder, dtype="float32"))
 
 
 @pytest.mark.slow
@@ -338,6 +362,9 @@ def test_a_save_that_is_killed_never_leaves_a_half_folder(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert not (tmp_path / "model").exists()
     refused(tmp_path / "model", "no such file or folder")
+    assert len(list(tmp_path.iterdir())) == 1  # what the dead process was writing
+    save(random_model("tiny-vit"), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize(
