@@ -109,7 +109,7 @@ def find_encoder(folder: Path, recorded: dict[str, Any], given: Any) -> Any:
     return given
 
 
-def _recorded_place(folder: Path, recorded: dict[str, Any]) -> Path:
+def _recorded_place(folder: Path, recorded: dict[str, Any]) -> Path | str:
     source = recorded.get("source")
     if not source:
         raise CheckpointError(
@@ -117,6 +117,8 @@ def _recorded_place(folder: Path, recorded: dict[str, Any]) -> Path:
             source=folder,
             fix="pass its encoder (--model)",
         )
+    if source.startswith("hf-hub:"):  # a name, not a path: the hub's cache knows where it lies
+        return source
     # Beside the predictor first, so that a folder that holds both can be moved.
     for place in (folder.parent / Path(source).name, Path(source)):
         if place.exists():

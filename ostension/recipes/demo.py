@@ -28,8 +28,8 @@ CONTEXT, MERGES = 32, 6000
 MEAN, STD = (0.7, 0.7, 0.7), (0.4, 0.4, 0.4)
 TEMPLATES = ("{}", "an emoji of {}", "a drawing of {}", "a picture of {}", "an icon of {}", "{} emoji")
 TRAINING_TEMPLATES = (*TEMPLATES, "a sticker of {}")
-# Styles agree in what lies where in the picture, so views move little; they differ in colour, so colours change much.
-AUGMENT = AugmentConfig(rotation=4.0, zoom=0.06, shift=0.04, shear=0.03, jitter=0.25, grey=0.15, background=0.5)
+# Styles agree in what lies where in the picture, so views move only a little; they differ in colour, so colours change much.
+AUGMENT = AugmentConfig(rotation=8.0, zoom=0.1, shift=0.06, shear=0.05, jitter=0.25, grey=0.15, background=0.5)
 BLEND = 0.5
 SIDE = 32
 RAMP, WARMUP = 0.25, 0.05

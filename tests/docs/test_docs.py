@@ -7,6 +7,8 @@ import functools
 import io
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,10 @@ def test_every_make_target_on_a_page_exists():
         for line in fenced_lines(path.read_text(encoding="utf-8")):
             if line.startswith("make "):
                 assert line.split()[1] in targets, f"{path.name}: {line}"
+
+
+def test_the_tables_on_the_pages_are_those_of_their_records():
+    found = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "write_tables.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout + found.stderr

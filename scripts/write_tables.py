@@ -1,0 +1,108 @@
+"""Write the tables of the pages from the records they name; with --check, only say whether they are up to date.
+
+A page holds a pair of markers; what stands between them is made from the record, never typed:
+
+    <!-- speed: benchmarks/records/encode_image.json -->
+    <!-- end -->
+
+`speed` makes one table a group of a benchmark's figures, `demo` the table of the demo's results.
+
+    python scripts/write_tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+MARKED = re.compile(r"(<!-- (speed|demo): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+# The demo's rows: the record, its metric, and how the row is headed.
+DEMO_ROWS = (
+    ("zero-shot/seen-names", "top1", "name the picture, seen names, unseen style, top-1"),
+    ("zero-shot/seen-names", "top5", "the same, top-5"),
+    ("zero-shot/new-names", "top1", "name the picture, names never seen, unseen style, top-1"),
+    ("zero-shot/new-names", "top5", "the same, top-5"),
+    ("retrieval/new-names", "text_to_image_r5", "find the picture of a name never seen, R@5"),
+    ("retrieval/new-names", "image_to_text_r5", "find the name of its picture, R@5"),
+)
+
+
+def speed_tables(record: dict[str, Any]) -> str:
+    """One table for each group of figures, headed by the machine that they were measured on."""
+    machine = record["machine"]
+    features = ", ".join(feature for feature in machine["features"] if "bf16" in feature) or "no bfloat16 units"
+    lines = [f"{machine['processor']} ({features}), {machine['threads']} thread, torch {record['versions']['torch']}."]
+    for group, rows in record["figures"].items():
+        if not all(isinstance(row, dict) for row in rows.values()):
+            continue
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        lines += ["", f"| {group} | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+        for name, row in rows.items():
+            cells = (format(row[column], ".3g") if column in row else "" for column in columns)
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def nested(record: dict[str, Any]) -> dict[str, Any]:
+    """Figures as groups of rows of columns; a benchmark with one group is headed by its own name."""
+    figures = {name: rows for name, rows in record["figures"].items() if name != "matmul peak"}
+    if all(not isinstance(cell, dict) for rows in figures.values() for cell in rows.values()):
+        figures = {record["benchmark"]: figures}
+    return {**record, "figures": figures}
+
+
+def demo_table(record: dict[str, Any]) -> str:
+    """The demo's results, each with its 95 % interval, beside chance."""
+    lines = ["| what | result | 95 % interval | chance | of |", "|---|---|---|---|---|"]
+    for name, metric, heading in DEMO_ROWS:
+        found = record["records"][name]["metrics"][metric]
+        interval = found["interval"]
+        lines.append(
+            f"| {heading} | {percent(found['value'])} | {percent(interval['low'])} to {percent(interval['high'])} | "
+            f"{percent(found['chance'])} | {found['count']:,} |"
+        )
+    return "\n".join(lines)
+
+
+def percent(share: float) -> str:
+    """A share in percent, with two figures for small ones."""
+    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
+
+
+MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {"speed": lambda record: speed_tables(nested(record)), "demo": demo_table}
+
+
+def filled(text: str) -> str:
+    """A page's text with every marked table made anew."""
+
+    def fill(match: re.Match) -> str:
+        record = json.loads((ROOT / match[3]).read_text(encoding="utf-8"))
+        return f"{match[1]}{MAKERS[match[2]](record)}\n{match[5]}"
+
+    return MARKED.sub(fill, text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]):
+        text = path.read_text(encoding="utf-8")
+        if filled(text) != text:
+            stale.append(path)
+            if not check:
+                path.write_text(filled(text), encoding="utf-8")
+    for path in stale:
+        print(f"{'out of date' if check else 'wrote'}: {path.relative_to(ROOT)}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
