@@ -39,7 +39,7 @@ class RunFacts:
     Attributes:
         log: "step" records of the run log, in order.
         facts: (name, value) rows for the table at the end.
-        minutes: wall time of the whole demo so far.
+        minutes: wall time of training, in all its sittings, and evaluation.
         parameters, pairs_seen: of the model and its training.
         commands: command lines to go on with.
     """
@@ -80,7 +80,7 @@ def build_report(evaluator: EmojiEvaluation, found: Evaluation, run: RunFacts) -
         _next(run),
     ]
     return report.page(
-        title=f"A CLIP that learned emoji from scratch in {run.minutes:.0f} minutes",
+        title=f"A CLIP that learned emoji from scratch in {_minutes(run.minutes)}",
         eyebrow="Ostension demo",
         lead="Two small towers, one for pictures and one for words, were trained on pairs alone: no class labels, no weights "
         "from elsewhere. This page shows what they can name that training never showed them.",
@@ -187,9 +187,9 @@ def _results(records: Mapping[str, Record]) -> str:
     return report.section(
         "results", "Zero-shot: naming pictures by words alone",
         report.paragraph(
-            "Each picture is compared with the text of every candidate name; the nearest one is the answer. The baseline may "
-            "look at labelled pictures of the very same names in the training styles, which the model may not, and takes the "
-            "name of the picture that is nearest pixel by pixel."
+            "Each picture is compared with the text of every candidate name; the nearest one is the answer. The baseline takes "
+            "the name of the picture in another style that is nearest pixel by pixel. It has labelled pictures of every "
+            "candidate to look at, also of the new names, for which the model has nothing but words."
         ),
         f'<figure class="card wide"><figcaption>First guess right</figcaption>'
         f'{interval_plot(rows, title="Zero-shot accuracy", description=told)}{CHANCE_KEY}</figure>',
@@ -284,13 +284,13 @@ def _gallery(found: Evaluation, emoji: EmojiSet, thumbs: _Thumbs) -> str:
     return report.section(
         "gallery", "Ask for a picture",
         report.paragraph(
-            f"The eight nearest of all {len(found.map_rows):,} pictures in the new style. First, names that training never "
-            "saw, drawn by the seed and not by hand; a ring marks the picture that was meant."
+            f"The eight nearest of all {len(found.map_rows):,} pictures in the new style. Names are drawn by the seed and not "
+            "by hand; a ring marks the picture that was meant. The free words are nobody's name and were fixed before there "
+            "was a result."
         ),
-        strips(found.queries),
-        "<h3>Free words</h3>",
-        report.paragraph("Queries that are nobody's name, fixed before there was a result."),
-        strips(found.free_queries),
+        "<h3>Names from training, in the style it never saw</h3>", strips(found.seen_queries),
+        "<h3>Names that training never saw</h3>", strips(found.new_queries),
+        "<h3>Free words</h3>", strips(found.free_queries),
     )  # fmt: skip
 
 
@@ -356,6 +356,11 @@ def _footer(run: RunFacts) -> str:
         "and are shown here under those licences."
     )
     return report.paragraph(words) + report.paragraph("Every number on this page comes from records.json beside it.")
+
+
+def _minutes(minutes: float) -> str:
+    whole = max(1, round(minutes))
+    return "a minute" if whole == 1 else f"{whole} minutes"
 
 
 def _percent(record: Record, metric: str) -> str:

@@ -10,8 +10,9 @@ import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,6 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
         ConfigError: if `folder` holds a demo of another configuration.
         DataError: if it cannot be written.
     """
-    started = time.perf_counter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -84,7 +84,7 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
         if result.status == "stopped":
             _say(f"stopped after step {result.step}; the same command goes on from there")
             return DemoResult(signal=result.signal)
-    trained = time.perf_counter()
+    started = time.perf_counter()
     _say("evaluating on the style and the names that training never saw")
     model = load(folder / MODEL, dtype="float32")
     emoji = emoji_set(pretraining.batches.every)  # type: ignore[attr-defined]
@@ -98,14 +98,15 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
         f'ostension classify {folder / PICTURES / shown} --labels "fruit,animal,vehicle,face" --model {folder / MODEL}',
         f"ostension model inspect {folder / MODEL}",
     )
+    log = read_records(folder, kinds=("step",))
+    train_s, evaluate_s = training_seconds(log), time.perf_counter() - started
     facts = [
-        ("seconds of training in this sitting", f"{trained - started:.0f}"),
-        ("seconds of evaluation", f"{time.perf_counter() - trained:.0f}"),
+        ("seconds of training", f"{train_s:.0f}"),
+        ("seconds of evaluation", f"{evaluate_s:.0f}"),
         *_facts(config, pretraining, evaluator.hashes),
     ]
-    log = read_records(folder, kinds=("step",))
     page = build_report(evaluator, found, RunFacts(
-        log=log, facts=facts, minutes=(time.perf_counter() - started) / 60, commands=commands,
+        log=log, facts=facts, minutes=(train_s + evaluate_s) / 60, commands=commands,
         parameters=sum(parameter.numel() for parameter in model.parameters()), pairs_seen=int(log[-1]["samples_seen"]),
     ))  # fmt: skip
     files.write_text(folder / REPORT, page)
@@ -155,12 +156,19 @@ def fitting_steps(config: DemoConfig) -> int:
     return steps
 
 
+def training_seconds(log: Sequence[Mapping[str, Any]]) -> float:
+    """Wall time of all steps, from their mean in each interval of the log; sittings that were stopped count too."""
+    total, before = 0.0, 0
+    for record in log:
+        total += (record["step"] - before) * float(record["step_s"])
+        before = record["step"]
+    return total
+
+
 def export_pictures(evaluator: EmojiEvaluation, folder: Path) -> str:
-    """Write some pictures of held-out names in the new style as PNG files; gives the first one's name."""
-    emoji = evaluator.emoji
-    rows = evaluator.views[1].rows
-    drawn = runtime.numpy_generator(evaluator.seed, "pictures").permutation(rows)[:NUM_PICTURES]
-    names = []
+    """Write some pictures in the new style as PNG files, half of them of held-out names; gives the first one's name."""
+    emoji, random, names = evaluator.emoji, runtime.numpy_generator(evaluator.seed, "pictures"), []
+    drawn = np.concatenate([random.permutation(view.rows)[: NUM_PICTURES // 2] for view in evaluator.views[:2]])
     for row in np.sort(drawn):
         name = "".join(letter if letter.isalnum() else "-" for letter in emoji.concepts[emoji.concept[row]].name) + ".png"
         with files.atomic_path(folder / name) as path:

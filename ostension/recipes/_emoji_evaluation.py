@@ -67,7 +67,8 @@ class Evaluation:
 
     Attributes:
         records: by "PROTOCOL/VIEW".
-        queries, free_queries: galleries of held-out names drawn by the seed, and of the fixed free texts.
+        seen_queries, new_queries: galleries of names of training and of held-out names, drawn by the seed.
+        free_queries: galleries of the fixed free texts.
         hits, misses: held-out names in the new style, drawn by the seed.
         map_rows, map_cells: rows of the set in the new style, and the cell (column, row) of each.
         map_size: columns and rows of the map.
@@ -75,7 +76,8 @@ class Evaluation:
     """
 
     records: dict[str, Record]
-    queries: list[Query]
+    seen_queries: list[Query]
+    new_queries: list[Query]
     free_queries: list[Query]
     hits: list[Answer]
     misses: list[Answer]
@@ -124,7 +126,8 @@ class EmojiEvaluation:
         cells, size = self.map()
         return Evaluation(
             records=records,
-            queries=self.name_queries(),
+            seen_queries=self.name_queries(self.views[0].candidates),
+            new_queries=self.name_queries(self.held_out),
             free_queries=[self.query(words, None) for words in FREE_QUERIES],
             hits=hits,
             misses=misses,
@@ -218,9 +221,9 @@ class EmojiEvaluation:
             for view in self.views[:2]
         }
 
-    def name_queries(self, count: int = 8) -> list[Query]:
-        """Galleries for held-out names drawn by the seed."""
-        drawn = numpy_generator(self.seed, "gallery").permutation(self.held_out)[:count]
+    def name_queries(self, concepts: np.ndarray, count: int = 6) -> list[Query]:
+        """Galleries for the names of some of these concepts, drawn by the seed."""
+        drawn = numpy_generator(self.seed, "gallery").permutation(concepts)[:count]
         return [self.query(self.emoji.concepts[index].name, int(index)) for index in drawn]
 
     def query(self, words: str, concept: int | None) -> Query:

@@ -177,7 +177,8 @@ def test_the_whole_evaluation_gives_records_galleries_answers_and_a_map(emoji, m
     probe = found.records["linear-probe/new-names"]
     assert probe.config["largest_gradient_norm"] <= 1e-5 and len(probe.metrics) >= 3
     held_out = {concept.name for concept in thin.concepts if concept.held_out}
-    assert all(query.words in held_out and query.meant is not None for query in found.queries)
+    assert all(query.words in held_out and query.meant is not None for query in found.new_queries)
+    assert not held_out & {query.words for query in found.seen_queries}
     for one in found.hits:
         assert one.best[0][0] == thin.concepts[thin.concept[one.row]].name
     for one in found.misses:
