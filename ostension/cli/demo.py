@@ -21,7 +21,7 @@ class Demo:
         smoke: Twenty steps on an eighth of the names, which only shows that everything runs.
     """
 
-    minutes: float = 7.0
+    minutes: float = 7.5
     languages: bool = False
     out: Path = Path("ostension-demo")
     seed: int = 0
@@ -30,11 +30,9 @@ class Demo:
     def run(self) -> int:
         import signal
 
-        from ostension import runtime
         from ostension.recipes._demo_run import DemoConfig, run_demo
         from ostension.train.progress import Progress
 
-        runtime.set_threads()
         config = DemoConfig(minutes=self.minutes, languages=self.languages, seed=self.seed, smoke=self.smoke)
         result = run_demo(config, self.out, trackers=[Progress()])
         if result.report is None:

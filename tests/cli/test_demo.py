@@ -111,9 +111,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 
 def test_the_steps_are_decided_once_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(_demo_run, "fitting_steps", lambda config: 123)
+    monkeypatch.setattr(_demo_run, "fitting_steps", lambda config: (123, 1))
     assert plan(DemoConfig(minutes=3.0), tmp_path).train.steps == 123
-    monkeypatch.setattr(_demo_run, "fitting_steps", lambda config: 999)
+    monkeypatch.setattr(_demo_run, "fitting_steps", lambda config: (999, 1))
     assert plan(DemoConfig(minutes=3.0), tmp_path).train.steps == 123
     assert json.loads((tmp_path / "demo.json").read_text())["steps"] == 123
     with pytest.raises(ConfigError, match="asked for otherwise"):
