@@ -57,12 +57,15 @@ class Picture:
         name: what to call it in messages.
         format: the file's format, None for pixels that came from memory.
         traits: which of `TRAITS` it has.
+        memory: the pixels of an RGB image where they lie, H x W x 4 with an idle fourth byte, if that was asked for and
+            could be had.
     """
 
     image: Image.Image
     name: str
     format: str | None
     traits: frozenset[str]
+    memory: np.ndarray | None = None
 
 
 def open_image(
@@ -80,7 +83,13 @@ def open_image(
 
 
 def read_picture(
-    source: object, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES, exif: bool = False, name: str | None = None
+    source: object,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    exif: bool = False,
+    name: str | None = None,
+    keep_memory: bool = False,
 ) -> Picture:
     """Decode one picture in full, in its own mode.
 
@@ -90,6 +99,7 @@ def read_picture(
         max_bytes: most bytes of the file, checked before reading.
         exif: turn the picture as its EXIF orientation says. TIFF files are always turned, because Pillow does that itself.
         name: what to call the picture in messages, if its path does not say it.
+        keep_memory: fill `Picture.memory` where possible, which saves a copy of the picture.
 
     Raises:
         DataError: for what is missing, not a picture, damaged, cut short, or has no defined 8-bit values.
@@ -102,7 +112,7 @@ def read_picture(
         name = name or "<array>"
         return _load(_from_array(source, name), None, name, max_pixels, exif, set())
     data, name = _read(source, max_bytes, name)
-    return _decode(data, name, max_pixels, exif)
+    return _decode(data, name, max_pixels, exif, keep_memory)
 
 
 def has_transparency(image: Image.Image) -> bool:
@@ -188,7 +198,7 @@ def _from_array(source: object, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _decode(data: bytes, name: str, max_pixels: int, exif: bool) -> Picture:
+def _decode(data: bytes, name: str, max_pixels: int, exif: bool, keep_memory: bool) -> Picture:
     kind = format_of(data, name)
     traits = set()
     with pillow_silence:
@@ -203,7 +213,7 @@ def _decode(data: bytes, name: str, max_pixels: int, exif: bool) -> Picture:
             raise _damaged(error, kind, name) from None
         if _is_animated(data, image, kind):
             traits.add("animated")
-    return _load(image, kind, name, max_pixels, exif, traits)
+    return _load(image, kind, name, max_pixels, exif, traits, keep_memory)
 
 
 def _is_animated(data: bytes, image: Image.Image, kind: str) -> bool:
@@ -218,9 +228,19 @@ def _is_animated(data: bytes, image: Image.Image, kind: str) -> bool:
         return True  # there is something behind the first frame, damaged though it is
 
 
-def _load(image: Image.Image, kind: str | None, name: str, max_pixels: int, exif: bool, traits: set[str]) -> Picture:
+def _load(
+    image: Image.Image,
+    kind: str | None,
+    name: str,
+    max_pixels: int,
+    exif: bool,
+    traits: set[str],
+    keep_memory: bool = False,
+) -> Picture:
     """Check the size, decode the pixels, turn and scale them."""
     _check_size(image, max_pixels, name)
+    memory = _lend_memory(image) if keep_memory and kind == "JPEG" and image.mode == "RGB" else None
+    loaded = image
     with pillow_silence:
         try:
             image.load()
@@ -236,7 +256,21 @@ def _load(image: Image.Image, kind: str | None, name: str, max_pixels: int, exif
         traits.add("alpha")
     if min(image.size) == 1:
         traits.add("degenerate")
-    return Picture(image, name, kind, frozenset(traits))
+    return Picture(image, name, kind, frozenset(traits), memory if image is loaded else None)
+
+
+def _lend_memory(image: Image.Image) -> np.ndarray | None:
+    """Let Pillow decode into an array of ours, so that nothing has to be copied out of its own memory.
+
+    Pillow maps buffers in this way for `frombuffer`, and `load` fills the memory that an image has. Neither is a promise,
+    so this gives None where it does not work, and the pixels are copied.
+    """
+    memory = np.empty((image.height, image.width, 4), np.uint8)
+    try:
+        image.im = Image.core.map_buffer(memory, image.size, "raw", 0, (image.mode, 0, 1))
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return memory
 
 
 def _check_size(image: Image.Image, max_pixels: int, name: str) -> None:

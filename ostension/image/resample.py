@@ -30,14 +30,14 @@ FILTERED_MODES = frozenset(("L", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMY
 _BITS = 22  # Pillow's PRECISION_BITS: 32 - 8 for the pixel - 2 for the overshoot of the filter
 # OpenBLAS starts its own threads above this many multiplications; they would compete with the workers of a batch.
 _PRODUCTS_PER_CALL = 1 << 18
-_VALUES_PER_STRIP = 1 << 18  # 2 MB of float64, about a core's cache
+_VALUES_PER_STRIP = 1 << 19  # 4 MB of float64
 _CACHED_WEIGHTS = 1 << 16
 _PILLOW = tuple(int(part) for part in PIL.__version__.split(".")[:2])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Block:
-    """Outputs `first` to `last` of an axis are `weights` (outputs x inputs) times inputs `low` to `high`."""
+    """Outputs `first` to `last` of an axis are inputs `low` to `high` times `weights` (inputs x outputs)."""
 
     first: int
     last: int
@@ -66,8 +66,8 @@ def resample(
     source: _Source = _Picture(image, (left, top, right, bottom))
     passes = [(_columns_pass, columns), (_rows_pass, rows)]
     for run, blocks in reversed(passes) if rows_first(image.size, size) else passes:
-        source = _Planes(run(source, blocks)) if blocks else source
-    return source.read(0, 0, source.height, source.width)
+        source = _Lines(run(source, blocks)) if blocks else source
+    return source.read(0, 0, source.height, source.width).transpose(1, 0, 2)
 
 
 def nearest(image: Image.Image, size: tuple[int, int], window: tuple[int, int, int, int]) -> np.ndarray:
@@ -81,7 +81,8 @@ def nearest(image: Image.Image, size: tuple[int, int], window: tuple[int, int, i
 
 
 class _Picture:
-    """A part of a Pillow image, read as planes of bytes."""
+    """A part of a Pillow image, read as lines of bytes: (height, bands, width), the layout in which both passes are plain
+    products of matrices."""
 
     def __init__(self, image: Image.Image, box: tuple[int, int, int, int]):
         self.image, self.left, self.top = image, box[0], box[1]
@@ -93,52 +94,56 @@ class _Picture:
             planes = [part.tobytes("raw", letter) for letter in part.mode]  # saves the copy that split() makes
         else:
             planes = [band.tobytes() for band in part.split()]
-        return np.frombuffer(b"".join(planes), np.uint8).reshape(self.bands, bottom - top, right - left)
+        return np.frombuffer(b"".join(planes), np.uint8).reshape(self.bands, bottom - top, right - left).transpose(1, 0, 2)
 
 
-class _Planes:
-    """The outcome of a pass, (bands, height, width)."""
+class _Lines:
+    """The outcome of a pass, (height, bands, width)."""
 
-    def __init__(self, planes: np.ndarray):
-        self.planes = planes
-        self.bands, self.height, self.width = planes.shape
+    def __init__(self, lines: np.ndarray):
+        self.lines = lines
+        self.height, self.bands, self.width = lines.shape
 
     def read(self, top: int, left: int, bottom: int, right: int) -> np.ndarray:
-        return self.planes[:, top:bottom, left:right]
+        return self.lines[top:bottom, :, left:right]
 
 
-_Source = _Picture | _Planes
+_Source = _Picture | _Lines
 
 
 def _columns_pass(source: _Source, blocks: tuple[_Block, ...]) -> np.ndarray:
     """All rows with their columns resampled, in strips of rows so that float64 never holds the picture."""
-    offset = blocks[0].low
-    out = np.empty((source.bands, source.height, blocks[-1].last), np.uint8)
-    largest = max(block.weights.size for block in blocks)
-    height = max(1, min(source.height, _PRODUCTS_PER_CALL // largest, _VALUES_PER_STRIP // (source.bands * source.width)))
-    taps = np.empty((source.bands, height, source.width))
-    sums = np.empty((source.bands, height, out.shape[2]))
+    offset, bands = blocks[0].low, source.bands
+    out = np.empty((source.height, bands, blocks[-1].last), np.uint8)
+    products = bands * max(block.weights.size for block in blocks)
+    height = max(1, min(source.height, _PRODUCTS_PER_CALL // products, _VALUES_PER_STRIP // (bands * source.width)))
+    taps = np.empty((height, bands, source.width))
+    sums = np.empty((height, bands, out.shape[2]))
     for top in range(0, source.height, height):
         count = min(height, source.height - top)
-        taps[:, :count] = source.read(top, 0, top + count, source.width)
+        taps[:count] = source.read(top, 0, top + count, source.width)
+        inputs, outputs = (lines[:count].reshape(count * bands, -1) for lines in (taps, sums))
         for block in blocks:
-            inputs = taps[:, :count, block.low - offset : block.high - offset]
-            np.matmul(inputs, block.weights.T, out=sums[:, :count, block.first : block.last])
-        out[:, top : top + count] = _to_bytes(sums[:, :count])
+            columns = inputs[:, block.low - offset : block.high - offset]
+            np.matmul(columns, block.weights, out=outputs[:, block.first : block.last])
+        _to_bytes(sums[:count], out[top : top + count])
     return out
 
 
 def _rows_pass(source: _Source, blocks: tuple[_Block, ...]) -> np.ndarray:
     """All columns with their rows resampled."""
-    offset = blocks[0].low
-    out = np.empty((source.bands, blocks[-1].last, source.width), np.uint8)
+    offset, bands = blocks[0].low, source.bands
+    out = np.empty((blocks[-1].last, bands, source.width), np.uint8)
     for block in blocks:
-        taps = block.high - block.low
-        width = max(1, min(source.width, _PRODUCTS_PER_CALL // block.weights.size, _VALUES_PER_STRIP // (source.bands * taps)))
+        count = block.high - block.low
+        products = bands * block.weights.size
+        width = max(1, min(source.width, _PRODUCTS_PER_CALL // products, _VALUES_PER_STRIP // (bands * count)))
         for left in range(0, source.width, width):
             right = min(left + width, source.width)
-            inputs = source.read(block.low - offset, left, block.high - offset, right).astype(np.float64)
-            out[:, block.first : block.last, left:right] = _to_bytes(np.matmul(block.weights, inputs))
+            lines = source.read(block.low - offset, left, block.high - offset, right)
+            inputs = lines.astype(np.float64, order="C").reshape(count, -1)
+            sums = np.matmul(block.weights.T, inputs).reshape(-1, bands, right - left)
+            _to_bytes(sums, out[block.first : block.last, :, left:right])
     return out
 
 
@@ -149,10 +154,12 @@ def rows_first(size: tuple[int, int], out: tuple[int, int]) -> bool:
     return _PILLOW >= (12, 2) and size[1] > 100 * size[0] and out[1] < size[1]
 
 
-def _to_bytes(sums: np.ndarray) -> np.ndarray:
-    """floor(sums + 1/2), clipped so that a cast to bytes (which drops the fraction) gives it; works in place."""
-    sums += 0.5
-    return np.clip(sums, 0.0, 255.5, out=sums)
+def _to_bytes(sums: np.ndarray, out: np.ndarray) -> None:
+    """clip8(floor(sums + 1/2)) into `out`. The cast to integers drops the fraction, which below zero is clipped anyhow."""
+    whole = np.empty(sums.shape, np.int16)
+    np.add(sums, 0.5, out=whole, casting="unsafe")
+    np.clip(whole, 0, 255, out=whole)
+    out[...] = whole
 
 
 def _axis(size: int, out: int, first: int, last: int, interpolation: str) -> tuple[_Block, ...]:
@@ -174,10 +181,10 @@ def _blocks(size: int, out: int, first: int, last: int, interpolation: str) -> t
     stops = np.minimum(starts + width, count)
     begins, ends = lows[starts], highs[stops - 1]
     shifts = lows - np.repeat(begins, stops - starts)
-    bands = np.zeros((count, int(shifts.max()) + taps))
-    bands[np.arange(count)[:, None], shifts[:, None] + np.arange(taps)] = weights
+    bands = np.zeros((int(shifts.max()) + taps, count))
+    bands[shifts + np.arange(taps)[:, None], np.arange(count)] = weights.T
     return tuple(
-        _Block(start, stop, low, high, bands[start:stop, : high - low])
+        _Block(start, stop, low, high, bands[: high - low, start:stop])
         for start, stop, low, high in zip(starts.tolist(), stops.tolist(), begins.tolist(), ends.tolist(), strict=True)
     )
 

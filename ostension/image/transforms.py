@@ -183,7 +183,12 @@ class Transform:
     ) -> tuple[UInt8[np.ndarray, "3 H W"], frozenset[str]]:
         config = self.config
         picture = read_picture(
-            source, max_pixels=config.max_pixels, max_bytes=config.max_bytes, exif=config.exif, name=name
+            source,
+            max_pixels=config.max_pixels,
+            max_bytes=config.max_bytes,
+            exif=config.exif,
+            name=name,
+            keep_memory=config.mode == "fast",
         )
         image = picture.image
         if config.mode != "openai-exact" or (config.alpha == "white" and has_transparency(image)):
@@ -191,7 +196,8 @@ class Transform:
         size = resized_size(image.size, config.image_size, config.resize)
         window = _window(size, config, place)
         if config.mode == "fast" and _fast_pays(image.size, size, window):
-            planes = _resize_fast(image, size, window, config.interpolation)
+            memory = picture.memory if image is picture.image else None
+            planes = _resize_fast(image, memory, size, window, config.interpolation)
         else:
             planes = _resize_exact(image, size, window, config.interpolation, picture.name)
         return _pad(planes, config.image_size, config.fill), picture.traits
@@ -256,17 +262,21 @@ def _resize_exact(
 
 
 def _resize_fast(
-    image: Image.Image, size: tuple[int, int], window: tuple[int, int, int, int], interpolation: str
+    image: Image.Image,
+    memory: np.ndarray | None,
+    size: tuple[int, int],
+    window: tuple[int, int, int, int],
+    interpolation: str,
 ) -> np.ndarray:
-    pixels = np.asarray(image)
+    pixels = np.asarray(image) if memory is None else memory
     try:
-        tensor = torch.from_dlpack(pixels)  # no copy; from_numpy would warn, as Pillow's bytes are read-only
+        tensor = torch.from_dlpack(pixels)  # no copy; from_numpy would warn, as what Pillow gives is read-only
     except BufferError:
         tensor = torch.from_numpy(pixels.copy())
     batch = tensor.permute(2, 0, 1)[None]
     resized = F.interpolate(batch, size=(size[1], size[0]), mode=interpolation, antialias=True)
     left, top, right, bottom = window
-    return resized[0, :, top:bottom, left:right].numpy()
+    return resized[0, :3, top:bottom, left:right].numpy()
 
 
 def _pad(planes: np.ndarray, side: int, fill: int) -> np.ndarray:

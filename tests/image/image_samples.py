@@ -48,3 +48,10 @@ def encode(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def oriented(value: int) -> Image.Exif:
+    """EXIF with this orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif

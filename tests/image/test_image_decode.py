@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_samples import encode, noise, photo
+from image_samples import encode, noise, oriented, photo
 from PIL import Image, features
 
 from ostension.errors import DataError, LimitError
@@ -249,9 +249,7 @@ def test_a_phones_jpeg_of_several_pictures_is_its_first_and_no_animation():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_only_when_asked_for(orientation):
     image = Image.fromarray(np.arange(20 * 10 * 3, dtype=np.uint8).reshape(10, 20, 3))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encode(image, "PNG", exif=exif)
+    data = encode(image, "PNG", exif=oriented(orientation))
     array = np.asarray(image)
     turned = {
         1: array, 2: array[:, ::-1], 3: array[::-1, ::-1], 4: array[::-1], 5: array.transpose(1, 0, 2),
@@ -264,9 +262,7 @@ def test_exif_orientation_is_applied_only_when_asked_for(orientation):
 
 
 def test_a_tiff_is_turned_once_whatever_was_asked():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encode(Image.new("RGB", (20, 10)), "TIFF", exif=exif)
+    data = encode(Image.new("RGB", (20, 10)), "TIFF", exif=oriented(6))
     assert open_image(data).size == open_image(data, exif=True).size == (10, 20)  # Pillow turns TIFF files itself
 
 
@@ -405,6 +401,25 @@ def test_threads_that_decode_at_once_leave_the_warning_filters_alone():
 def test_traits_are_documented_names():
     picture = read_picture(encode(noise("LA", 1, 5), "PNG"))
     assert picture.traits <= set(TRAITS) and picture.traits == {"alpha", "degenerate"}
+
+
+def test_the_memory_of_a_jpeg_can_be_had_without_a_copy(monkeypatch):
+    data = encode(photo(61, 47), "JPEG", exif=oriented(6))
+    plain = np.asarray(open_image(data))
+    picture = read_picture(data, keep_memory=True)
+    assert np.array_equal(np.asarray(picture.image), plain) and np.array_equal(picture.memory[..., :3], plain)
+    assert read_picture(data, keep_memory=True, exif=True).memory is None  # the turned picture lies elsewhere
+    for other in (encode(photo(61, 47), "PNG"), encode(noise("L", 9, 9), "JPEG"), photo(9, 9)):
+        assert read_picture(other, keep_memory=True).memory is None
+    with pytest.raises(DataError, match="cut short"):
+        read_picture(data[: len(data) // 2], keep_memory=True)
+
+    def changed(*arguments):
+        raise TypeError("a later Pillow")
+
+    monkeypatch.setattr(Image.core, "map_buffer", changed)
+    picture = read_picture(data, keep_memory=True)
+    assert picture.memory is None and np.array_equal(np.asarray(picture.image), plain)
 
 
 def test_a_caller_pil_image_is_not_changed():

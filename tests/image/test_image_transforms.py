@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_samples import encode, noise, photo
+from image_samples import encode, noise, oriented, photo
 from PIL import Image
 
 from ostension.config import config_hash, from_tree, to_tree
@@ -112,6 +112,15 @@ def test_fast_moves_a_photo_by_at_most_one_level_in_few_places(size):
     assert off.max() <= 1 and (off > 0).float().mean() < 0.01
 
 
+def test_fast_gives_the_same_pixels_wherever_they_lie():
+    image = photo(300, 200)
+    data = encode(image, "JPEG", quality=95)
+    decoded = Image.open(io.BytesIO(data))
+    transform = Transform(config(mode="fast"))
+    assert torch.equal(transform(data), transform(decoded))
+    assert torch.equal(transform(data), transform(encode(decoded, "PNG")))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
@@ -204,12 +213,6 @@ def test_the_limits_and_exif_of_the_configuration_are_used():
     for limit in ({"max_pixels": 799}, {"max_bytes": 100}):
         with pytest.raises(LimitError):
             Transform(config(**limit))(data)
-
-
-def oriented(value: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = value
-    return exif
 
 
 def test_the_same_picture_from_any_source_gives_the_same_tensor(tmp_path):
