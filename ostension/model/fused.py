@@ -69,6 +69,11 @@ def mlp(
     return x.add(torch.ops.mkldnn._linear_pointwise(hidden, outer.weight, outer_bias, "none", [], ""), alpha=1 / scale)
 
 
+def traced() -> bool:
+    """Whether a graph is being recorded (export, compile), so that values and sizes of this call must not decide anything."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def _onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's fused operators may be called: nothing records, traces or casts, and they know the dtype."""
     return (
@@ -77,8 +82,7 @@ def _onednn(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype
         and x.dtype in _onednn_dtypes()
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not traced()
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -178,7 +178,7 @@ def lay_out(
         ConfigError: for a context whose number of prompts is another, or a name that is shorter than the suffix says.
     """
     if insert is None or insert.context is None or insert.context.shape[-2] == 0:
-        return Layout(tokens, ends, None, None, (len(tokens),))
+        return Layout(tokens, ends, None, None, (tokens.shape[0],))
     context, number = insert.context, insert.context.shape[-2]
     prompts, device = len(tokens), tokens.device
     if context.ndim >= 3 and context.shape[-3] != prompts and not (context.ndim == 4 and context.shape[1] == 1):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ostension.model.fused import linear, mlp
+from ostension.model.fused import linear, mlp, traced
 from ostension.shapes import Bool, Float
 
 # Rows of an MLP that are computed together without gradients: 512 x 3072 float32 stay in the cache, and temporaries over
@@ -116,7 +116,7 @@ class MLP(nn.Module):
     def residual(self, x: Float[Tensor, "*B W"], norm: nn.LayerNorm) -> Float[Tensor, "*B W"]:
         """x + MLP(norm(x)); without gradients some rows at a time."""
         rows = x.flatten(0, -2)
-        parts = [rows] if torch.is_grad_enabled() else rows.split(MLP_ROWS)
+        parts = [rows] if torch.is_grad_enabled() or traced() else rows.split(MLP_ROWS)
         done = [mlp(part, norm, self.c_fc, self.c_proj, self.activation) for part in parts]
         return (done[0] if len(done) == 1 else torch.cat(done)).view(x.shape)
 

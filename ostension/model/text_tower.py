@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ostension.errors import DataError
 from ostension.model.config import TextConfig
+from ostension.model.fused import traced
 from ostension.model.insert import Hook, Layout, TextInsert, lay_out
 from ostension.model.layers import BlockFunction, Transformer
 from ostension.model.prefix_tree import plan, run_tree
@@ -55,7 +56,7 @@ class TextTransformer(nn.Module):
             return tokens.argmax(dim=1)
         if self.config.eos_id is not None:
             return tokens.eq(self.config.eos_id).int().argmax(dim=1)
-        return torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+        return torch.full((tokens.shape[0],), tokens.shape[1] - 1, device=tokens.device)
 
     def forward(
         self, tokens: Int[Tensor, "B T"], *, insert: TextInsert | None = None, taps: Taps | None = None, plain: bool = False
@@ -68,7 +69,7 @@ class TextTransformer(nn.Module):
         self._check(tokens)
         layout = lay_out(tokens, self.ends(tokens), insert, self.config.context_length)
         hook = None if insert is None else insert.hook
-        whole = plain or hook is not None or (taps is not None and taps.inner) or len(tokens) == 0
+        whole = plain or hook is not None or (taps is not None and taps.inner) or tokens.shape[0] == 0
         if self.config.causal and not whole:
             read = self._read_tree(layout)
         else:
@@ -91,7 +92,7 @@ class TextTransformer(nn.Module):
                 f"the tokens have {tokens.shape[1]} positions",
                 expected=f"at most the context length {self.config.context_length}",
             )
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size:
+        if not traced() and tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.config.vocab_size:
             raise DataError(
                 f"the token ids run from {int(tokens.min())} to {int(tokens.max())}",
                 expected=f"ids from 0 to {self.config.vocab_size - 1}",
@@ -127,7 +128,7 @@ class TextTransformer(nn.Module):
         x = self.transformer(x, causal=self.config.causal, before=before, after=after)
         if taps is not None and "tokens" in taps.found:
             taps.put("tokens", self.ln_final(x))
-        return x[torch.arange(len(x), device=x.device), layout.ends]
+        return x[torch.arange(x.shape[0], device=x.device), layout.ends]
 
     def _embed(self, keys: Tensor, bank: Tensor | None) -> Tensor:
         """Token embeddings, with rows of the context bank where a key is negative."""

@@ -31,7 +31,7 @@ class AttentionPool(nn.Module):
         self.mlp = MLP(config.width, config.mlp_width, config.activation)
 
     def forward(self, x: Float[Tensor, "B P W"]) -> Float[Tensor, "B W"]:
-        x = self.attn(x, query=self.probe.expand(len(x), 1, -1))
+        x = self.attn(x, query=self.probe.expand(x.shape[0], 1, -1))
         return self.mlp.residual(x, self.ln)[:, 0]
 
 
@@ -80,7 +80,7 @@ class VisionTransformer(nn.Module):
         """What enters the first block (B, P + N, W), and P."""
         x = self._patches(images)
         if self.class_embedding is not None:
-            x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1)
+            x = torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], dim=1)
         x = x + self.positional_embedding
         kept = x.shape[1]
         tokens = None if insert is None else insert.first(len(x), x)
