@@ -14,7 +14,7 @@ class Demo:
     Works offline. The same command again goes on where a stopped one left off.
 
     Args:
-        minutes: Wall time of the whole demo on this machine; the steps follow from a short trial of its speed.
+        minutes: Wall time of the whole demo; the steps follow from a short trial of this machine's speed.
         languages: Also train on and ask in seven other languages.
         out: Folder of the model, the records and the report.
         seed: Of everything random.

@@ -33,6 +33,7 @@ MODEL, CLASSIFIER, PICTURES = "model", "classifier", "pictures"
 LANGUAGES = ("de", "es", "fr", "hi", "ja", "ru", "zh")
 EVALUATION_S = 45.0  # kept free of the minutes: 35 to 50 s of one core here, of which the map takes a quarter
 MIN_STEPS, TRIAL_STEPS = 20, 12
+SMOKE_STEPS = demo.smoke().train.steps or 0
 NUM_PICTURES = 12
 
 
@@ -118,7 +119,7 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
 
 
 def plan(config: DemoConfig, folder: Path) -> Pretraining:
-    """The run: as written in the folder before, or made to fit the minutes and written there.
+    """The run: as written in the folder before, or made to fit the minutes and written there. Sets the threads.
 
     Raises:
         ConfigError: if the folder holds a demo that was asked for otherwise.
@@ -126,16 +127,16 @@ def plan(config: DemoConfig, folder: Path) -> Pretraining:
     path, asked = folder / PLAN, dataclasses.asdict(config)
     if path.exists():
         written = files.read_json(path)
-        if not isinstance(written, dict) or written.get("asked") != asked or not _is_plan(written):
+        if not isinstance(written, dict) or written.keys() != {"asked", "steps", "threads"} or written["asked"] != asked:
             raise ConfigError(
                 f"holds a demo that was asked for otherwise: {written}", source=path, expected=f"{asked}",
                 fix="use the same flags to go on, or another --out",
             )  # fmt: skip
         steps, threads = written["steps"], written["threads"]
     else:
-        smoke = (demo.smoke().train.steps, runtime.available_cores())
-        steps, threads = smoke if config.smoke else fitting_steps(config)
+        steps, threads = (SMOKE_STEPS, runtime.set_threads()) if config.smoke else fitting(config)
         files.write_json(path, {"asked": asked, "steps": steps, "threads": threads})
+    # A run goes on with the threads that it began with: sums in another order are other bits.
     runtime.set_threads(threads)
     return demo.smoke() if config.smoke else recipe_for(config, steps)
 
@@ -145,32 +146,27 @@ def recipe_for(config: DemoConfig, steps: int) -> Pretraining:
     return demo.recipe(steps, languages=LANGUAGES if config.languages else (), seed=config.seed)
 
 
-def _is_plan(written: object) -> bool:
-    return isinstance(written, dict) and all(isinstance(written.get(key), int) for key in ("steps", "threads"))
+def fitting(config: DemoConfig) -> tuple[int, int]:
+    """Steps that fit the minutes, and threads, from a few trial steps on this machine as it is now.
 
-
-def fitting_steps(config: DemoConfig) -> tuple[int, int]:
-    """Steps that fit the minutes, and the threads that make them fastest, from a few trial steps on this machine.
-
-    Two threads wait for each other at every operation, so on a machine that others use one thread can be the faster.
+    All cores are the default and usually the fastest; beside other work one thread can be, for threads wait for each other.
     """
-    budget = config.minutes * 60 - EVALUATION_S
-    seconds = {threads: _step_seconds(config, threads) for threads in {1, runtime.available_cores()}}
-    threads = min(seconds, key=lambda threads: (seconds[threads], -threads))
+    started = time.perf_counter()
+    seconds = {threads: seconds_per_step(config, threads) for threads in sorted({runtime.set_threads(), 1}, reverse=True)}
+    threads = min(seconds, key=lambda threads: seconds[threads])
+    budget = config.minutes * 60 - EVALUATION_S - (time.perf_counter() - started)
     steps = max(MIN_STEPS, int(budget / seconds[threads]))
-    _say(
-        f"{1000 * seconds[threads]:.0f} ms a step measured here with {threads} threads; "
-        f"{config.minutes:g} minutes are {steps} steps and the evaluation"
-    )
+    measured = ", ".join(f"{1000 * step:.0f} ms with {count}" for count, step in seconds.items())
+    _say(f"a step takes {measured} threads; {config.minutes:g} minutes are {steps} steps and the evaluation")
     return steps, threads
 
 
-def _step_seconds(config: DemoConfig, threads: int) -> float:
+def seconds_per_step(config: DemoConfig, threads: int) -> float:
+    """The best interval of a short trial run, without the first one, which pays for caches and first allocations."""
     runtime.set_threads(threads)
     trial = recipe_for(config, TRIAL_STEPS).changed({"train.log_every": TRIAL_STEPS // 3})
     with tempfile.TemporaryDirectory() as folder:
         trial.run(folder)
-        # Not the first interval, which pays for caches and first allocations.
         return min(float(record["step_s"]) for record in read_records(folder, kinds=("step",))[1:])
 
 

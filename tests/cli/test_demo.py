@@ -110,14 +110,25 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     assert result.returncode == 1 and "cannot be used" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_the_steps_are_decided_once_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(_demo_run, "fitting_steps", lambda config: (123, 1))
+def test_the_steps_and_threads_are_decided_once_and_kept(tmp_path, monkeypatch):
+    threads = []
+    monkeypatch.setattr(_demo_run.runtime, "set_threads", lambda count=None: threads.append(count) or count or 1)
+    monkeypatch.setattr(_demo_run, "fitting", lambda config: (123, 2))
     assert plan(DemoConfig(minutes=3.0), tmp_path).train.steps == 123
-    monkeypatch.setattr(_demo_run, "fitting_steps", lambda config: (999, 1))
+    monkeypatch.setattr(_demo_run, "fitting", lambda config: (999, 1))
     assert plan(DemoConfig(minutes=3.0), tmp_path).train.steps == 123
-    assert json.loads((tmp_path / "demo.json").read_text())["steps"] == 123
+    assert threads == [2, 2] and json.loads((tmp_path / "demo.json").read_text())["steps"] == 123
     with pytest.raises(ConfigError, match="asked for otherwise"):
         plan(DemoConfig(minutes=4.0), tmp_path)
+
+
+def test_the_faster_number_of_threads_fills_the_minutes(monkeypatch):
+    monkeypatch.setattr(_demo_run.runtime, "set_threads", lambda count=None: count or 4)
+    monkeypatch.setattr(_demo_run, "seconds_per_step", lambda config, threads: {4: 0.2, 1: 0.5}[threads])
+    steps, threads = _demo_run.fitting(DemoConfig(minutes=7.0))
+    assert threads == 4 and steps == pytest.approx((7 * 60 - _demo_run.EVALUATION_S) / 0.2, abs=5)
+    monkeypatch.setattr(_demo_run, "seconds_per_step", lambda config, threads: {4: 0.9, 1: 0.5}[threads])
+    assert _demo_run.fitting(DemoConfig(minutes=0.1)) == (_demo_run.MIN_STEPS, 1)
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan")])
