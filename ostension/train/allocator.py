@@ -16,7 +16,8 @@ def keep_large_blocks() -> bool:
 
     The activations of a training step are blocks of megabytes that come back with the same sizes at the next step. By
     default glibc maps and unmaps each of them, and the kernel zeroes the pages again: 96 against 168 pairs a CPU second
-    for a small transformer at batch 256. It lasts for the process, and the peak of memory is the same.
+    for a small transformer at batch 256 on one machine, 3 to 5 % of a step on another. The peak of memory stays within 2 %
+    (measured: 1,297 against 1,280 MB). It lasts for the process.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
