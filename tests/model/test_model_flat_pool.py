@@ -30,7 +30,9 @@ def test_the_embedding_is_the_projection_of_the_whole_last_map(tiny):
     torch.testing.assert_close(found["embedding"], found["patches"].flatten(1) @ model.visual.proj)
 
 
-@pytest.mark.parametrize(("layers", "stem_pool", "stride"), [((1, 1, 1, 1), True, 32), ((1, 1, 1), False, 8), ((1, 1), True, 8)])
+@pytest.mark.parametrize(
+    ("layers", "stem_pool", "stride"), [((1, 1, 1, 1), True, 32), ((1, 1, 1), False, 8), ((1, 1), True, 8)]
+)
 def test_stages_and_the_stems_pool_set_the_stride(tiny, layers, stem_pool, stride):
     model = tiny(flattened(layers=layers, stem_pool=stem_pool))
     vision = model.config.vision
