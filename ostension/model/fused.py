@@ -21,7 +21,7 @@ from ostension.shapes import Float
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x sigmoid(1.702 x), OpenAI's approximation of GELU."""
-    if x.requires_grad:
+    if torch.is_grad_enabled():
         return x * torch.sigmoid(1.702 * x)
     return torch.sigmoid(1.702 * x).mul_(x)
 
