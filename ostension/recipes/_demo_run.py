@@ -1,6 +1,6 @@
 """The demo from start to end: plan, train, evaluate, report. A rerun goes on where the last one stopped.
 
-The number of steps is decided once, from this machine's measured speed and the minutes asked for, and written to
+The number of steps is decided once, by the recipe or from this machine's speed and the minutes asked for, and written to
 `demo.json`; from then on everything is a function of the step, as in any run, and resuming changes nothing.
 """
 
@@ -33,7 +33,7 @@ MODEL, CLASSIFIER, PICTURES = "model", "classifier", "pictures"
 LANGUAGES = ("de", "es", "fr", "hi", "ja", "ru", "zh")
 EVALUATION_S = 45.0  # kept free of the minutes: 35 to 50 s of one core here, of which the map takes a quarter
 MIN_STEPS, TRIAL_STEPS = 20, 12
-SMOKE_STEPS = demo.smoke().train.steps or 0
+CLEARLY = 1.2  # how many times slower all cores have to be
 NUM_PICTURES = 12
 
 
@@ -42,19 +42,19 @@ class DemoConfig:
     """What the demo is asked for.
 
     Attributes:
-        minutes: of the whole demo on this machine, training and evaluation.
+        minutes: of the whole demo on this machine, training and evaluation; None is the recipe's own number of steps.
         languages: also train on and ask in seven other languages.
         seed: of everything random.
         smoke: twenty steps on an eighth of the names: shows that everything runs.
     """
 
-    minutes: float = 7.5
+    minutes: float | None = None
     languages: bool = False
     seed: int = 0
     smoke: bool = False
 
     def __post_init__(self):
-        if not self.minutes > 0:
+        if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"--minutes is {self.minutes:g}", expected="more than 0")
 
 
@@ -134,30 +134,36 @@ def plan(config: DemoConfig, folder: Path) -> Pretraining:
             )  # fmt: skip
         steps, threads = written["steps"], written["threads"]
     else:
-        steps, threads = (SMOKE_STEPS, runtime.set_threads()) if config.smoke else fitting(config)
+        steps, threads = (demo.SMOKE_STEPS, runtime.set_threads()) if config.smoke else fitting(config)
         files.write_json(path, {"asked": asked, "steps": steps, "threads": threads})
     # A run goes on with the threads that it began with: sums in another order are other bits.
     runtime.set_threads(threads)
-    return demo.smoke() if config.smoke else recipe_for(config, steps)
+    return recipe_for(config, steps)
 
 
 def recipe_for(config: DemoConfig, steps: int) -> Pretraining:
-    """The recipe in so many steps, with the languages and the seed that were asked for."""
-    return demo.recipe(steps, languages=LANGUAGES if config.languages else (), seed=config.seed)
+    """The recipe in so many steps, with the languages, the seed and the size that were asked for."""
+    made = demo.recipe(steps, languages=LANGUAGES if config.languages else (), seed=config.seed)
+    return made.changed(demo.SMOKE) if config.smoke else made
 
 
 def fitting(config: DemoConfig) -> tuple[int, int]:
-    """Steps that fit the minutes, and threads, from a few trial steps on this machine as it is now.
+    """Steps and threads, from a few trial steps on this machine as it is now.
 
-    All cores are the default and usually the fastest; beside other work one thread can be, for threads wait for each other.
+    All cores are the default. Beside other work one thread can be much faster, for threads wait for each other; it is taken
+    when it is clearly so, so that a free machine always gives the same bits.
     """
     started = time.perf_counter()
-    seconds = {threads: seconds_per_step(config, threads) for threads in sorted({runtime.set_threads(), 1}, reverse=True)}
-    threads = min(seconds, key=lambda threads: seconds[threads])
-    budget = config.minutes * 60 - EVALUATION_S - (time.perf_counter() - started)
-    steps = max(MIN_STEPS, int(budget / seconds[threads]))
+    cores = runtime.set_threads()
+    seconds = {threads: seconds_per_step(config, threads) for threads in sorted({cores, 1}, reverse=True)}
+    threads = 1 if CLEARLY * seconds[1] < seconds[cores] else cores
+    steps = demo.STEPS
+    if config.minutes is not None:
+        budget = config.minutes * 60 - EVALUATION_S - (time.perf_counter() - started)
+        steps = max(MIN_STEPS, int(budget / seconds[threads]))
     measured = ", ".join(f"{1000 * step:.0f} ms with {count}" for count, step in seconds.items())
-    _say(f"a step takes {measured} threads; {config.minutes:g} minutes are {steps} steps and the evaluation")
+    minutes = (steps * seconds[threads] + EVALUATION_S) / 60
+    _say(f"a step takes {measured} threads; {steps} steps and the evaluation are about {minutes:.1f} minutes")
     return steps, threads
 
 

@@ -16,7 +16,7 @@ import pytest
 from ostension.errors import ConfigError
 from ostension.evals.records import load_records
 from ostension.files import sha256_file
-from ostension.recipes import _demo_run
+from ostension.recipes import _demo_run, demo
 from ostension.recipes._demo_run import DemoConfig, plan
 
 pytestmark = pytest.mark.slow
@@ -110,6 +110,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     assert result.returncode == 1 and "cannot be used" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_smoke_run_has_the_seed_and_the_languages_that_were_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(_demo_run.runtime, "set_threads", lambda count=None: count or 1)
+    made = plan(DemoConfig(smoke=True, languages=True, seed=5), tmp_path)
+    assert made.train.steps == demo.SMOKE_STEPS and made.train.seed == 5
+    assert made.batches.languages == _demo_run.LANGUAGES and made.batches.every == 8
+
+
 def test_the_steps_and_threads_are_decided_once_and_kept(tmp_path, monkeypatch):
     threads = []
     monkeypatch.setattr(_demo_run.runtime, "set_threads", lambda count=None: threads.append(count) or count or 1)
@@ -122,13 +129,25 @@ def test_the_steps_and_threads_are_decided_once_and_kept(tmp_path, monkeypatch):
         plan(DemoConfig(minutes=4.0), tmp_path)
 
 
-def test_the_faster_number_of_threads_fills_the_minutes(monkeypatch):
+def test_one_thread_is_taken_where_it_is_clearly_faster_and_the_steps_fill_the_minutes(monkeypatch):
     monkeypatch.setattr(_demo_run.runtime, "set_threads", lambda count=None: count or 4)
     monkeypatch.setattr(_demo_run, "seconds_per_step", lambda config, threads: {4: 0.2, 1: 0.5}[threads])
     steps, threads = _demo_run.fitting(DemoConfig(minutes=7.0))
     assert threads == 4 and steps == pytest.approx((7 * 60 - _demo_run.EVALUATION_S) / 0.2, abs=5)
     monkeypatch.setattr(_demo_run, "seconds_per_step", lambda config, threads: {4: 0.9, 1: 0.5}[threads])
     assert _demo_run.fitting(DemoConfig(minutes=0.1)) == (_demo_run.MIN_STEPS, 1)
+
+
+def test_without_minutes_the_recipe_says_how_many_steps(monkeypatch):
+    monkeypatch.setattr(_demo_run.runtime, "set_threads", lambda count=None: count or 2)
+    monkeypatch.setattr(_demo_run, "seconds_per_step", lambda config, threads: 9.0)
+    assert _demo_run.fitting(DemoConfig()) == (demo.STEPS, 2)
+
+
+def test_without_minutes_the_recipe_decides_the_steps_and_noise_does_not_change_the_threads(monkeypatch):
+    monkeypatch.setattr(_demo_run.runtime, "set_threads", lambda count=None: count or 4)
+    monkeypatch.setattr(_demo_run, "seconds_per_step", lambda config, threads: {4: 0.55, 1: 0.5}[threads])
+    assert _demo_run.fitting(DemoConfig()) == (_demo_run.demo.STEPS, 4)
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan")])
