@@ -154,6 +154,7 @@ def fitting(config: DemoConfig) -> tuple[int, int]:
     when it is clearly so, so that a free machine always gives the same bits.
     """
     started = time.perf_counter()
+    _say("a short trial of this machine's speed")
     cores = runtime.set_threads()
     seconds = {threads: seconds_per_step(config, threads) for threads in sorted({cores, 1}, reverse=True)}
     threads = 1 if CLEARLY * seconds[1] < seconds[cores] else cores

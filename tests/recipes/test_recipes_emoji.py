@@ -10,6 +10,7 @@ import torch
 
 from ostension.config import from_tree, to_tree
 from ostension.data.embedded import load_emoji
+from ostension.data.task import read_task
 from ostension.errors import ConfigError
 from ostension.model.clip import CLIP
 from ostension.recipes import RECIPES, demo
@@ -41,6 +42,10 @@ def test_the_recipe_is_found_by_name_and_survives_as_a_tree():
     for made in (demo.recipe(), demo.smoke()):
         assert isinstance(made, Pretraining)
         assert from_tree(EmojiBatchesConfig, to_tree(made.batches)) == made.batches
+
+
+def test_the_demo_asks_with_the_templates_of_the_emoji_task():
+    assert read_task("emoji").prompt_templates() == demo.TEMPLATES
 
 
 def test_a_batch_is_a_function_of_its_step(batches, emoji, model):
