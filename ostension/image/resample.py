@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import PIL
@@ -116,7 +116,7 @@ def _columns_pass(source: _Source, blocks: tuple[_Block, ...]) -> np.ndarray:
     offset, bands = blocks[0].low, source.bands
     out = np.empty((source.height, bands, blocks[-1].last), np.uint8)
     products = bands * max(block.weights.size for block in blocks)
-    height = max(1, min(source.height, _PRODUCTS_PER_CALL // products, _VALUES_PER_STRIP // (bands * source.width)))
+    height = _even(source.height, min(_PRODUCTS_PER_CALL // products, _VALUES_PER_STRIP // (bands * source.width)))
     taps = np.empty((height, bands, source.width))
     sums = np.empty((height, bands, out.shape[2]))
     for top in range(0, source.height, height):
@@ -131,20 +131,38 @@ def _columns_pass(source: _Source, blocks: tuple[_Block, ...]) -> np.ndarray:
 
 
 def _rows_pass(source: _Source, blocks: tuple[_Block, ...]) -> np.ndarray:
-    """All columns with their rows resampled."""
+    """All columns with their rows resampled, in strips of columns and groups of blocks for the same reason."""
     offset, bands = blocks[0].low, source.bands
     out = np.empty((blocks[-1].last, bands, source.width), np.uint8)
-    for block in blocks:
-        count = block.high - block.low
-        products = bands * block.weights.size
-        width = max(1, min(source.width, _PRODUCTS_PER_CALL // products, _VALUES_PER_STRIP // (bands * count)))
-        for left in range(0, source.width, width):
-            right = min(left + width, source.width)
-            lines = source.read(block.low - offset, left, block.high - offset, right)
-            inputs = lines.astype(np.float64, order="C").reshape(count, -1)
-            sums = np.matmul(block.weights.T, inputs).reshape(-1, bands, right - left)
-            _to_bytes(sums, out[block.first : block.last, :, left:right])
+    width = _even(source.width, _PRODUCTS_PER_CALL // (bands * max(block.weights.size for block in blocks)))
+    for left in range(0, source.width, width):
+        right = min(left + width, source.width)
+        for group in _groups(blocks, _VALUES_PER_STRIP // (bands * width)):
+            low, first, last = group[0].low, group[0].first, group[-1].last
+            lines = source.read(low - offset, left, group[-1].high - offset, right)
+            inputs = lines.astype(np.float64, order="C").reshape(len(lines), -1)
+            outputs = np.empty((last - first, inputs.shape[1]))
+            for block in group:
+                rows = inputs[block.low - low : block.high - low]
+                np.matmul(block.weights.T, rows, out=outputs[block.first - first : block.last - first])
+            _to_bytes(outputs.reshape(-1, bands, right - left), out[first:last, :, left:right])
     return out
+
+
+def _groups(blocks: tuple[_Block, ...], lines: int) -> Iterator[list[_Block]]:
+    """Neighbouring blocks that together need at most `lines` inputs, or single ones that need more."""
+    group: list[_Block] = []
+    for block in blocks:
+        if group and block.high - group[0].low > lines:
+            yield group
+            group = []
+        group.append(block)
+    yield group
+
+
+def _even(length: int, most: int) -> int:
+    """The length of equal parts of at most `most`."""
+    return math.ceil(length / math.ceil(length / max(1, most)))
 
 
 def rows_first(size: tuple[int, int], out: tuple[int, int]) -> bool:
