@@ -22,12 +22,13 @@ __all__ = ["harness"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # some thirty processes, on a machine that may be busy
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_twenty_kills_at_random_moments_leave_the_bits_of_an_uninterrupted_run(harness, tmp_path, precision):
     chance = random.Random(f"kills {precision}")
     settings = {"steps": 130, "every": 2, "precision": precision, "average": 0.95}
     harness.run(tmp_path / "whole", **settings)
-    kills = [0] * 14 + [1] * 3 + [2] * 3 if precision == "fp32" else [0] * 5
+    kills = [0] * 16 + [1] * 2 + [2] * 2 if precision == "fp32" else [0] * 5
     chance.shuffle(kills)
     for workers in kills:
         run = harness.start(tmp_path / "killed", workers=workers, **settings)

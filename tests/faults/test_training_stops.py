@@ -200,6 +200,13 @@ def test_a_polite_stop_saves_ends_well_and_can_be_resumed(harness, tmp_path, wor
     assert final_bytes(tmp_path / "run") == final_bytes(tmp_path / "whole")
 
 
+def test_a_signal_to_the_whole_group_is_a_polite_stop_too(harness, tmp_path):
+    run = harness.run(tmp_path / "run", batches={"group_term_at": 5})
+    assert CheckpointStore(tmp_path / "run").newest().step == 5
+    assert read_records(tmp_path / "run", ["end"])[0]["status"] == "stopped"
+    assert "Traceback" not in run.stderr()
+
+
 def test_a_second_request_ends_the_process_at_once(harness, tmp_path):
     run = harness.start(tmp_path / "run", steps=60, batches={"sleep_s": 3.0})
     while not (tmp_path / "run" / "log.jsonl").exists():

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from ostension.errors import DataError, OstensionError
+
 PRESET = "tiny-vit"
 
 
@@ -139,6 +141,9 @@ class FakeBatches:
         at = self.faults
         if step in at.get("term_at", ()):
             os.kill(os.getpid(), signal.SIGTERM)
+        if step == at.get("group_term_at"):  # a signal to the whole process group, which ends the workers as well
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise DataError("data worker 0 ended with signal SIGTERM")
         if step == at.get("disk_full_from"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
         if step == at.get("disk_full_until"):
@@ -207,8 +212,6 @@ def run_training(
 
 
 def _child(request) -> int:
-    from ostension.errors import OstensionError
-
     null = os.open(os.devnull, os.O_RDWR)
     errors = os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(null, 0), os.dup2(null, 1), os.dup2(errors, 2)
