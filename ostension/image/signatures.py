@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 
-from PIL import features
-
 from ostension.errors import DataError
 
 # Format, offset of the signature, signature.
@@ -47,6 +45,15 @@ _OTHERS = (
 )
 
 
+def reads(kind: str) -> bool:
+    """Whether the installed Pillow reads a format; loads its plugin, for which Pillow itself would import all it has."""
+    try:
+        plugin = importlib.import_module(f"PIL.{_PLUGINS[kind]}")
+    except ImportError:
+        return False
+    return getattr(plugin, "SUPPORTED", True)
+
+
 def format_of(data: bytes, name: str) -> str:
     """Pillow's name of the format, with Pillow's plugin for it loaded.
 
@@ -55,10 +62,8 @@ def format_of(data: bytes, name: str) -> str:
     """
     for kind, offset, signature in _SIGNATURES:
         if data[offset : offset + len(signature)] == signature:
-            if kind in ("WEBP", "AVIF") and not features.check(kind.lower()):
+            if not reads(kind):
                 raise DataError(f"the installed Pillow does not read {kind}", source=name, fix="convert the picture")
-            # Pillow would import every plugin that it has to find one that is not loaded yet.
-            importlib.import_module(f"PIL.{_PLUGINS[kind]}")
             return kind
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     what = next((what for signature, what in _OTHERS if start.startswith(signature)), None)

@@ -14,10 +14,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image
 
 from ostension.errors import DataError, LimitError
 from ostension.image.decode import open_image
+from ostension.image.signatures import reads
 from ostension.runtime import numpy_generator, peak_memory_bytes
 
 COUNT = 200
@@ -35,7 +36,7 @@ def noise(count: int) -> bytes:
 def samples() -> list[bytes]:
     files = []
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"):
-        for mode in MODES.get(kind, PLAIN_MODES) if kind != "AVIF" or features.check("avif") else ():
+        for mode in MODES.get(kind, PLAIN_MODES) if reads(kind) else ():
             buffer = io.BytesIO()
             pixels = random.integers(0, 256, (48, 64, 3), dtype=np.uint8)
             Image.fromarray(pixels).convert(mode).save(buffer, kind)

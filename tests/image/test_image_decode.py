@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from image_samples import encode, noise, oriented, photo
-from PIL import Image, features
+from PIL import Image
 
 from ostension.errors import DataError, LimitError
 from ostension.image.decode import TRAITS, open_image, read_picture, to_rgb
-from ostension.image.signatures import _SIGNATURES
+from ostension.image.signatures import _PLUGINS, _SIGNATURES, reads
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
-KINDS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else [])]
+KINDS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if reads("AVIF") else [])]
 
 
 def pixels(source, **options) -> list:
@@ -165,6 +165,15 @@ def test_every_signature_alone_is_a_data_error():
     for kind, offset, signature in _SIGNATURES:
         with pytest.raises(DataError, match=rf"{kind}"):
             open_image(bytes(offset) + signature)
+
+
+def test_a_format_that_this_pillow_lacks_is_named(monkeypatch):
+    data = encode(photo(20, 10), "WEBP")
+    monkeypatch.setattr("PIL.WebPImagePlugin.SUPPORTED", False)
+    with pytest.raises(DataError, match="the installed Pillow does not read WEBP"):
+        open_image(data)
+    monkeypatch.setitem(_PLUGINS, "WEBP", "NoSuchPlugin")
+    assert not reads("WEBP")
 
 
 def test_cmyk_jpeg_has_the_colours_that_it_was_made_from():
