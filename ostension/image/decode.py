@@ -126,7 +126,7 @@ def to_rgb(image: Image.Image, alpha: Alpha = "white", *, name: str = "<image>")
     Dropping shows whatever colour lies under transparent pixels: a transparent red square becomes red.
 
     Raises:
-        DataError: for a mode that Pillow cannot convert.
+        DataError: for a mode that Pillow cannot convert, or if memory does not suffice.
     """
     try:
         if alpha == "white" and has_transparency(image):
@@ -139,6 +139,8 @@ def to_rgb(image: Image.Image, alpha: Alpha = "white", *, name: str = "<image>")
         return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError:
         raise DataError(f"pixels in mode {image.mode!r} have no RGB values", source=name, fix="save it as RGB") from None
+    except MemoryError:
+        raise DataError(f"there is not enough memory to convert {image.width} x {image.height} pixels", source=name) from None
 
 
 def _read(source: object, max_bytes: int, name: str | None) -> tuple[bytes, str]:
@@ -265,10 +267,10 @@ def _lend_memory(image: Image.Image) -> np.ndarray | None:
     Pillow maps buffers in this way for `frombuffer`, and `load` fills the memory that an image has. Neither is a promise,
     so this gives None where it does not work, and the pixels are copied.
     """
-    memory = np.empty((image.height, image.width, 4), np.uint8)
     try:
+        memory = np.empty((image.height, image.width, 4), np.uint8)
         image.im = Image.core.map_buffer(memory, image.size, "raw", 0, (image.mode, 0, 1))
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, MemoryError):
         return None
     return memory
 

@@ -33,6 +33,7 @@ from PIL import Image
 from torch import Tensor
 
 from ostension.config import require
+from ostension.errors import DataError
 from ostension.image.decode import has_transparency, read_picture, to_rgb
 from ostension.image.resample import FILTERED_MODES, nearest, resample, rows_first
 from ostension.shapes import Float, UInt8
@@ -109,14 +110,14 @@ class Transform:
         """The normalised tensor of one picture.
 
         Args:
-            place: where to cut, across and down, as shares from 0 up to 1 of the length to spare; the middle by default.
+            place: where to cut, across and down, as shares from 0 to 1 of the length to spare; the middle by default.
             name: what to call the picture in messages, if its path does not say it.
             seen: counts what was met (`decode.TRAITS`: animated, alpha, degenerate, ...).
 
         Raises:
             DataError, LimitError: naming the picture and the reason; see `decode.read_picture`.
         """
-        out = torch.empty((3, self.config.image_size, self.config.image_size))
+        out = self._empty(3)
         traits = self._write(image, out.numpy(), name, place)
         if seen is not None:
             seen.update(traits)
@@ -134,8 +135,10 @@ class Transform:
         Raises:
             DataError, LimitError: for the first picture that fails; one without a path is named by its position.
         """
+        if isinstance(images, (str, bytes, os.PathLike)):
+            raise DataError(f"one picture of type {type(images).__name__} is not a batch", expected="a list of pictures")
         sources = list(images)
-        out = torch.empty((len(sources), 3, self.config.image_size, self.config.image_size))
+        out = self._empty(len(sources), 3)
         rows = out.numpy()
 
         def write(index: int) -> frozenset[str]:
@@ -162,6 +165,10 @@ class Transform:
         """(pixels / 255 - mean) / std in float32: `transform(x)` is `transform.normalize(transform.pixels(x))`."""
         mean, std = (torch.from_numpy(values).to(pixels.device) for values in (self._mean, self._std))
         return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    def _empty(self, *leading: int) -> Tensor:
+        side = self.config.image_size
+        return torch.empty((*leading, side, side), dtype=torch.float32, device="cpu")
 
     def _write(
         self, image: object, out: np.ndarray, name: str | None, place: tuple[float, float] | None = None
@@ -226,7 +233,7 @@ def _window(
     side = config.image_size
     spare = [max(0, length - side) for length in size]
     if place is not None:
-        left, top = (int(share * (extra + 1)) for share, extra in zip(place, spare, strict=True))
+        left, top = (min(int(share * (extra + 1)), extra) for share, extra in zip(place, spare, strict=True))
     else:
         left, top = (extra // 2 if config.crop_rounding == "floor" else round(extra / 2) for extra in spare)
     return left, top, left + min(side, size[0]), top + min(side, size[1])

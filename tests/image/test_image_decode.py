@@ -252,6 +252,7 @@ def test_a_phones_jpeg_of_several_pictures_is_its_first_and_no_animation():
     data = encode(first, "MPO", save_all=True, append_images=[second])
     picture = read_picture(data)
     assert picture.traits == frozenset() and picture.format == "JPEG"
+    assert np.array_equal(read_picture(data, keep_memory=True).memory[..., :3], np.asarray(picture.image))
     assert np.array_equal(np.asarray(picture.image), np.asarray(Image.open(io.BytesIO(encode(first, "JPEG")))))
 
 

@@ -185,6 +185,20 @@ def test_a_batch_is_its_pictures_in_order_for_any_number_of_threads(tmp_path):
     assert torch.equal(transform.batch(iter(images[:2])), expected[:2])
 
 
+def test_one_picture_is_not_taken_for_a_batch():
+    for single in ("cat.jpg", b"\xff\xd8\xff"):
+        with pytest.raises(DataError, match="is not a batch; expected a list"):
+            Transform(config()).batch(single)
+
+
+def test_a_crop_can_be_taken_at_any_place():
+    image = noise("RGB", 40, 32)
+    planes = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+    transform = Transform(config())
+    for share, left in ((0.0, 0), (0.5, 4), (0.999, 8), (1.0, 8)):
+        assert torch.equal(transform(image, place=(share, 0.3)), transform.normalize(planes[:, :, left : left + 32]))
+
+
 def test_a_batch_names_the_picture_that_fails(tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"not a picture")
