@@ -28,7 +28,7 @@ install: $(VENV)/.installed-core
 dev: $(VENV)/.installed-dev
 
 demo: install
-	$(BIN)/ostension demo
+	$(BIN)/ostension demo --minutes 7.5
 
 test: dev lint
 	$(BIN)/python -m pytest tests

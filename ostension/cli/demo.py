@@ -14,8 +14,8 @@ class Demo:
     Works offline. The same command again goes on where a stopped one left off.
 
     Args:
-        minutes: Wall time of the whole demo, from which the steps follow by this machine's speed. Default: 2300 steps, which
-            are under 8 minutes on two free cores.
+        minutes: Wall time of the whole demo, from which the steps follow by this machine's speed. Default: 2300 steps, 8 to
+            10 minutes on two cores without matrix units.
         languages: Also train on and ask in seven other languages.
         out: Folder of the model, the records and the report.
         seed: Of everything random.

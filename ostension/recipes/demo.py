@@ -22,7 +22,7 @@ from ostension.train.optim import OptimConfig
 from ostension.train.pretraining import Pretraining
 from ostension.train.schedule import ScheduleConfig
 
-STEPS = 2300  # under eight minutes with the evaluation, on two free cores with bfloat16 units
+STEPS = 2300  # 8 to 10 minutes on two cores with bfloat16 vector units, 650 to 800 s of processor time on one
 CONTEXT, MERGES = 32, 6000
 # Emoji are small and mostly on white; this puts their pixels around zero.
 MEAN, STD = (0.7, 0.7, 0.7), (0.4, 0.4, 0.4)
