@@ -28,7 +28,7 @@ install: $(VENV)/.installed-core
 dev: $(VENV)/.installed-dev
 
 demo: install
-	$(BIN)/ostension demo --minutes 7.5
+	$(BIN)/ostension demo --minutes 7.8
 
 test: dev lint
 	$(BIN)/python -m pytest tests
