@@ -13,8 +13,8 @@ by operation, so the bits are the same. Modes:
 - "fast": as "convert-first", with torch's uint8 resize where that shrinks the picture. Its weights have about 15 bits where
   Pillow's have 22, which moves either pass by less than 1/16 level before rounding. So a pass is off by at most one level,
   and the two together by at most two, since bicubic weights add up to at most 1.25 in absolute value. That is the proved
-  bound; photos moved by at most one level, in under 1 % of their values, and only black-and-white noise reached two. What
-  is enlarged, and long strips, take the exact way.
+  bound. Measured on 300 photos: 0.2 to 0.3 % of the values move by one level, and of 15 million ten by two, all in photos
+  that shrink to less than their size but more than half of it. What is enlarged, and long strips, take the exact way.
 """
 
 from __future__ import annotations
