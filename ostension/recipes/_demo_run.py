@@ -67,6 +67,14 @@ class DemoResult:
     signal: int | None = None
 
 
+class Stopped(Exception):
+    """A signal asked for the end during the trial, when there is nothing to save yet."""
+
+    def __init__(self, signal: int | None):
+        super().__init__()
+        self.signal = signal
+
+
 def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ()) -> DemoResult:
     """Do what is left of the demo in `folder`.
 
@@ -79,7 +87,11 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
     except OSError as error:
         raise DataError(f"cannot be used: {error.strerror}", source=folder, expected="a folder that can be written") from None
     _say(f"everything goes to {folder}")
-    pretraining = plan(config, folder)
+    try:
+        pretraining = plan(config, folder)
+    except Stopped as stopped:
+        _say("stopped before the first step")
+        return DemoResult(signal=stopped.signal)
     if not (folder / MODEL).is_dir():
         result = pretraining.run(folder, trackers=trackers)
         if result.status == "stopped":
@@ -173,7 +185,9 @@ def seconds_per_step(config: DemoConfig, threads: int) -> float:
     runtime.set_threads(threads)
     trial = recipe_for(config, TRIAL_STEPS).changed({"train.log_every": TRIAL_STEPS // 3})
     with tempfile.TemporaryDirectory() as folder:
-        trial.run(folder)
+        result = trial.run(folder)
+        if result.status == "stopped":
+            raise Stopped(result.signal)
         return min(float(record["step_s"]) for record in read_records(folder, kinds=("step",))[1:])
 
 

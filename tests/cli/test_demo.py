@@ -17,7 +17,8 @@ from ostension.errors import ConfigError
 from ostension.evals.records import load_records
 from ostension.files import sha256_file
 from ostension.recipes import _demo_run, demo
-from ostension.recipes._demo_run import DemoConfig, plan
+from ostension.recipes._demo_run import DemoConfig, plan, run_demo
+from ostension.train.loop import TrainResult
 
 pytestmark = pytest.mark.slow
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -136,6 +137,17 @@ def test_one_thread_is_taken_where_it_is_clearly_faster_and_the_steps_fill_the_m
     assert threads == 4 and steps == pytest.approx((7 * 60 - _demo_run.EVALUATION_S) / 0.2, abs=5)
     monkeypatch.setattr(_demo_run, "seconds_per_step", lambda config, threads: {4: 0.9, 1: 0.5}[threads])
     assert _demo_run.fitting(DemoConfig(minutes=0.1)) == (_demo_run.MIN_STEPS, 1)
+
+
+def test_a_signal_during_the_trial_ends_the_demo_and_leaves_no_plan(tmp_path, monkeypatch):
+    class Interrupted:
+        changed = lambda self, settings: self
+        run = lambda self, folder: TrainResult(status="stopped", step=1, folder=tmp_path, signal=15)
+
+    monkeypatch.setattr(_demo_run.runtime, "set_threads", lambda count=None: count or 1)
+    monkeypatch.setattr(_demo_run, "recipe_for", lambda config, steps: Interrupted())
+    result = run_demo(DemoConfig(minutes=3.0), tmp_path)
+    assert result.signal == 15 and result.report is None and not (tmp_path / "demo.json").exists()
 
 
 def test_without_minutes_the_recipe_says_how_many_steps(monkeypatch):
