@@ -18,7 +18,6 @@ import _measure
 import torch
 from _peers import load_open_clip
 
-from ostension.losses import LossConfig
 from ostension.model.clip import CLIP
 from ostension.model.config import ModelConfig, TextConfig, VitConfig
 from ostension.model.presets import preset
@@ -26,9 +25,11 @@ from ostension.runtime import numpy_generator, torch_generator
 from ostension.text.tokenizer import pack
 from ostension.train.allocator import keep_large_blocks
 from ostension.train.batches import Batch
-from ostension.train.loop import forward, measure
+from ostension.train.loop import measure
+from ostension.train.objective import Contrastive
 from ostension.train.optim import OptimConfig
 from ostension.train.state import TrainState
+from ostension.train.step import backward
 
 START, END = 49406, 49407
 SETTINGS = OptimConfig(clip_norm=None)  # open_clip does not clip by default
@@ -110,15 +111,13 @@ def open_clip_step(open_clip, config: ModelConfig, images, tokens, *, fused: boo
 
 def our_step(config: ModelConfig, images, tokens, folder: Path, dtype: torch.dtype):
     """A function that makes one step as the loop does, tokens cut to the longest."""
-    model = CLIP(config, seed=0).train()
-    state = TrainState(model, folder, optim=SETTINGS, dtype=dtype, average=None, non_finite="stop")
+    objective = Contrastive(CLIP(config, seed=0).train())
+    state = TrainState(objective, folder, optim=SETTINGS, dtype=dtype, average=None, non_finite="stop")
     longest = int(tokens.argmax(1).max()) + 1
     batch = Batch(images=images, tokens=tokens[:, :longest].contiguous(), keys=[str(row) for row in range(len(tokens))])
 
     def step() -> None:
-        output = forward(model, batch, LossConfig())
-        output.loss.backward()
-        state.update(measure(state, output, SETTINGS.lr))
+        state.update(measure(state, backward(objective, batch), SETTINGS.lr))
 
     return step
 

@@ -18,6 +18,7 @@ from ostension.recipes._emoji_batches import EmojiBatchesConfig
 from ostension.text.tokenizer import TokenizerConfig
 from ostension.train.checkpoint import CheckpointConfig
 from ostension.train.loop import TrainConfig
+from ostension.train.objective import ContrastiveConfig
 from ostension.train.optim import OptimConfig
 from ostension.train.pretraining import Pretraining
 from ostension.train.schedule import ScheduleConfig
@@ -60,14 +61,15 @@ def recipe(steps: int = STEPS, *, languages: tuple[str, ...] = (), seed: int = 0
     train = TrainConfig(
         steps=steps,
         seed=seed,
-        loss=LossConfig(duplicates="share"),
         optim=OptimConfig(lr=1.5e-3, beta2=0.98, eps=1e-8, weight_decay=0.1, decay_rule="ndim", clip_norm=None),
         schedule=ScheduleConfig(warmup_steps=round(WARMUP * steps), final_fraction=1e-3),
         checkpoint=CheckpointConfig(every=max(1, min(200, steps // 4)), keep=1),
         log_every=max(1, min(20, steps // 10)),
     )
     # A Hindi or Japanese letter is two or three tokens.
-    return Pretraining(model=model(2 * CONTEXT if languages else CONTEXT), batches=batches, train=train)
+    tower = model(2 * CONTEXT if languages else CONTEXT)
+    objective = ContrastiveConfig(loss=LossConfig(duplicates="share"))
+    return Pretraining(model=tower, batches=batches, train=train, objective=objective)
 
 
 def smoke() -> Pretraining:

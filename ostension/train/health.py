@@ -30,19 +30,16 @@ class Measured:
     Attributes:
         step: of the run, from 0.
         loss: of the batch.
-        image_accuracy, text_accuracy: shares of images and of texts that find their other half in the batch.
         grad_norm: global norm of the gradient, before clipping.
-        logit_scale: the log of the multiplier.
         lr: the learning rate that the step will take.
+        values: what else the objective measures, such as the accuracy in the batch.
     """
 
     step: int
     loss: float
-    image_accuracy: float
-    text_accuracy: float
     grad_norm: float
-    logit_scale: float
     lr: float
+    values: Mapping[str, float]
 
     @property
     def finite(self) -> bool:
@@ -50,9 +47,8 @@ class Measured:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
     def record(self) -> dict[str, float]:
-        """What the log keeps of it, the temperature 1 / exp(logit_scale) added."""
-        kept = {name: value for name, value in dataclasses.asdict(self).items() if name != "step"}
-        return {**kept, "temperature": math.exp(-self.logit_scale)}
+        """What the log keeps of it."""
+        return {"loss": self.loss, **self.values, "grad_norm": self.grad_norm, "lr": self.lr}
 
 
 def allowed_skips(policy: str) -> int:
@@ -131,7 +127,8 @@ class Health:
         return {
             "what": what,
             "cause": cause,
-            **{name: _json_number(value) for name, value in dataclasses.asdict(measured).items()},
+            "step": measured.step,
+            **{name: _json_number(value) for name, value in measured.record().items()},
             "skipped_steps": self.skipped,
             "keys": list(batch.keys),
             "non_finite_gradients": [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()],

@@ -1,9 +1,9 @@
-"""The training loop, in the open: from a model, batches by number and a configuration to a trained model folder.
+"""The training loop, in the open: from an objective, batches by number and a configuration to a trained model folder.
 
-One step: draw the batch, embed both sides, the loss in float32, gradients, check that all is finite, clip, AdamW on the
-float32 masters, round the weights from them, clamp the temperature. The random state of a step is set from (seed, step) and
-the batch is a function of the step, so that a checkpoint needs no position and no generator's state, and a run that was
-killed and resumed ends with the same bits as one that was not.
+One step: draw the batch, embed both sides, the loss in float32, gradients (`train.step`), check that all is finite, clip,
+AdamW on the float32 masters, round the weights from them, clamp the temperature. The random state of a step is set from
+(seed, step) and the batch is a function of the step, so that a checkpoint needs no position and no generator's state, and
+a run that was killed and resumed ends with the same bits as one that was not.
 
 The run folder holds `config.json` and `run.json` (written before step 0), `log.jsonl`, `checkpoints/` and at the end
 `model/`; after a divergence also `diverged_step_N/report.json`.
@@ -24,21 +24,21 @@ from ostension import runtime
 from ostension.config import require, to_tree
 from ostension.errors import ConfigError, DataError, DivergenceError
 from ostension.files import folder_lock
-from ostension.formats.load import save as save_model
-from ostension.losses import BatchLoss, LossConfig, batch_loss
 from ostension.model.clip import CLIP
 from ostension.runlog import RunLog, Tracker
 from ostension.train.allocator import keep_large_blocks
-from ostension.train.batches import Batch, BatchSource
+from ostension.train.batches import BatchSource
 from ostension.train.checkpoint import Checkpoint, CheckpointConfig, CheckpointStore, load_checkpoint, resolve_path
 from ostension.train.health import Measured, allowed_skips
 from ostension.train.meter import Meter
+from ostension.train.objective import Objective, StepLoss
 from ostension.train.optim import OptimConfig
 from ostension.train.prefetch import batches_ahead
 from ostension.train.run_folder import check_unchanged, write_run
 from ostension.train.schedule import ScheduleConfig, rate_factor
 from ostension.train.signals import StopSignals
 from ostension.train.state import Saver, TrainState
+from ostension.train.step import backward
 
 Evaluate = Callable[[CLIP, int], Mapping[str, float]]
 MODEL_FOLDER = "model"
@@ -47,7 +47,7 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything about a run that is neither the model nor the data.
+    """Everything about a run that is neither the model nor the data nor what is minimised.
 
     Attributes:
         steps: optimiser steps of the whole run; or
@@ -65,7 +65,6 @@ class TrainConfig:
     steps: int | None = None
     epochs: float | None = None
     seed: int = 0
-    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
@@ -127,7 +126,7 @@ class TrainResult:
 
 
 def train(
-    model: CLIP,
+    objective: Objective,
     batches: BatchSource,
     config: TrainConfig,
     folder: Path | str,
@@ -137,9 +136,10 @@ def train(
     trackers: Sequence[Tracker] = (),
     evaluate: Evaluate | None = None,
 ) -> TrainResult:
-    """Train `model` in place and leave it, in full precision, in `folder/model`.
+    """Train the objective's model in place and leave it, in full precision, in `folder/model`.
 
     Args:
+        objective: what to minimise, with the model in it: `Contrastive(model)` is the paper's.
         folder: of the run; held by this process alone until it returns.
         resume: "auto" goes on from the newest checkpoint in `folder` that passes verification, or starts; "never" demands a
             folder without checkpoints; a path names the one checkpoint (or run folder) to start from, and no other is taken.
@@ -156,20 +156,22 @@ def train(
     named = None if resume in ("auto", "never") else resolve_path(resume)  # before anything is created
     config = config.resolved(batches.num_samples / batches.batch_size)
     steps, device = _steps_of(config), torch.device(config.device)
-    _check(model, batches, config, evaluate)
+    _check(objective, batches, config, evaluate)
+    model = objective.model
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
         _enter_folder(stack, folder)
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         if device.type == "cpu":
             keep_large_blocks()
+        objective.module.to(device).train()
         state = TrainState(
-            model.to(device).train(), folder, optim=config.optim, dtype=PRECISIONS[config.precision], average=config.average,
+            objective, folder, optim=config.optim, dtype=PRECISIONS[config.precision], average=config.average,
             non_finite=config.non_finite,
         )
         store = CheckpointStore(folder)
         store.remove_leftovers()
-        tree = identity(model, batches, config)
+        tree = identity(objective, batches, config)
         start = _starting_point(store, named, resume)
         changed = _continue(state, start, tree, allow_change)
 
@@ -183,7 +185,7 @@ def train(
         safe = state.step if start is not None and start.path.parent == store.folder else None
         saver = Saver(store, state, config.checkpoint, tree, log, safe)
         try:
-            last = _run_steps(model, batches, config, state, stop, log, saver, evaluate)
+            last = _run_steps(objective, batches, config, state, stop, log, saver, evaluate)
         except DivergenceError as problem:
             log.write("end", state.step, status="diverged", message=str(problem))
             raise
@@ -192,17 +194,17 @@ def train(
             log.write("end", state.step, status="stopped", signal=stop.received)
             return TrainResult(status="stopped", step=state.step, folder=folder, signal=stop.received, last=last)
         state.final_weights()
-        model.eval()
+        objective.module.eval()
         made_by = {name: facts[name] for name in ("config_hash", "versions", "git", "changes")}
         model.provenance = {**model.provenance, "run": {"settings": tree, "step": state.step, **made_by}}
-        save_model(model, folder / MODEL_FOLDER, overwrite=True)
+        objective.save(folder / MODEL_FOLDER)
         log.write("end", state.step, status="finished", model=MODEL_FOLDER)
         return TrainResult(status="finished", step=state.step, folder=folder, model_folder=folder / MODEL_FOLDER, last=last)
 
 
 def _run_steps(
-    model: CLIP, batches: BatchSource, config: TrainConfig, state: TrainState, stop: StopSignals, log: RunLog, saver: Saver,
-    evaluate: Evaluate | None,
+    objective: Objective, batches: BatchSource, config: TrainConfig, state: TrainState, stop: StopSignals, log: RunLog,
+    saver: Saver, evaluate: Evaluate | None,
 ) -> dict[str, Any]:
     """The loop: steps until the last one or a signal. Gives the last record of measurements."""
     steps, device = _steps_of(config), torch.device(config.device)
@@ -221,10 +223,9 @@ def _run_steps(
             state.note_rejects(batch)
 
             torch.manual_seed(runtime.seed_for(config.seed, "step", state.step))
-            buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-            output = forward(model, batch, config.loss)
-            output.loss.backward()
-            measured = measure(state, output, config.optim.lr * rate_factor(config.schedule, state.step, steps))
+            buffers = [(buffer, buffer.clone()) for buffer in objective.module.buffers()]
+            lr = config.optim.lr * rate_factor(config.schedule, state.step, steps)
+            measured = measure(state, backward(objective, batch), lr)
             if measured.finite:
                 state.update(measured)
                 meter.add(waited, {**measured.record(), "texts_cut": batch.texts_cut})
@@ -247,7 +248,7 @@ def _run_steps(
                 last = {**meter.report(state.step), **counts}
                 log.write("step", state.step, **last)
             if evaluating and evaluate is not None:
-                saving |= _evaluate(model, config, state, log, evaluate)
+                saving |= _evaluate(objective, config, state, log, evaluate)
             if saving:
                 saver.save()
     if measured is not None and batch is not None:  # a stop may come between two checks, and what it saves must be fit
@@ -255,27 +256,22 @@ def _run_steps(
     return last
 
 
-def forward(model: CLIP, batch: Batch, config: LossConfig) -> BatchLoss:
-    """The loss of one batch; embeddings become unit rows in float32, whatever the towers compute in."""
-    image = model.encode_image(batch.images, normalize=True)
-    text = model.encode_text(batch.tokens, normalize=True)
-    return batch_loss(image, text, model.scale(), config=config, bias=model.logit_bias, groups=batch.groups)
-
-
-def measure(state: TrainState, output: BatchLoss, lr: float) -> Measured:
+def measure(state: TrainState, found: StepLoss, lr: float) -> Measured:
     """The numbers of a step, fetched from the device at once, before the optimiser moves."""
-    values = (*output, state.optimizer.gradient_norm(), state.model.logit_scale)
-    loss, image_accuracy, text_accuracy, norm, logit_scale = torch.stack([value.detach().double() for value in values]).tolist()
-    return Measured(
-        step=state.step, loss=loss, image_accuracy=image_accuracy, text_accuracy=text_accuracy, grad_norm=norm,
-        logit_scale=logit_scale, lr=lr,
-    )
+    values = (found.loss, state.optimizer.gradient_norm(), *found.measured.values())
+    loss, norm, *others = torch.stack([value.detach().double() for value in values]).tolist()
+    return Measured(step=state.step, loss=loss, grad_norm=norm, lr=lr, values=dict(zip(found.measured, others, strict=True)))
 
 
-def identity(model: CLIP, batches: BatchSource, config: TrainConfig) -> dict[str, Any]:
+def identity(objective: Objective, batches: BatchSource, config: TrainConfig) -> dict[str, Any]:
     """The tree of all settings that decide the result of a run; two runs with equal trees end with equal weights."""
     settings = {key: value for key, value in to_tree(config).items() if key not in FREE}
-    return {"model": to_tree(model.config), "data": to_tree(dict(batches.identity())), "train": settings}
+    return {
+        "model": to_tree(objective.model.config),
+        "data": to_tree(dict(batches.identity())),
+        "objective": to_tree(dict(objective.identity())),
+        "train": settings,
+    }
 
 
 def _steps_of(config: TrainConfig) -> int:
@@ -283,14 +279,13 @@ def _steps_of(config: TrainConfig) -> int:
     return config.steps
 
 
-def _check(model: CLIP, batches: BatchSource, config: TrainConfig, evaluate: Evaluate | None) -> None:
+def _check(objective: Objective, batches: BatchSource, config: TrainConfig, evaluate: Evaluate | None) -> None:
     if (evaluate is None) != (config.evaluate_every == 0):
         what = "no evaluation is given" if evaluate is None else "an evaluation is given"
         raise ConfigError(f"train.evaluate_every is {config.evaluate_every}, but {what}", expected="both or neither")
     if batches.num_samples < batches.batch_size:
         raise DataError(f"the data has {batches.num_samples} pairs", expected=f"at least one batch of {batches.batch_size}")
-    if config.loss.kind == "sigmoid" and model.logit_bias is None:
-        raise ConfigError("train.loss.kind is 'sigmoid', but the model has no bias", expected="init_logit_bias in it")
+    objective.check()
 
 
 def _enter_folder(stack: contextlib.ExitStack, folder: Path) -> None:
@@ -328,14 +323,14 @@ def _continue(state: TrainState, start: Checkpoint | None, tree: Mapping[str, An
     return changed
 
 
-def _evaluate(model: CLIP, config: TrainConfig, state: TrainState, log: RunLog, evaluate: Evaluate) -> bool:
+def _evaluate(objective: Objective, config: TrainConfig, state: TrainState, log: RunLog, evaluate: Evaluate) -> bool:
     """Evaluate and log; whether this is the best so far, and so to be saved."""
-    model.eval()
+    objective.module.eval()
     try:
         with torch.no_grad():
-            values = dict(evaluate(model, state.step))
+            values = dict(evaluate(objective.model, state.step))
     finally:
-        model.train()
+        objective.module.train()
     log.write("evaluation", state.step, **values)
     if config.best is None:
         return False

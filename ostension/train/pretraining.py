@@ -1,4 +1,7 @@
-"""A whole pre-training run as one value: model, batches, settings. Recipes return it; the command builds it from flags."""
+"""A whole pre-training run as one value: model, batches, objective, settings.
+
+Recipes return it; the command builds it from flags.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from ostension.model.config import ModelConfig
 from ostension.runlog import Tracker
 from ostension.train.batches import BatchSource
 from ostension.train.loop import TrainConfig, TrainResult, train
+from ostension.train.objective import ContrastiveConfig, ObjectiveConfig
 
 
 class BatchesConfig(Protocol):
@@ -33,14 +37,16 @@ class Pretraining:
         model: of random weights, drawn from `train.seed`.
         batches: a frozen dataclass with `build(model)`, such as `PairBatchesConfig`.
         train: everything else.
+        objective: what is minimised, a frozen dataclass with `build(model)`.
     """
 
     model: ModelConfig
     batches: BatchesConfig
     train: TrainConfig
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ContrastiveConfig)
 
     def tree(self) -> dict[str, Any]:
-        """The three parts as JSON."""
+        """Its parts as JSON."""
         return {field.name: to_tree(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def changed(self, settings: Mapping[str, Any], source: object = None) -> Pretraining:
@@ -62,6 +68,7 @@ class Pretraining:
             model=from_tree(ModelConfig, tree["model"], source),
             batches=from_tree(type(self.batches), tree["batches"], source),
             train=from_tree(TrainConfig, tree["train"], source),
+            objective=from_tree(type(self.objective), tree["objective"], source),
         )
 
     def run(
@@ -75,7 +82,8 @@ class Pretraining:
         """Train it (see `train.loop.train`)."""
         model = CLIP(self.model, seed=self.train.seed)
         batches = self.batches.build(model)
-        return train(model, batches, self.train, folder, resume=resume, allow_change=allow_change, trackers=trackers)
+        objective = self.objective.build(model)
+        return train(objective, batches, self.train, folder, resume=resume, allow_change=allow_change, trackers=trackers)
 
 
 def parse_settings(texts: Sequence[str], source: object = "--set") -> dict[str, Any]:

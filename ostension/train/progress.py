@@ -58,11 +58,15 @@ def step_line(record: Mapping[str, Any], steps: int, num_samples: int) -> str:
 
 
 def measurements(record: Mapping[str, Any]) -> str:
-    """Loss, accuracies in the batch (image to text, text to image), temperature, rates."""
+    """Loss, accuracies in the batch (image to text, text to image) and temperature where there are any, rates."""
+    pairs = ""
+    if "image_accuracy" in record:
+        pairs = (
+            f"acc i>t {100 * record['image_accuracy']:.1f} % t>i {100 * record['text_accuracy']:.1f} %, "
+            f"temperature {_number(record['temperature'], '.4f')}, "
+        )
     return (
-        f"loss {_number(record['loss'], '.4f')}, "
-        f"acc i>t {100 * record['image_accuracy']:.1f} % t>i {100 * record['text_accuracy']:.1f} %, "
-        f"temperature {_number(record['temperature'], '.4f')}, "
+        f"loss {_number(record['loss'], '.4f')}, {pairs}"
         f"grad {_number(record['grad_norm'], '.3g')}, lr {record['lr']:.3g}, "
         f"{record['pairs_per_s']:.0f} pairs/s, idle {100 * record['idle_share']:.0f} %, {record['peak_memory_mb']} MB"
     )

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ostension.data.rejects import Rejects
 from ostension.errors import CheckpointError
-from ostension.model.clip import CLIP
 from ostension.runlog import RunLog
 from ostension.train.batches import Batch
 from ostension.train.checkpoint import Checkpoint, CheckpointConfig, CheckpointStore
 from ostension.train.health import Health, Measured
+from ostension.train.objective import Objective
 from ostension.train.optim import MasterAdamW, OptimConfig
 from ostension.train.precision import Average, Masters
 
@@ -36,10 +36,11 @@ class TrainState:
     """
 
     def __init__(
-        self, model: CLIP, folder: Path, *, optim: OptimConfig, dtype: torch.dtype, average: float | None, non_finite: str
+        self, objective: Objective, folder: Path, *, optim: OptimConfig, dtype: torch.dtype, average: float | None,
+        non_finite: str,
     ):
-        self.model, self.optim = model, optim
-        self.masters = Masters(model, dtype)
+        self.objective, self.optim = objective, optim
+        self.masters = Masters(objective.module, dtype)
         self.optimizer = MasterAdamW(self.masters, optim)
         self.average = None if average is None else Average(self.masters, average)
         self.health = Health(folder, non_finite, self.optimizer)
@@ -52,7 +53,7 @@ class TrainState:
     def update(self, measured: Measured) -> None:
         """Move the weights by the collected gradients, at the measured learning rate."""
         self.optimizer.step(measured.lr / self.optim.lr, measured.grad_norm)
-        self._clamp_logit_scale()
+        self.objective.after_update()
         if self.average is not None:
             self.average.update(self.step)
 
@@ -100,12 +101,6 @@ class TrainState:
         self.step, self.changes = checkpoint.step, list(checkpoint.state["changes"])
         if checkpoint.state["best"] is not None:
             self.best_step, self.best_value = checkpoint.state["best"]["step"], checkpoint.state["best"]["value"]
-
-    @torch.no_grad()
-    def _clamp_logit_scale(self) -> None:
-        # Past its cap the multiplier's gradient is zero, and it could not come back.
-        if self.model.config.logit_scale_cap is not None:
-            self.model.logit_scale.clamp_(max=math.log(self.model.config.logit_scale_cap))
 
 
 class Saver:

@@ -176,6 +176,7 @@ def run_training(
     from ostension.model.presets import preset as find_preset
     from ostension.train import checkpoint
     from ostension.train.loop import TrainConfig, train
+    from ostension.train.objective import Contrastive
     from ostension.train.optim import OptimConfig
     from ostension.train.schedule import ScheduleConfig
 
@@ -208,7 +209,7 @@ def run_training(
     )
     if user is not None:
         os.setuid(user)
-    return train(model, source, config, folder, resume=resume, allow_change=allow_change)
+    return train(Contrastive(model), source, config, folder, resume=resume, allow_change=allow_change)
 
 
 def _child(request) -> int:

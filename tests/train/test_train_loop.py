@@ -20,6 +20,7 @@ from ostension.runtime import torch_generator
 from ostension.train.batches import Batch, pad_tokens
 from ostension.train.checkpoint import CheckpointConfig, CheckpointStore, load_checkpoint
 from ostension.train.loop import TrainConfig, train
+from ostension.train.objective import Contrastive
 from ostension.train.optim import OptimConfig
 from ostension.train.prefetch import batches_ahead
 from ostension.train.schedule import ScheduleConfig
@@ -55,7 +56,8 @@ def config(**settings):
 def run(folder, source=None, model=None, **settings):
     extra = {name: settings.pop(name) for name in ("trackers", "evaluate") if name in settings}
     model = model or CLIP(preset("tiny-vit"), seed=1)
-    return train(model, source or Kinds(), config(**settings), folder, **extra), model
+    objective = Contrastive(model, settings.pop("loss", None))
+    return train(objective, source or Kinds(), config(**settings), folder, **extra), model
 
 
 def test_a_run_learns_and_leaves_a_model_that_loads(tmp_path):
