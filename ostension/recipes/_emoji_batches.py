@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ostension.config import require, to_tree
 from ostension.data.embedded import Concept, EmojiSet, load_emoji
-from ostension.data.sampler import Sampler
+from ostension.data.sampler import Sampler, equal_part
 from ostension.image.augment import AugmentConfig, augment, premultiplied
 from ostension.model.clip import CLIP
 from ostension.runtime import numpy_generator, torch_generator
@@ -97,7 +97,15 @@ class EmojiBatches:
     def identity(self) -> Mapping[str, Any]:
         return {**to_tree(self.config), "fingerprint": self.emoji.fingerprint}
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        # The parts share one stream of random numbers, so each process makes the whole batch, which is small.
+        start, stop = equal_part(self.batch_size, rank, world_size)
+        whole = self._whole(step)
+        if world_size == 1:
+            return whole
+        return dataclasses.replace(whole.rows(start, stop), texts_cut=whole.texts_cut if rank == 0 else 0)  # counted once
+
+    def _whole(self, step: int) -> Batch:
         config = self.config
         random = numpy_generator(config.seed, "emoji", step)
         concepts = self.seen[self.sampler.batch(step)]

@@ -48,6 +48,12 @@ class Batch:
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "tokens")}
         return dataclasses.replace(self, **moved, groups=None if self.groups is None else self.groups.to(device))
 
+    def rows(self, start: int, stop: int) -> Batch:
+        """The pairs from `start` up to `stop`; what was replaced and cut is told of the whole batch."""
+        tensors = {name: getattr(self, name)[start:stop] for name in ("images", "tokens")}
+        groups = None if self.groups is None else self.groups[start:stop]
+        return dataclasses.replace(self, **tensors, keys=self.keys[start:stop], groups=groups)
+
 
 class BatchSource(Protocol):
     """Batches by number. Tar shards behind a sampler are one; a data set held in memory as tensors is another.
@@ -77,8 +83,15 @@ class BatchSource(Protocol):
         """
         ...
 
-    def batch(self, step: int) -> Batch:
-        """The batch of `step`, counted from 0."""
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """The batch of `step`, counted from 0; of several processes, the part of this one.
+
+        The batch of all is the same for any number of processes, and each takes an equal, contiguous part of it, the first
+        process the first. Groups mean the same in all parts; T, and what was replaced and cut, are those of the part.
+
+        Raises:
+            ConfigError: if the batch size is no multiple of the number of processes.
+        """
         ...
 
 

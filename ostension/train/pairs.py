@@ -86,8 +86,8 @@ class PairBatches:
         settings = {name: value for name, value in to_tree(self.config).items() if name != "data"}
         return {**settings, "fingerprint": self.source.fingerprint(), "num_pairs": len(self.source)}
 
-    def batch(self, step: int) -> Batch:
-        loaded = self._loader.load(step)
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        loaded = self._loader.load(step, rank=rank, world_size=world_size)
         rows, cut = self._tokens(loaded.texts)
         return Batch(
             images=torch.from_numpy(loaded.images),

@@ -56,6 +56,14 @@ def test_a_batch_is_a_function_of_its_step(batches, emoji, model):
     assert not torch.equal(batches.batch(3).images, batches.batch(4).images)
 
 
+def test_the_parts_of_two_processes_make_the_batch_of_one(batches):
+    whole, parts = batches.batch(5), [batches.batch(5, rank, 2) for rank in range(2)]
+    for name in ("images", "tokens", "groups"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    assert [key for part in parts for key in part.keys] == whole.keys
+    assert sum(part.texts_cut for part in parts) == whole.texts_cut
+
+
 def test_training_never_sees_the_held_out_style_or_a_held_out_name(batches, emoji):
     held_out = {concept.concept for concept in emoji.concepts if concept.held_out}
     assert len(held_out) == 245

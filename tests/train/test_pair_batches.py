@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ostension.data.pairs import Pair, Summary
-from ostension.errors import DataError
+from ostension.errors import ConfigError, DataError
 from ostension.model.clip import CLIP
 from ostension.model.presets import preset
 from ostension.runtime import numpy_generator
@@ -66,6 +66,26 @@ def test_a_batch_is_a_function_of_its_step():
     assert same(make().batch(4), make().batch(4))
     assert not same(make().batch(4), make().batch(5))
     assert not same(make(seed=1).batch(4), make().batch(4))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_the_parts_of_all_processes_make_the_batch_of_one(world_size):
+    batches = make(Pictures(broken=(3, 7)), groups="caption", captions="first")
+    for step in range(4):
+        whole = batches.batch(step)
+        parts = [batches.batch(step, rank, world_size) for rank in range(world_size)]
+        assert {len(part) for part in parts} == {6 // world_size}
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        assert torch.equal(torch.cat([part.groups for part in parts]), whole.groups)
+        assert [key for part in parts for key in part.keys] == list(whole.keys)
+        assert [reject for part in parts for reject in part.rejects] == list(whole.rejects)
+        for part, rows in zip(parts, whole.tokens.split(6 // world_size), strict=True):
+            assert torch.equal(part.tokens, rows[:, : part.tokens.shape[1]]) and not rows[:, part.tokens.shape[1] :].any()
+
+
+def test_parts_that_cannot_be_equal_are_refused():
+    with pytest.raises(ConfigError, match="batch_size is 6 with 4 processes"):
+        make().batch(0, 0, 4)
 
 
 def test_an_epoch_visits_different_samples_and_the_next_crops_them_anew():
