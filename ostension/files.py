@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from ostension.errors import DataError, OstensionError
 
 PARTIAL_SUFFIX = ".partial"
+LOCK_NAME = ".lock"
 
 
 def fsync_folder(folder: Path) -> None:
@@ -112,10 +114,14 @@ def folder_lock(folder: str | os.PathLike) -> Iterator[None]:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    handle = open(folder / ".lock", "a+", encoding="utf-8")
+    handle = open(folder / LOCK_NAME, "a+", encoding="utf-8")
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)  # `is_locked` holds it for an instant
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
@@ -128,3 +134,19 @@ def folder_lock(folder: str | os.PathLike) -> Iterator[None]:
         yield
     finally:
         handle.close()
+
+
+def is_locked(folder: str | os.PathLike) -> bool:
+    """Whether a process that lives holds `folder` with `folder_lock`; nothing is created."""
+    import fcntl
+
+    try:
+        handle = open(Path(folder) / LOCK_NAME, encoding="utf-8")
+    except OSError:
+        return False
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ostension.errors import DataError, require_extra
+from ostension.errors import DataError
 
 LOG_NAME = "log.jsonl"
 MEASURED = ("step", "evaluation")
@@ -39,17 +39,17 @@ class Tracker(Protocol):
 class RunLog:
     """The JSON lines file of a run and its trackers.
 
-    A record that cannot be written (a full disk) is reported once on stderr and does not end the run.
+    A record that cannot be written (a full disk) is reported once on stderr and does not end the run. Neither does a
+    tracker that fails: it is told on stderr, gets no more records, and the file and the other trackers go on.
     """
 
     def __init__(self, folder: Path, trackers: Sequence[Tracker] = (), facts: Mapping[str, Any] | None = None):
         self.path = Path(folder) / LOG_NAME
-        self.trackers = tuple(trackers)
+        self.trackers = list(trackers)
         self._complained = False
         self._handle = open(self.path, "ab")
         self._end_torn_line()
-        for tracker in self.trackers:
-            tracker.open(Path(folder), dict(facts or {}))
+        self._tell("open", Path(folder), dict(facts or {}))
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one record and pass it on; non-finite numbers are written as the strings 'nan', 'inf', '-inf'."""
@@ -61,13 +61,11 @@ class RunLog:
             if not self._complained:
                 print(f"ostension: warning: {self.path.name} cannot be written ({problem.strerror})", file=sys.stderr)
             self._complained = True
-        for tracker in self.trackers:
-            tracker.write(record)
+        self._tell("write", record)
 
     def close(self) -> None:
         """Close the file and the trackers."""
-        for tracker in self.trackers:
-            tracker.close()
+        self._tell("close")
         try:
             self._handle.close()
         except OSError:
@@ -79,6 +77,20 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _tell(self, what: str, *arguments: Any) -> None:
+        """Call a method of every tracker; those that fail are told and left out from now on."""
+        for tracker in tuple(self.trackers):
+            try:
+                getattr(tracker, what)(*arguments)
+            except Exception as problem:  # a tracker is a foreign program with a network behind it: anything can come
+                self.trackers.remove(tracker)
+                said = " ".join(f"{type(problem).__name__}: {problem}".split())
+                print(
+                    f"ostension: warning: the tracker {type(tracker).__name__} failed ({said[:300]}); "
+                    "the run goes on without it",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+
     def _end_torn_line(self) -> None:
         # A process killed in the middle of a line leaves half of it; the next record must not be glued to that.
         if self._handle.tell():
@@ -88,36 +100,17 @@ class RunLog:
                     self._handle.write(b"\n")
 
 
-class TensorBoard:
-    """Writes the numbers of "step" and "evaluation" records as TensorBoard scalars under `tensorboard/`."""
-
-    def __init__(self) -> None:
-        # Looked up now, so that a missing package is told before the run and not in it.
-        self._module = require_extra("torch.utils.tensorboard", "track")
-
-    def open(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        self._writer = self._module.SummaryWriter(str(folder / "tensorboard"))
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        if record["kind"] not in MEASURED:
-            return
-        for name, value in record.items():
-            if name not in ("step", "time") and isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
-
-    def close(self) -> None:
-        self._writer.close()
-
-
 def read_records(path: str | os.PathLike, kinds: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """The records of a run, in order; of a measured step written twice (a resume), only the last.
+
+    A log that is being written can be read at any moment: a line that is not complete yet is left out.
 
     Args:
         path: the run's folder, or its `log.jsonl`.
         kinds: give only these kinds.
 
     Raises:
-        DataError: if there is no log, or a line other than a torn one is not a record.
+        DataError: if there is no log, no line of it is a record, or a line other than a torn one is something else.
     """
     path = Path(path)
     path = path / LOG_NAME if path.is_dir() else path
@@ -126,18 +119,35 @@ def read_records(path: str | os.PathLike, kinds: Iterable[str] | None = None) ->
     except OSError as problem:
         raise DataError(f"cannot be read: {problem.strerror}", source=path, expected="a run's log") from None
     records: list[dict[str, Any]] = []
+    torn = 0
     for line in lines:
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # empty, or torn by a kill
-        if not isinstance(record, dict) or "kind" not in record or "step" not in record:
+            torn += bool(line.strip())
+            continue  # empty, torn by a kill, or not complete yet
+        if not _is_record(record):
             raise DataError("holds a line that is no record of a run", source=path, expected="JSON objects with kind and step")
         if record["kind"] == "resume":
             records = [old for old in records if old["kind"] not in MEASURED or old["step"] <= record["step"]]
         records.append(record)
+    if torn and not records:
+        raise DataError(f"none of its {torn} lines can be read", source=path, expected="one JSON object a line")
     wanted = None if kinds is None else set(kinds)
     return [record for record in records if wanted is None or record["kind"] in wanted]
+
+
+def number(value: Any) -> float | None:
+    """A measurement as a number, also one that was written as 'nan', 'inf' or '-inf'; None for anything else."""
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return float(value)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _is_record(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        return False
+    return isinstance(value.get("step"), int) and number(value.get("time", 0.0)) is not None
 
 
 def _finite(value: Any) -> Any:

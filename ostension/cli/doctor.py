@@ -13,7 +13,8 @@ EXTRAS = {
     "towers": ("transformers", "sentencepiece"),
     "hub": ("huggingface_hub",),
     "report": ("matplotlib",),
-    "track": ("tensorboard",),
+    "track": ("tensorboard", "wandb"),
+    "trackio": ("trackio",),
     "curate": ("pyarrow",),
 }
 

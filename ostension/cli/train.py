@@ -15,6 +15,7 @@ import tyro
 from ostension.errors import UsageError
 
 if TYPE_CHECKING:
+    from ostension.model.config import ModelConfig
     from ostension.runlog import Tracker
     from ostension.train.pretraining import Pretraining
 
@@ -32,9 +33,12 @@ class Train:
         folder: Folder of the run: settings, log, checkpoints, the trained model.
         model: Architecture by name (`ostension model list`).
         data: Pairs: tar shards ('a/{000..099}.tar'), a folder, .csv, .tsv, several with '::', or 'emoji'.
-        recipe: A complete run by name instead of --model and --data.
+        recipe: A complete run by name instead of --model; --data where it brings none.
         smoke: The recipe's small form, which only shows that it runs.
         list_recipes: Print the recipes and stop.
+        start: A model's folder or file whose weights the run begins with, in place of random ones; names the --model too.
+        image_size: Pixels a side, where they are not the architecture's; positions of --from are interpolated.
+        fixres: After training: one epoch at this many pixels from the weights of --from, at a learning rate of 2e-5.
         steps: Optimiser steps.
         epochs: Passes over the data, instead of --steps.
         batch_size: Pairs in a batch.
@@ -50,7 +54,7 @@ class Train:
         allow_change: Settings that may differ from the checkpoint's.
         device: 'auto', 'cpu', 'cuda', 'cuda:N'.
         threads: Threads for the computation; by default OMP_NUM_THREADS, or all cores.
-        tensorboard: Also write TensorBoard files.
+        track: Also send the numbers to these: tensorboard, wandb, trackio.
         dry_run: Print all settings as JSON and stop.
     """
 
@@ -60,6 +64,9 @@ class Train:
     recipe: str | None = None
     smoke: bool = False
     list_recipes: bool = False
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    image_size: int | None = None
+    fixres: int | None = None
     steps: int | None = None
     epochs: float | None = None
     batch_size: int | None = None
@@ -75,7 +82,7 @@ class Train:
     allow_change: tuple[str, ...] = ()
     device: str | None = None
     threads: int | None = None
-    tensorboard: bool = False
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     dry_run: bool = False
 
     def run(self) -> int:
@@ -92,6 +99,8 @@ class Train:
             return 0
         if self.folder is None:
             raise UsageError("--run is missing", expected="the folder of the run")
+        if getattr(pretraining.batches, "data", None) == "":
+            raise UsageError(f"the recipe {self.recipe} has no data of its own", expected="image-text pairs as --data")
         if self.threads is not None or "OMP_NUM_THREADS" not in os.environ:
             runtime.set_threads(self.threads)
         return self._train(pretraining, self.folder)
@@ -101,34 +110,59 @@ class Train:
         from ostension.train.pretraining import parse_settings
 
         base = self._from_recipe() if self.recipe is not None else self._from_model()
+        if self.start is not None:
+            base = dataclasses.replace(base, start=Path(self.start))
+        if self.fixres is not None:
+            base = self._fixres(base)
         return base.changed(self._flags()).changed(parse_settings(self.set), "--set")
 
     def _from_recipe(self) -> Pretraining:
         from ostension.recipes import RECIPES
 
-        if self.model is not None or self.data is not None:
-            raise UsageError("a recipe names its model and its data", fix="leave --model and --data out, or use --set")
-        module = RECIPES.load(str(self.recipe))
-        return module.smoke() if self.smoke else module.recipe()
+        if self.model is not None:
+            raise UsageError("a recipe names its model", fix="leave --model out, or use --set")
+        found = RECIPES.load(str(self.recipe))
+        made = found.smoke() if self.smoke else found.recipe()
+        if self.data is None:
+            return made
+        if found.pairs is None:
+            raise UsageError(f"the recipe {self.recipe} brings its own data", fix="leave --data out")
+        return made.changed({"batches.data": self.data})
 
     def _from_model(self) -> Pretraining:
-        from ostension.model.presets import preset
         from ostension.train.loop import TrainConfig
         from ostension.train.optim import OptimConfig
         from ostension.train.pairs import PairBatchesConfig
         from ostension.train.pretraining import Pretraining
 
-        if self.model is None or self.data is None:
+        if (self.model is None and self.start is None) or self.data is None:
             raise UsageError("--model and --data are missing", expected="both, or a --recipe")
-        if (self.steps is None) == (self.epochs is None):
+        if (self.steps is None) == (self.epochs is None) and not (self.fixres is not None and self.steps is None):
             raise UsageError("the length of the run is not given", expected="one of --steps and --epochs")
         if self.smoke:
             raise UsageError("--smoke is a form of a recipe", fix="add --recipe, or leave it out")
-        model = preset(self.model)
+        model = self._architecture()
         # Appendix F of the paper: residual networks take Adam's own settings.
         optim = OptimConfig(beta2=0.999, eps=1e-8) if model.vision.kind == "resnet" else OptimConfig()
-        train = TrainConfig(steps=self.steps, epochs=self.epochs, optim=optim)
-        return Pretraining(model=model, batches=PairBatchesConfig(data=self.data), train=train)
+        length = {"epochs": 1.0} if self.steps is None and self.epochs is None else {"steps": self.steps, "epochs": self.epochs}
+        return Pretraining(model=model, batches=PairBatchesConfig(data=self.data), train=TrainConfig(**length, optim=optim))
+
+    def _architecture(self) -> ModelConfig:
+        """What --model names, or what the weights of --from are for."""
+        from ostension.formats.reader import open_weights
+        from ostension.model.presets import preset
+
+        return preset(self.model) if self.model is not None else open_weights(str(self.start), verify=False).config
+
+    def _fixres(self, base: Pretraining) -> Pretraining:
+        from ostension.recipes._fixres import fixres
+
+        assert self.fixres is not None
+        if self.image_size is not None:
+            raise UsageError("--fixres and --image-size both say how many pixels", fix="leave one out")
+        if base.start is None and not self.smoke:
+            raise UsageError("--fixres goes on from a trained model", expected="its folder as --from")
+        return fixres(base, self.fixres, base.start)
 
     def _flags(self) -> dict[str, Any]:
         """The flags that were given, by the settings that they stand for."""
@@ -142,6 +176,7 @@ class Train:
             "checkpoint_every": ("train.checkpoint.every",),
             "log_every": ("train.log_every",),
             "device": ("train.device",),
+            "image_size": ("model.vision.image_size", "model.preprocess.image_size"),
         }
         found = {
             place: getattr(self, name) for name, keys in places.items() if getattr(self, name) is not None for place in keys
@@ -151,11 +186,11 @@ class Train:
         return found
 
     def _train(self, pretraining: Pretraining, folder: Path) -> int:
-        from ostension.runlog import TensorBoard
         from ostension.train.progress import Progress
+        from ostension.train.trackers import named_trackers
 
+        trackers: list[Tracker] = [Progress(), *named_trackers(self.track)]
         print(f"run folder: {folder}", file=sys.stderr)
-        trackers: list[Tracker] = [Progress(), *([TensorBoard()] if self.tensorboard else [])]
         resume = self.resume if self.resume in ("auto", "never") else Path(self.resume)
         result = pretraining.run(folder, resume=resume, allow_change=self.allow_change, trackers=trackers)
         print(

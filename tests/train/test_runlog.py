@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
 from ostension.errors import DataError
-from ostension.runlog import RunLog, TensorBoard, read_records
+from ostension.runlog import RunLog, number, read_records
 
 
 def test_records_are_json_lines_with_kind_step_and_time(tmp_path):
@@ -90,16 +91,60 @@ def test_a_disk_that_is_full_is_told_once_and_ends_nothing(tmp_path, capsys, mon
     assert ("step", 2) in watcher.seen
 
 
-@pytest.mark.slow
-def test_tensorboard_gets_the_numbers(tmp_path):
-    pytest.importorskip("tensorboard")
-    with RunLog(tmp_path, [TensorBoard()]) as log:
-        log.write("start", 0, config_hash="x")
-        log.write("step", 3, loss=1.5, note="text")
-        log.write("evaluation", 3, top1=0.25)
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+class Broken(Watcher):
+    """Fails in one of the three."""
 
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert set(events.Tags()["scalars"]) == {"step/loss", "evaluation/top1"}
-    (point,) = events.Scalars("step/loss")
-    assert (point.step, point.value) == (3, 1.5)
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+
+    def open(self, folder, facts):
+        super().open(folder, facts)
+        self._perhaps("open")
+
+    def write(self, record):
+        super().write(record)
+        self._perhaps("write")
+
+    def close(self):
+        super().close()
+        self._perhaps("close")
+
+    def _perhaps(self, where):
+        if where == self.where:
+            raise ConnectionError(f"no route\nto {where}")
+
+
+@pytest.mark.parametrize("where", ["open", "write", "close"])
+def test_a_tracker_that_fails_is_told_once_and_ends_nothing(tmp_path, capsys, where):
+    broken, watcher = Broken(where), Watcher()
+    with RunLog(tmp_path, [broken, watcher], {"steps": 9}) as log:
+        for step in (1, 2, 3):
+            log.write("step", step)
+    told = capsys.readouterr().err
+    what = f"the tracker Broken failed (ConnectionError: no route to {where})"
+    assert told == f"ostension: warning: {what}; the run goes on without it\n"
+    assert watcher.seen == [("open", 9), ("step", 1), ("step", 2), ("step", 3), ("close", None)]
+    assert len(broken.seen) == {"open": 1, "write": 2, "close": 5}[where]
+    assert [record["step"] for record in read_records(tmp_path)] == [1, 2, 3]
+
+
+def test_a_log_can_be_read_while_it_is_written(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.write("step", 1, loss=2.0)
+        with open(tmp_path / "log.jsonl", "ab") as handle:
+            handle.write(b'{"kind": "step", "step": 2, "lo')
+        assert [record["step"] for record in read_records(tmp_path)] == [1]
+
+
+def test_a_log_of_which_nothing_can_be_read_says_so(tmp_path):
+    (tmp_path / "log.jsonl").write_bytes(b"\0" * 50 + b"\n{torn")
+    with pytest.raises(DataError, match="none of its 2 lines"):
+        read_records(tmp_path)
+
+
+def test_measurements_that_are_not_finite_are_numbers_again():
+    assert number("inf") == math.inf
+    assert math.isnan(number("nan"))
+    assert number(3) == 3.0
+    assert [number(value) for value in ("3", True, None, [1.0])] == [None] * 4
