@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ostension.model.config import TextConfig
-from ostension.text.tokenizer import pack
+from ostension.text.tokenizer import Tokenizer, pack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def part(self, rows: slice) -> Batch:
+        """Some of the pairs, as views."""
+        sliced = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **sliced, keys=self.keys[rows])
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on `device`."""
@@ -93,6 +98,14 @@ class BatchSource(Protocol):
             ConfigError: if the batch size is no multiple of the number of processes.
         """
         ...
+
+
+def token_rows(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+    """Token rows of captions, what is too long for the context cut with the end token last; and how many were cut."""
+    start = [] if tokenizer.start_id is None else [tokenizer.start_id]
+    room = tokenizer.context_length - len(start) - 1
+    encoded = [tokenizer.encode(text) for text in texts]
+    return [[*start, *ids[:room], tokenizer.end_id] for ids in encoded], sum(len(ids) > room for ids in encoded)
 
 
 def pad_tokens(rows: Sequence[Sequence[int]], pad_id: int, config: TextConfig) -> Tensor:

@@ -42,6 +42,7 @@ from ostension.train.step import backward
 
 Evaluate = Callable[[CLIP, int], Mapping[str, float]]
 MODEL_FOLDER = "model"
+LOWER_IS_BETTER = ("loss", "median_rank")  # last parts of measurements' names
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
@@ -53,12 +54,16 @@ class TrainConfig:
         steps: optimiser steps of the whole run; or
         epochs: passes over the data, from which the steps follow.
         seed: of everything random in a step (the batches have their own).
+        micro_batch: pairs that a process embeds at a time, for batches whose activations do not fit (see `train.step`); None
+            embeds all at once.
         precision: of the weights; "auto" is bf16 where the device has units for it. Masters are float32 in any case.
         average: decay of a running average of the weights, which then is what the run gives; None takes the last weights.
         non_finite: "stop" at the first loss or gradient that is not finite, or "skip:N" such steps in any 100.
         workers: processes or threads that make batches ahead; 0 makes them in between the steps.
         log_every, evaluate_every: steps between two records, two calls of the evaluation (0: none).
-        best: the measurement of the evaluation whose best checkpoint is kept; higher is better.
+        evaluate_at: steps at which the evaluation is called besides, such as 10, 100, 1000.
+        best: the measurement of the evaluation whose best checkpoint is kept: the highest, or the lowest of a loss
+            (`LOWER_IS_BETTER`).
         device: "auto", "cpu", "cuda", "cuda:N".
     """
 
@@ -67,6 +72,7 @@ class TrainConfig:
     seed: int = 0
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    micro_batch: int | None = None
     precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
     average: float | None = None
     non_finite: str = "stop"
@@ -74,6 +80,7 @@ class TrainConfig:
     workers: int = 0
     log_every: int = 10
     evaluate_every: int = 0
+    evaluate_at: tuple[int, ...] = ()
     best: str | None = None
     device: str = "auto"
 
@@ -82,12 +89,23 @@ class TrainConfig:
             raise ConfigError(f"train.steps is {self.steps} and train.epochs is {self.epochs}", expected="one of the two")
         require(self.steps is None or self.steps >= 1, "train.steps", self.steps, "1 or more")
         require(self.epochs is None or self.epochs > 0, "train.epochs", self.epochs, "more than 0")
+        require(self.micro_batch is None or self.micro_batch >= 1, "train.micro_batch", self.micro_batch, "1 or more")
         require(self.average is None or 0 < self.average < 1, "train.average", self.average, "between 0 and 1, or nothing")
         require(self.workers >= 0, "train.workers", self.workers, "0 or more")
         require(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
         require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 or more")
-        require(self.best is None or self.evaluate_every > 0, "train.best", self.best, "nothing without train.evaluate_every")
+        require(all(step >= 1 for step in self.evaluate_at), "train.evaluate_at", self.evaluate_at, "steps from 1")
+        require(self.best is None or self.evaluates, "train.best", self.best, "nothing without train.evaluate_every")
         allowed_skips(self.non_finite)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the run is evaluated on the way."""
+        return bool(self.evaluate_every or self.evaluate_at)
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether it is after so many steps."""
+        return step in self.evaluate_at or (self.evaluate_every > 0 and step % self.evaluate_every == 0)
 
     def resolved(self, steps_per_epoch: float) -> TrainConfig:
         """The configuration with everything automatic decided for this machine and this amount of data."""
@@ -103,7 +121,7 @@ class TrainConfig:
 
 
 # What may change from one sitting to the next, because the result of the run does not depend on it.
-FREE = ("checkpoint", "workers", "log_every", "evaluate_every", "best", "device")
+FREE = ("checkpoint", "workers", "log_every", "evaluate_every", "evaluate_at", "best", "device")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,6 +163,7 @@ def train(
             folder without checkpoints; a path names the one checkpoint (or run folder) to start from, and no other is taken.
         allow_change: dotted settings that may differ from those of the checkpoint, such as `train.optim.lr`; recorded.
         evaluate: called with the model in eval mode and the steps done, every `config.evaluate_every` steps and at the end.
+            With `config.average` it is given the averaged weights, which are what the run will give.
 
     Raises:
         ConfigError: for settings that cannot be meant, or that differ from the checkpoint's and were not allowed to.
@@ -225,7 +244,7 @@ def _run_steps(
             torch.manual_seed(runtime.seed_for(config.seed, "step", state.step))
             buffers = [(buffer, buffer.clone()) for buffer in objective.module.buffers()]
             lr = config.optim.lr * rate_factor(config.schedule, state.step, steps)
-            measured = measure(state, backward(objective, batch), lr)
+            measured = measure(state, backward(objective, batch, config.micro_batch), lr)
             if measured.finite:
                 state.update(measured)
                 meter.add(waited, {**measured.record(), "texts_cut": batch.texts_cut})
@@ -239,7 +258,7 @@ def _run_steps(
 
             ending = state.step == steps
             reporting = state.step % config.log_every == 0 or ending
-            evaluating = evaluate is not None and (state.step % config.evaluate_every == 0 or ending)
+            evaluating = evaluate is not None and (config.evaluates_after(state.step) or ending)
             saving = saver.due() or ending
             if reporting or evaluating or saving:
                 state.health.check_weights(measured, batch)
@@ -266,7 +285,9 @@ def measure(state: TrainState, found: StepLoss, lr: float) -> Measured:
 def identity(objective: Objective, batches: BatchSource, config: TrainConfig) -> dict[str, Any]:
     """The tree of all settings that decide the result of a run; two runs with equal trees end with equal weights."""
     settings = {key: value for key, value in to_tree(config).items() if key not in FREE}
+    start = objective.model.provenance.get("start", {}).get("fingerprint")
     return {
+        **({} if start is None else {"start": start}),
         "model": to_tree(objective.model.config),
         "data": to_tree(dict(batches.identity())),
         "objective": to_tree(dict(objective.identity())),
@@ -280,7 +301,7 @@ def _steps_of(config: TrainConfig) -> int:
 
 
 def _check(objective: Objective, batches: BatchSource, config: TrainConfig, evaluate: Evaluate | None) -> None:
-    if (evaluate is None) != (config.evaluate_every == 0):
+    if (evaluate is None) == config.evaluates:
         what = "no evaluation is given" if evaluate is None else "an evaluation is given"
         raise ConfigError(f"train.evaluate_every is {config.evaluate_every}, but {what}", expected="both or neither")
     if batches.num_samples < batches.batch_size:
@@ -327,7 +348,7 @@ def _evaluate(objective: Objective, config: TrainConfig, state: TrainState, log:
     """Evaluate and log; whether this is the best so far, and so to be saved."""
     objective.module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), state.run_weights():
             values = dict(evaluate(objective.model, state.step))
     finally:
         objective.module.train()
@@ -337,7 +358,10 @@ def _evaluate(objective: Objective, config: TrainConfig, state: TrainState, log:
     if config.best not in values:
         measured = ", ".join(values) or "nothing"
         raise ConfigError(f"train.best is {config.best!r}, but the evaluation measures {measured}")
-    if not values[config.best] > state.best_value:
+    name, value = config.best, values[config.best]
+    higher = name.rpartition("/")[2].removeprefix("image_to_text_").removeprefix("text_to_image_") not in LOWER_IS_BETTER
+    first = state.best_step is None or state.best_name != name  # a later sitting may ask for another measurement
+    if not (value == value and (first or (value > state.best_value if higher else value < state.best_value))):
         return False
-    state.best_step, state.best_value = state.step, values[config.best]
+    state.best_step, state.best_name, state.best_value = state.step, name, value
     return True
