@@ -32,12 +32,16 @@ class ModuleRegistry:
 
     def summary(self, name: str) -> str:
         """The first line of a module's docstring, read from its source without importing it."""
+        return (ast.get_docstring(ast.parse(self.source(name))) or "").split("\n", 1)[0]
+
+    def source(self, name: str) -> str:
+        """A module's source; empty where there is no such module."""
         spec = importlib.util.find_spec(self.package)
         assert spec is not None and spec.submodule_search_locations is not None
         for folder in spec.submodule_search_locations:
             path = Path(folder) / f"{name.replace('-', '_')}.py"
             if path.is_file():
-                return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n", 1)[0]
+                return path.read_text(encoding="utf-8")
         return ""
 
     def load(self, name: str) -> ModuleType:

@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ostension.config import from_tree, to_tree
+from ostension.config import changed_keys, from_tree, to_tree
 from ostension.errors import ConfigError, unknown_name
+from ostension.formats.load import load
 from ostension.model.clip import CLIP
 from ostension.model.config import ModelConfig
+from ostension.model.fingerprint import NOT_BEHAVIOUR, fingerprint
 from ostension.runlog import Tracker
 from ostension.train.batches import BatchSource
-from ostension.train.loop import TrainConfig, TrainResult, train
+from ostension.train.loop import Evaluate, TrainConfig, TrainResult, train
 from ostension.train.objective import ContrastiveConfig, ObjectiveConfig
 
 
@@ -29,21 +31,35 @@ class BatchesConfig(Protocol):
         ...
 
 
+class EvaluationConfig(Protocol):
+    """A frozen dataclass that says what is measured on the way, such as `evals.during_training.EvaluationConfig`."""
+
+    def build(self, model: CLIP) -> Evaluate:
+        """The evaluation, for a model's transform and tokenizer."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretraining:
     """What a recipe returns.
 
     Attributes:
-        model: of random weights, drawn from `train.seed`.
+        model: of random weights, drawn from `train.seed`, unless there is a `start`.
         batches: a frozen dataclass with `build(model)`, such as `PairBatchesConfig`.
         train: everything else.
         objective: what is minimised, a frozen dataclass with `build(model)`.
+        start: a model's folder or file (any layout that `formats.load` reads) whose weights the run begins with. It may be
+            for another image size or context length than `model`: its positions are interpolated. Otherwise it must be
+            what `model` says.
+        evaluation: what is measured every `train.evaluate_every` steps; it decides nothing about the result.
     """
 
     model: ModelConfig
     batches: BatchesConfig
     train: TrainConfig
     objective: ObjectiveConfig = dataclasses.field(default_factory=ContrastiveConfig)
+    start: Path | None = None
+    evaluation: EvaluationConfig | None = None
 
     def tree(self) -> dict[str, Any]:
         """Its parts as JSON."""
@@ -61,7 +77,7 @@ class Pretraining:
             place: Any = tree
             for name in path:
                 place = place.get(name) if isinstance(place, dict) else None
-            if not isinstance(place, dict) or not path:
+            if not isinstance(place, dict) or not (path or key == "start"):
                 raise unknown_name("setting", key, _leaves(tree), source=source)
             place[last] = value
         return Pretraining(
@@ -69,7 +85,33 @@ class Pretraining:
             batches=from_tree(type(self.batches), tree["batches"], source),
             train=from_tree(TrainConfig, tree["train"], source),
             objective=from_tree(type(self.objective), tree["objective"], source),
+            start=None if tree["start"] is None else Path(tree["start"]),
+            evaluation=None if self.evaluation is None else from_tree(type(self.evaluation), tree["evaluation"], source),
         )
+
+    def initial_model(self) -> CLIP:
+        """The model before the first step, in float32: random weights, or those of `start`.
+
+        Raises:
+            CheckpointError: for a start that cannot be loaded.
+            ConfigError: for one that is another model.
+        """
+        if self.start is None:
+            return CLIP(self.model, seed=self.train.seed)
+        model = load(self.start, device="cpu", dtype="float32")
+        sizes = {"image_size": self.model.vision.image_size, "context_length": self.model.text.context_length}
+        if sizes != {"image_size": model.config.vision.image_size, "context_length": model.config.text.context_length}:
+            model = model.resized(**sizes)
+        changes = changed_keys(_behaviour(model.config), _behaviour(self.model))
+        if changes:
+            listed = ", ".join(f"model.{key} is {old!r} in it and {new!r} here" for key, (old, new) in changes.items())
+            raise ConfigError(
+                f"is another model: {listed}", source=self.start, expected="the run's model, of whatever image size",
+                fix="give the run the start's settings with --set, or leave --model out",
+            )  # fmt: skip
+        model.provenance = {"start": {**model.provenance, "fingerprint": fingerprint(model)}}
+        model.config = dataclasses.replace(self.model, layout=model.config.layout)
+        return model
 
     def run(
         self,
@@ -80,10 +122,19 @@ class Pretraining:
         trackers: Sequence[Tracker] = (),
     ) -> TrainResult:
         """Train it (see `train.loop.train`)."""
-        model = CLIP(self.model, seed=self.train.seed)
+        model = self.initial_model()
         batches = self.batches.build(model)
         objective = self.objective.build(model)
-        return train(objective, batches, self.train, folder, resume=resume, allow_change=allow_change, trackers=trackers)
+        evaluate = None if self.evaluation is None else self.evaluation.build(model)
+        return train(
+            objective, batches, self.train, folder, resume=resume, allow_change=allow_change, trackers=trackers,
+            evaluate=evaluate,
+        )  # fmt: skip
+
+
+def _behaviour(config: ModelConfig) -> dict[str, Any]:
+    """The settings of a model that its weights were made for; the cap of the logits may change from run to run."""
+    return {key: value for key, value in to_tree(config).items() if key not in (*NOT_BEHAVIOUR, "logit_scale_cap")}
 
 
 def parse_settings(texts: Sequence[str], source: object = "--set") -> dict[str, Any]:
