@@ -68,6 +68,14 @@ class DivergenceError(OstensionError):
     exit_code = 3
 
 
+class ProcessError(OstensionError):
+    """Another process of the run has ended, does not answer, or stopped with a problem, whose exit status is taken."""
+
+    def __init__(self, what: str, *, exit_code: int = 1, **rest):
+        super().__init__(what, **rest)
+        self.exit_code = exit_code
+
+
 class MissingExtraError(OstensionError):
     """A feature whose optional packages are not installed."""
 

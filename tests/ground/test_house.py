@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "ostension"
 # A lower row never imports a higher one.
 ROWS = [
-    ("errors", "config", "registry", "files", "runtime", "runlog", "shapes"),
+    ("errors", "config", "registry", "files", "runtime", "runlog", "shapes", "world"),
     ("text", "image"),
     ("model",),
     ("formats", "losses"),

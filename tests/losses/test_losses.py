@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ostension import losses
 from ostension.errors import ConfigError
 from ostension.losses import LossConfig, batch_loss, contrastive_loss, neutral_sigmoid_bias, sigmoid_loss
 from ostension.runtime import torch_generator
@@ -163,30 +162,6 @@ def test_the_gradient_of_the_log_scale_is_exact_for_orthogonal_pairs():
     contrastive_loss(eye, eye, log_scale.exp()).loss.backward()
     scale = 1 / 0.07
     assert log_scale.grad.item() == pytest.approx(scale * (math.exp(scale) / (math.exp(scale) + 3) - 1), rel=1e-9)
-
-
-def test_a_block_of_rows_needs_only_the_column_sums_of_the_others():
-    """What several processes will do: each its rows at its offset, the column sums combined between the passes."""
-    image, text = pairs(9)
-    scale = torch.tensor(12.0, dtype=torch.float64, requires_grad=True)
-    whole = contrastive_loss(image, text, scale)
-    whole.loss.backward()
-    rows, columns, scale_value = image.detach(), text.detach(), scale.detach()
-    cells = losses._Cells(None, "separate", 9, rows.device, spread=True)
-    blocks = [(0, rows[:4]), (4, rows[4:])]
-    sums = [losses._sums(block, columns, scale_value, cells, 2, offset) for offset, block in blocks]
-    column_sums = torch.stack([running.log_sums() for _, running, _, _ in sums]).logsumexp(0)
-    loss = (sum(row.sum() - 2 * target for row, _, target, _ in sums) + column_sums.sum()) / 18
-    assert loss.item() == pytest.approx(value(whole), abs=1e-12)
-    of_rows, of_columns, of_scale = [], 0, 0
-    for (offset, block), (row_sums, *_) in zip(blocks, sums, strict=True):
-        of_cells = losses._contrastive_cells(row_sums, column_sums, cells, offset)
-        found = losses._gradients(block, columns, scale_value, None, cells, 2, of_cells, offset)
-        of_rows.append(found[0])
-        of_columns, of_scale = of_columns + found[1], of_scale + found[2]
-    torch.testing.assert_close(torch.cat(of_rows), image.grad, rtol=0, atol=1e-12)
-    torch.testing.assert_close(of_columns, text.grad, rtol=0, atol=1e-12)
-    torch.testing.assert_close(of_scale, scale.grad, rtol=0, atol=1e-12)
 
 
 def test_half_precision_embeddings_are_compared_in_float32():
