@@ -9,22 +9,19 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ostension.errors import ConfigError
+
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 Preprocess = Literal["openai", "siglip", "clipa", "mobileclip", "pe"]
 Tokenizer = Literal["openai", "hf", "siglip", "siglip2"]
 Layout = Literal["ostension", "openai", "open_clip", "open_clip_siglip", "hf_clip", "siglip", "big_vision"]
 
-# 1e9 operations (two for each multiply-add) for one picture and for one text of full length: open_clip's profile table.
-GFLOPS = {
-    "RN50": (12.22, 5.96), "RN101": (19.54, 5.96), "RN50x4": (42.56, 9.27), "RN50x16": (149.39, 13.30),
-    "RN50x64": (529.11, 23.55), "ViT-B-32": (8.82, 5.96), "ViT-B-16": (35.13, 5.96), "ViT-L-14": (162.03, 13.30),
-    "ViT-L-14-336": (381.92, 13.30),
-}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class List:
-    """List the known architectures: parameters, pixels a side, GFLOPs for a picture and a text where known.
+    """List the known architectures: parameters, pixels a side, GFLOPs for a picture and for a text of full length.
+
+    One multiply-add is two operations; every position of every block counts, as in the published tables.
 
     Args:
         json: Print one JSON object a line instead of a table.
@@ -40,7 +37,7 @@ class List:
             return 0
         print(f"{'name':<26}{'parameters':>15}{'px':>6}{'tokens':>8}{'embed':>7}{'GFLOPs image':>14}{'text':>8}")
         for row in rows:
-            image, text = (f"{row[key]:.2f}" if row[key] else "-" for key in ("gflops_image", "gflops_text"))
+            image, text = (f"{row[key]:.2f}" if row[key] is not None else "-" for key in ("gflops_image", "gflops_text"))
             numbers = f"{row['parameters']:>15,}{row['image_size']:>6}{row['context_length']:>8}{row['embed_dim']:>7}"
             print(f"{row['name']:<26}{numbers}{image:>14}{text:>8}")
         return 0
@@ -158,6 +155,7 @@ def known_architectures() -> list[dict[str, Any]]:
     import math
 
     from ostension.formats.table import expected_shapes
+    from ostension.model.flops import forward_gflops
     from ostension.model.presets import preset, preset_names
 
     rows = []
@@ -168,7 +166,10 @@ def known_architectures() -> list[dict[str, Any]]:
         trained = [
             shape for key, shape in shapes.items() if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
         ]
-        image, text = GFLOPS.get(name, (None, None))
+        try:
+            image, text = (round(value, 6) for value in forward_gflops(config))
+        except ConfigError:  # a tower whose products nobody has counted
+            image, text = None, None
         row: dict[str, Any] = {"name": name, "parameters": sum(map(math.prod, trained)), "embed_dim": config.embed_dim}
         row |= {"image_size": config.vision.image_size, "context_length": config.text.context_length}
         rows.append(row | {"gflops_image": image, "gflops_text": text})

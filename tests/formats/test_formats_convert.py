@@ -133,7 +133,8 @@ def test_list_has_every_preset_with_its_size(capsys):
     assert list(rows) == preset_names()
     assert rows["ViT-B-32"]["parameters"] == 151_277_313
     assert rows["RN50"]["parameters"] == 102_007_137
-    assert rows["RN50"]["gflops_image"] == 12.22
+    assert rows["RN50"]["gflops_image"] == pytest.approx(12.22, abs=0.005)
+    assert rows["ViT-H-14"]["gflops_image"] == pytest.approx(334.59, abs=0.005)
 
 
 @pytest.mark.slow
