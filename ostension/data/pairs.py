@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,12 +32,14 @@ class Pair:
         image: the encoded image, as stored.
         texts: one or more captions.
         meta: whatever else the source knows (the sample's JSON, the row's other columns).
+        weights: how likely each text is to be drawn, in any unit; empty where all are alike.
     """
 
     key: str
     image: bytes
     texts: tuple[str, ...]
     meta: dict[str, Any]
+    weights: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Summary:
     notes: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class PairSource(Protocol):
     """A fixed list of pairs that can be read in any order, from any process or thread."""
 

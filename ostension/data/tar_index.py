@@ -1,8 +1,8 @@
-"""The index of a tar shard: where each pair's image, text and metadata lie, so that any pair is one `pread` away.
+"""The index of a tar shard: where each pair's image, texts and metadata lie, so that any pair is one read away.
 
-An index is a safetensors file, `NAME.tar.idx`, made on first use beside the shard, or in the cache folder where the
-shard's folder cannot be written. It is read through a memory map: worker processes share it, and opening it costs
-nothing per pair. It pins the shard by size and SHA-256; a shard that has changed since is refused.
+An index is a file, `NAME.tar.idx`, made on first use beside the shard, or in the cache folder where the shard's folder
+cannot be written or the shard lies at a URL. It is read through a memory map: worker processes share it, and opening it
+costs nothing per pair. It pins the shard by size and SHA-256; a shard that has changed since is refused.
 
 Members are grouped as webdataset does: the key is the path up to the first dot of its last part, the rest is the suffix.
 """
@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ostension.data.arrays import MappedArrays, cache_folder, cannot_write, joined_texts, text_at, write_arrays
 from ostension.data.pairs import IMAGE_SUFFIXES, image_digest
+from ostension.data.remote import RemoteFile
 from ostension.data.tar_scan import TornArchive, scan
 from ostension.errors import DataError
-from ostension.files import atomic_path, sha256_file
+from ostension.files import sha256_file, sha256_json
 
-VERSION = 1
+KIND = "tar 2"
+NO_TEXT = "image without text"
 INDEX_SUFFIX = ".idx"
-_ARRAYS = {"key_ends": "<i8", "keys": "|u1", "image": "<i8", "text": "<i8", "json": "<i8", "digest": "<u8"}
+_PARTS = ("image", "text", "json")
+_ARRAYS = ("key_ends", "keys", *_PARTS, "digest")
+_FACTS = {"tar_size": int, "tar_sha256": str, "tar_mtime_ns": int, "rejects": dict, "torn": str | None}
 _NOT_TAR = {
     b"\x1f\x8b": "a gzip file",
     b"BZ": "a bzip2 file",
@@ -40,14 +43,14 @@ _NOT_TAR = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """Where the pairs of one shard lie.
+    """Where the images of one shard that have a text, JSON or both, and what belongs to them, lie.
 
     Attributes:
-        key_ends, keys: the keys as UTF-8, one after the other, with the end of each.
-        image, text, json: offset and size of each pair's members, (N, 2); size -1 where there is no JSON.
+        key_ends, keys: the keys, see `arrays.joined_texts`.
+        image, text, json: offset and size of each row's members, (N, 2); size -1 where there is none.
         digest: a 64-bit hash of each image.
         tar_size, tar_sha256, tar_mtime_ns: the shard that was indexed.
-        rejects: members and keys that are no pair, counted by reason.
+        rejects: members and keys that no row stands for, counted by reason.
         torn: where the shard breaks off, or None.
     """
 
@@ -67,9 +70,8 @@ class ShardIndex:
         return len(self.digest)
 
     def key(self, row: int) -> str:
-        """The key of the pair at `row`."""
-        start = int(self.key_ends[row - 1]) if row else 0
-        return bytes(self.keys[start : int(self.key_ends[row])]).decode("utf-8", errors="replace")
+        """The key of a row."""
+        return text_at(self.keys, self.key_ends, row)
 
 
 def build_index(path: Path) -> ShardIndex:
@@ -95,18 +97,18 @@ def build_index(path: Path) -> ShardIndex:
                 raise DataError(what, source=path, expected="an uncompressed tar shard") from None
         if not groups.num_members:
             raise DataError("an archive without members", source=path, expected="a tar shard with images and texts")
-        rows = list(groups.pairs())
+        rows = list(groups.rows())
         digests = [image_digest(pread(*parts[0])) for _, parts in rows]
         sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-    keys = [key.encode("utf-8") for key, _ in rows]
-    spans = np.array([parts for _, parts in rows], dtype="<i8").reshape(len(rows), 3, 2)
+    keys, key_ends = joined_texts([key for key, _ in rows])
+    spans = np.array([parts for _, parts in rows], dtype=np.int64).reshape(len(rows), 3, 2)
     return ShardIndex(
-        key_ends=np.cumsum([len(key) for key in keys], dtype="<i8"),
-        keys=np.frombuffer(b"".join(keys), dtype="u1"),
+        key_ends=key_ends,
+        keys=keys,
         image=spans[:, 0],
         text=spans[:, 1],
         json=spans[:, 2],
-        digest=np.array(digests, dtype="<u8"),
+        digest=np.array(digests, dtype=np.uint64),
         tar_size=status.st_size,
         tar_sha256=sha256,
         tar_mtime_ns=status.st_mtime_ns,
@@ -117,20 +119,7 @@ def build_index(path: Path) -> ShardIndex:
 
 def save_index(index: ShardIndex, path: Path) -> None:
     """Write an index atomically."""
-    from safetensors.numpy import save_file
-
-    # One metadata entry in canonical form: the same index gives the same bytes.
-    facts = {
-        "version": VERSION,
-        "tar_size": index.tar_size,
-        "tar_sha256": index.tar_sha256,
-        "tar_mtime_ns": index.tar_mtime_ns,
-        "rejects": index.rejects,
-        "torn": index.torn,
-    }
-    arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _ARRAYS}
-    with atomic_path(path) as temporary:
-        save_file(arrays, temporary, metadata={"ostension_index": json.dumps(facts, sort_keys=True)})
+    write_arrays(path, KIND, {name: getattr(index, name) for name in _ARRAYS}, {name: getattr(index, name) for name in _FACTS})
 
 
 def load_index(path: Path) -> ShardIndex:
@@ -139,27 +128,22 @@ def load_index(path: Path) -> ShardIndex:
     Raises:
         DataError: if the file is torn, of another version, or points outside its shard.
     """
-    from safetensors import SafetensorError, safe_open
-
     fix = "delete it, or run: ostension data index --force SHARD"
     try:
-        with safe_open(path, framework="np") as handle:  # checks that the header covers the file without overlap
-            facts = json.loads((handle.metadata() or {}).get("ostension_index", "{}"))
-        arrays = _map_arrays(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise DataError(f"cannot be read as an index ({error})", source=path, fix=fix) from None
-    if not isinstance(facts, dict) or facts.pop("version", None) != VERSION:
-        raise DataError("an index of another version", source=path, fix=fix)
+        found = MappedArrays(path, KIND)
+    except DataError as error:
+        raise DataError(error.what, source=path, fix=fix) from None
     try:
-        index = ShardIndex(**arrays, **facts)
+        values: dict[str, Any] = {**found.facts, **{name: found[name] for name in _ARRAYS}}
+        index = ShardIndex(**values)
         _check(index)
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, KeyError) as error:
         raise DataError(f"an index that contradicts itself ({error})", source=path, fix=fix) from None
     return index
 
 
-def open_index(path: Path, folder: Path | None = None, *, verified_mtime_ns: int | None = None) -> ShardIndex:
-    """The index of the shard at `path`: read, or made and kept where that is possible.
+def open_index(path: Path | RemoteFile, folder: Path | None = None, *, verified_mtime_ns: int | None = None) -> ShardIndex:
+    """The index of a shard: read, or made and kept where that is possible.
 
     Args:
         folder: keep the index there, not beside the shard.
@@ -168,14 +152,23 @@ def open_index(path: Path, folder: Path | None = None, *, verified_mtime_ns: int
     Raises:
         DataError: if the shard is no tar archive, or is not the one that was indexed.
     """
-    status = _stat(path)
     places = index_places(path, folder)
+    status = None if isinstance(path, RemoteFile) else _stat(path)
     for place in places:
         if place.is_file():
             index = load_index(place)
-            _refuse_changed(path, status, index, place, verified_mtime_ns)
+            if isinstance(path, Path):
+                assert status is not None
+                _refuse_changed(path, status, index, place, verified_mtime_ns)
             return index
-    index = build_index(path)
+    if isinstance(path, RemoteFile):
+        with path.downloaded() as local:
+            try:
+                index = build_index(local)
+            except DataError as error:
+                raise DataError(error.what, source=path, expected=error.expected) from None
+    else:
+        index = build_index(path)
     problem: OSError | None = None
     for place in places:
         try:
@@ -184,21 +177,20 @@ def open_index(path: Path, folder: Path | None = None, *, verified_mtime_ns: int
             problem = error
             continue
         return load_index(place)
-    raise DataError(
-        f"the index cannot be written ({problem})", source=places[-1], fix="name a folder in the variable OSTENSION_CACHE"
-    )
+    assert problem is not None
+    raise cannot_write(places[-1], problem)
 
 
-def index_places(path: Path, folder: Path | None = None) -> list[Path]:
+def index_places(path: Path | RemoteFile, folder: Path | None = None) -> list[Path]:
     """Where the index of a shard may lie, in order of preference: beside it, then in the cache folder."""
-    if folder:
-        return [folder / _cache_name(path)]
-    return [path.with_name(path.name + INDEX_SUFFIX), _cache_folder() / _cache_name(path)]
+    if isinstance(path, RemoteFile):  # another size or version is another file, and gets another index
+        return [(folder or cache_folder("index")) / (sha256_json(path.cache_key())[:32] + INDEX_SUFFIX)]
+    cached = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32] + INDEX_SUFFIX
+    return [folder / cached] if folder else [path.with_name(path.name + INDEX_SUFFIX), cache_folder("index") / cached]
 
 
 def _check(index: ShardIndex) -> None:
-    kinds = {"tar_size": int, "tar_sha256": str, "tar_mtime_ns": int, "rejects": dict, "torn": str | None}
-    for name, kind in kinds.items():
+    for name, kind in _FACTS.items():
         if not isinstance(getattr(index, name), kind):
             raise ValueError(f"{name} is {getattr(index, name)!r}")
     count = len(index.digest)
@@ -208,23 +200,13 @@ def _check(index: ShardIndex) -> None:
             raise ValueError(f"{name} has the shape {getattr(index, name).shape}, not {shape}")
     if count and (index.key_ends[0] < 0 or (np.diff(index.key_ends) < 0).any() or index.key_ends[-1] != len(index.keys)):
         raise ValueError("its keys overlap")
-    for name in ("image", "text", "json"):
+    for name in _PARTS:
         start, size = getattr(index, name)[:, 0], getattr(index, name)[:, 1]
-        lowest = -1 if name == "json" else 0
+        lowest = 0 if name == "image" else -1
         if count and (start.min() < 0 or size.min() < lowest or (start > index.tar_size - np.maximum(size, 0)).any()):
             raise ValueError(f"a span of {name} lies outside the shard")
-
-
-def _map_arrays(path: Path) -> dict[str, Any]:
-    raw = np.memmap(path, dtype=np.uint8, mode="r")
-    (length,) = struct.unpack("<Q", raw[:8].tobytes())
-    header = json.loads(raw[8 : 8 + length].tobytes())
-    arrays = {}
-    for name, dtype in _ARRAYS.items():
-        start, end = header[name]["data_offsets"]
-        data = raw[8 + length + start : 8 + length + end]
-        arrays[name] = data.view(dtype).reshape(header[name]["shape"])
-    return arrays
+    if (np.maximum(index.text[:, 1], index.json[:, 1]) < 0).any():
+        raise ValueError("an image without text and JSON")
 
 
 def _refuse_changed(path: Path, status: os.stat_result, index: ShardIndex, place: Path, verified_mtime_ns: int | None) -> None:
@@ -256,18 +238,6 @@ def _stat(path: Path) -> os.stat_result:
     return status
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("OSTENSION_CACHE")
-    if base:
-        return Path(base) / "index"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ostension" / "index"
-
-
-def _cache_name(path: Path) -> str:
-    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32] + INDEX_SUFFIX
-
-
-
 class _Groups:
     """Members by key, in the order in which the keys appear."""
 
@@ -294,12 +264,14 @@ class _Groups:
             return
         parts[slot] = (offset, size)
 
-    def pairs(self) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    def rows(self) -> Iterator[tuple[str, list[tuple[int, int]]]]:
         for key, (image, text, metadata) in self._parts.items():
-            if image is None or text is None:
-                self._reject("text without image" if text else "image without text" if image else "neither image nor text")
-                continue
-            yield key, [image, text, metadata or (0, -1)]
+            if image is None:
+                self._reject("text without image" if text else "neither image nor text")
+            elif text is None and metadata is None:
+                self._reject(NO_TEXT)
+            else:
+                yield key, [image, text or (0, -1), metadata or (0, -1)]
 
     def _reject(self, reason: str) -> None:
         self.rejects[reason] = self.rejects.get(reason, 0) + 1

@@ -153,4 +153,4 @@ def test_the_metadata_of_the_index_is_readable_by_others(tmp_path):
 
     TarShards([write_tar(tmp_path / "a.tar", members(1))])
     with safe_open(tmp_path / "a.tar.idx", framework="np") as handle:
-        assert json.loads(handle.metadata()["ostension_index"])["version"] == 1
+        assert json.loads(handle.metadata()["ostension_arrays"])["kind"] == "tar 2"
