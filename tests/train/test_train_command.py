@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ from ostension.runlog import read_records
 from ostension.train.loop import TrainConfig
 from ostension.train.pairs import PairBatchesConfig
 from ostension.train.pretraining import Pretraining, parse_settings
-from ostension.train.progress import Progress, duration
 
 BASE = ["train", "--model", "tiny-vit", "--data", "emoji:train"]
 
@@ -119,53 +117,6 @@ def test_a_pretraining_can_be_changed_and_read_back():
     base = Pretraining(model=preset("tiny-vit"), batches=PairBatchesConfig(data="x"), train=TrainConfig(steps=3))
     assert base.changed({}) == base
     assert base.changed({"model.vision.layers": 2, "train.optim.lr_factors": {"text.": 0.5}}).model.vision.layers == 2
-
-
-RECORD = {
-    "kind": "step", "step": 10, "loss": 3.25, "image_accuracy": 0.5, "text_accuracy": 0.25, "temperature": 0.07,
-    "grad_norm": 1.5, "lr": 1e-3, "pairs_per_s": 250.4, "idle_share": 0.02, "peak_memory_mb": 512, "data_s": 0.01,
-    "step_s": 1.02, "eta_s": 3700.0, "samples_seen": 2560,
-}
-
-
-def test_plain_lines_say_what_a_person_asks():
-    stream = io.StringIO()
-    progress = Progress(stream)
-    progress.open(Path("run"), {"steps": 100, "step": 0, "num_samples": 1000})
-    progress.write(RECORD)
-    progress.write({"kind": "checkpoint", "step": 10, "time": 0, "path": "step_00000010", "deleted": []})
-    progress.close()
-    lines = stream.getvalue().splitlines()
-    assert lines[0] == (
-        "step 10/100 | epoch 2 [560/1000 (56 %)] | loss 3.2500, acc i>t 50.0 % t>i 25.0 %, temperature 0.0700, grad 1.5, "
-        "lr 0.001, 250 pairs/s, idle 2 %, 512 MB | data 0.010 s, step 1.020 s | ETA 1:01:40"
-    )
-    progress.write({"kind": "skip", "step": 11, "time": 0, "loss": "nan", "keys": ["a", "b", "c", "d", "e"]})
-    assert stream.getvalue().splitlines()[2] == "skip at step 11: loss nan, keys a, b, c and 2 more"
-    assert lines[1] == "checkpoint at step 10: path step_00000010, deleted []"
-
-
-def test_a_terminal_gets_a_bar():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    stream = Terminal()
-    progress = Progress(stream)
-    progress.open(Path("run"), {"steps": 100, "step": 5, "num_samples": 1000})
-    progress.write(RECORD)
-    progress.write({"kind": "warning", "step": 10, "time": 0, "message": "disk full"})
-    progress.write({"kind": "checkpoint", "step": 10, "time": 0, "path": "x", "deleted": []})
-    progress.close()
-    shown = stream.getvalue()
-    assert "10/100" in shown
-    assert "loss 3.2500" in shown
-    assert "warning at step 10: message disk full" in shown
-    assert "checkpoint" not in shown
-
-
-def test_durations_read_as_people_write_them():
-    assert [duration(seconds) for seconds in (0, 59.6, 61, 3600 * 5 + 62)] == ["0:00", "1:00", "1:01", "5:01:02"]
 
 
 def test_help_names_no_heavy_module(capsys):
