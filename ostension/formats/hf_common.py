@@ -103,13 +103,15 @@ def add_preprocess(reading: Reading, folder: Path, *, crops: bool) -> None:
 def _preprocess(tree: Mapping[str, Any], path: Path, crops: bool) -> PreprocessConfig:
     crops = bool(crops if tree.get("do_center_crop") is None else tree["do_center_crop"])
     size, squash = _size(tree.get("size"), path)
-    if crops and (crop := _size(tree.get("crop_size", size), path)[0]) != size:
-        raise CheckpointError(f"crop_size is {crop} and size is {size}", source=path, expected="the same for both")
+    crop = _size(tree.get("crop_size", size), path)[0] if crops else size
+    if crop != size and (squash or crop > size):
+        raise CheckpointError(f"crop_size is {crop} and size is {size}", source=path, expected="the same, or a longer size")
     if not crops and not squash:
         raise CheckpointError("pictures keep their shape (do_center_crop is false)", source=path, expected="square pictures")
     interpolation: Any = one_of({"resample": 3, **tree}, "resample", _RESAMPLE, path)
     return PreprocessConfig(
-        image_size=size,
+        image_size=crop,
+        short_side=None if crop == size else size,
         mean=triple(tree, "image_mean", path),
         std=triple(tree, "image_std", path),
         interpolation=interpolation,
@@ -146,7 +148,7 @@ def preprocess_tree(config: PreprocessConfig, kind: str, target: Path) -> dict[s
         "processor_class": f"{kind}Processor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": side if squash else {"shortest_edge": config.image_size},
+        "size": side if squash else {"shortest_edge": config.short_side or config.image_size},
         "do_center_crop": not squash,
         "resample": next(number for number, name in _RESAMPLE.items() if name == config.interpolation),
         "do_rescale": True,

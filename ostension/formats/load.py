@@ -124,13 +124,17 @@ def provenance(opened: Opened) -> dict[str, Any]:
 
 def _attach_tokenizer(model: CLIP, opened: Opened) -> None:
     """Build the tokenizer with the folder's files, which also checks that their vocabulary is the one we ship."""
+    from ostension.text.hf_fast import HF_FILE
     from ostension.text.sentencepiece import MODEL_FILES
-    from ostension.text.tokenizer import SentencePieceConfig, build_tokenizer
+    from ostension.text.tokenizer import build_tokenizer
+    from ostension.text.wordpiece import VOCABULARY
 
     config, folder = model.config.tokenizer, opened.source.folder
-    if isinstance(config, SentencePieceConfig):
-        if not any((folder / name).is_file() for name in MODEL_FILES):
-            opened.notes.append("no sentencepiece model beside the weights: images and token ids only")
+    files = {"sentencepiece": MODEL_FILES, "wordpiece": (VOCABULARY,), "hf_fast": (HF_FILE,)}.get(config.kind)
+    if files is not None:
+        if not any((folder / name).is_file() for name in files):
+            kind = config.kind if config.kind == "sentencepiece" else "tokenizer"
+            opened.notes.append(f"no {kind} model beside the weights: images and token ids only")
             return
         try:
             model.tokenizer = build_tokenizer(config, folder)

@@ -41,6 +41,7 @@ def write_config(config: ModelConfig, target: Path) -> dict[str, Any]:
     if config.init_logit_bias is not None:
         model["init_logit_bias"] = config.init_logit_bias
     preprocess = config.preprocess
+    refuse({"preprocess.short_side": (preprocess.short_side, None)}, "open_clip's preprocessing", target)
     return {
         "model_cfg": model,
         "preprocess_cfg": {

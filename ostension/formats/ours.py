@@ -13,7 +13,8 @@ from typing import Any
 from ostension.config import from_tree
 from ostension.errors import CheckpointError, ConfigError
 from ostension.formats.table import Entry, same, scalar
-from ostension.model.config import ModelConfig
+from ostension.model.config import ModelConfig, ResNetConfig, TextConfig, VitConfig
+from ostension.text.config import SentencePieceConfig, TokenizerConfig
 
 NAME = "ostension"
 CONFIG = "config.json"
@@ -31,12 +32,22 @@ def is_config(tree: Any) -> bool:
     return isinstance(tree, Mapping) and "model_type" not in tree and {"vision", "text", "embed_dim"} <= set(tree)
 
 
+def only_ours(config: ModelConfig) -> tuple[str, str] | None:
+    """The first part of a model that no other layout can say, and its kind: a tower or tokenizer that is not CLIP's."""
+    known = (VitConfig, ResNetConfig, TextConfig, TokenizerConfig, SentencePieceConfig)
+    parts = {"vision": config.vision, "text": config.text, "tokenizer": config.tokenizer}
+    return next(((name, part.kind) for name, part in parts.items() if not isinstance(part, known)), None)
+
+
 def read_config(tree: Any, path: Path) -> ModelConfig:
     """The configuration in config.json.
 
     Raises:
         CheckpointError: for an unknown or missing setting, or a value that it refuses.
     """
+    if isinstance(tree.get("text"), Mapping):
+        # Folders of version 0.1 know one kind of text tower and do not say it.
+        tree = {**tree, "text": {"kind": "transformer", **tree["text"]}}
     try:
         return from_tree(ModelConfig, tree, path)
     except ConfigError as error:

@@ -93,7 +93,7 @@ def examine(name: str | os.PathLike, *, layout: str | None = None, ema: bool = F
         hashes = manifest.verify(source.folder) if own is not None else {path.name: sha256_file(path) for path in source.files}
     contents = [containers.read(path) for path in source.files]
     tensors, notes = _merge([unwrap(content.tree, content.path, ema=ema) for content in contents], source)
-    found = layout or detect(tensors, source.path)
+    found = layout or (ours.NAME if own is not None and ours.only_ours(own) else detect(tensors, source.path))
     common: dict[str, Any] = {"source": source, "container": contents[0].container, "notes": notes, "hashes": hashes}
     if own is not None and found in (ours.NAME, open_clip.NAME):
         record = source.folder / ours.PROVENANCE

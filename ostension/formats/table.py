@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ostension.errors import CheckpointError, nearest
-from ostension.model.config import ModelConfig, ResNetConfig
+from ostension.model.config import ModelConfig
 
 Read = Callable[[Sequence[Tensor]], Tensor]
 Write = Callable[[Tensor], Sequence[Tensor]]
@@ -107,9 +107,7 @@ def to_ours(
     Raises:
         CheckpointError: naming the missing, unexpected or misshapen tensors, both shapes, and the nearest known name.
     """
-    layers = max(
-        config.text.layers, sum(config.vision.layers) if isinstance(config.vision, ResNetConfig) else config.vision.layers
-    )
+    layers = max(config.text.depth, config.vision.depth)
     if layers > len(state):  # before a model of that depth is made, which takes time even without memory
         raise CheckpointError(f"the configuration has {layers} layers and the file {len(state)} tensors", source=path)
     shapes = expected_shapes(config)

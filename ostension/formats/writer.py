@@ -41,6 +41,8 @@ def write_model(
     if layout not in LAYOUTS:
         raise unknown_name("layout to write", layout, LAYOUTS)
     target = Path(folder)
+    if layout != "ostension":
+        _check_published(model.config, target)
     writers = {"ostension": _write_ours, "open_clip": _write_open_clip, "hf": _write_hf}
     try:
         with whole_folder(target, overwrite=overwrite) as partial:
@@ -55,6 +57,15 @@ def write_model(
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise CheckpointError(f"cannot be written: {reason or error}", source=target, fix="nothing was left behind") from None
+
+
+def _check_published(config: ModelConfig, target: Path) -> None:
+    """Raise unless both towers are of CLIP's or SigLIP's form, which the layouts of others can say."""
+    found = ours.only_ours(config)
+    if found is not None:
+        raise CheckpointError(
+            f"only our own layout can say {found[0]}.kind = {found[1]!r}", source=target, fix="write --to ostension"
+        )
 
 
 def hf_kind(config: ModelConfig) -> Any:

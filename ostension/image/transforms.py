@@ -2,9 +2,9 @@
 
     pixels = crop(resize(picture)) as bytes,    output = (pixels / 255 - mean) / std in float32
 
-With "shortest" the short side becomes n = `image_size` and the long one int(n * long / short), then n x n are cut from the
-middle, at round-half-even((side - n) / 2) or its floor. The arithmetic is torchvision's ToTensor and Normalize, operation
-by operation, so the bits are the same. Modes:
+With "shortest" the short side becomes n = `image_size`, or `short_side` where that is given, and the long one
+int(n * long / short); then a square of `image_size` is cut from the middle, at round-half-even((side - image_size) / 2) or
+its floor. The arithmetic is torchvision's ToTensor and Normalize, operation by operation, so the bits are the same. Modes:
 
 - "openai-exact": what OpenAI's code does to a file, bit for bit. It converts to RGB last, so that palettes and 1-bit
   pictures are resized by nearest pixel, and CMYK, grey and (premultiplied) alpha as themselves. We depart in one thing:
@@ -53,6 +53,8 @@ class PreprocessConfig:
             "fast" may decode and resize by other means, within the bound stated in `transforms`.
         resize: "shortest" short side to `image_size` then centre crop; "squash" both sides to it;
             "longest" long side to it, then padded with `fill`.
+        short_side: with "shortest", pixels of the short side before the crop, where that is not `image_size` (classifiers
+            trained on ImageNet are given 224 of 256).
         crop_rounding: offset of the centre crop, "half-even" (torchvision, OpenAI) or "floor" (Hugging Face).
         alpha: "white" composites transparent pictures on white; "drop" discards alpha as OpenAI's code does.
         exif: apply the EXIF orientation (the published weights were used without).
@@ -65,6 +67,7 @@ class PreprocessConfig:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize: Literal["shortest", "squash", "longest"] = "shortest"
     mode: Literal["openai-exact", "convert-first", "fast"] = "convert-first"
+    short_side: int | None = None
     crop_rounding: Literal["half-even", "floor"] = "half-even"
     alpha: Literal["white", "drop"] = "white"
     fill: int = 0
@@ -76,6 +79,9 @@ class PreprocessConfig:
         require(self.image_size >= 1, "preprocess.image_size", self.image_size, "1 or more")
         require(min(self.std) > 0, "preprocess.std", self.std, "positive numbers")
         require(0 <= self.fill <= 255, "preprocess.fill", self.fill, "0 to 255")
+        if self.short_side is not None:
+            require(self.resize == "shortest", "preprocess.short_side", self.short_side, "nothing unless resize is 'shortest'")
+            require(self.short_side >= self.image_size, "preprocess.short_side", self.short_side, "image_size or more")
         for key in ("max_pixels", "max_bytes"):
             require(getattr(self, key) >= 1, f"preprocess.{key}", getattr(self, key), "1 or more")
 
@@ -200,7 +206,7 @@ class Transform:
         image = picture.image
         if config.mode != "openai-exact" or (config.alpha == "white" and has_transparency(image)):
             image = to_rgb(image, config.alpha, name=picture.name)
-        size = resized_size(image.size, config.image_size, config.resize)
+        size = resized_size(image.size, config.short_side or config.image_size, config.resize)
         window = _window(size, config, place)
         if config.mode == "fast" and _fast_pays(image.size, size, window):
             memory = picture.memory if image is picture.image else None

@@ -21,19 +21,38 @@ from torch import Tensor, nn
 
 from ostension.errors import ConfigError, DataError
 from ostension.image.transforms import Transform
-from ostension.model.config import ModelConfig, ResNetConfig, VitConfig
+from ostension.model.config import ImageTowerConfig, ModelConfig, ResNetConfig, TextConfig, TextTowerConfig, VitConfig
 from ostension.model.init import initialise
 from ostension.model.insert import TextInsert, VisualInsert
 from ostension.model.positions import resize_image_positions, resize_text_positions
 from ostension.model.resnet import ResNet
 from ostension.model.taps import Taps
 from ostension.model.text_tower import TextTransformer
+from ostension.model.towers.bert import BertTower
+from ostension.model.towers.config import BertConfig, EfficientNetConfig
+from ostension.model.towers.efficientnet import EfficientNetLite
+from ostension.model.towers.transformers_towers import TransformersImageTower, TransformersTextTower
 from ostension.model.vit import VisionTransformer
 from ostension.shapes import Float, Int
 from ostension.text.tokenizer import Tokenizer, build_tokenizer, pack
 
 if TYPE_CHECKING:
     from ostension.model.predictor import Predictor
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """What of a model is not trained, as `train.freeze` sets it.
+
+    Attributes:
+        modules: submodules that stay in evaluation mode.
+        image, text: whether all of the tower before its projection is frozen, so that it runs without a graph. Inserts of
+            a method need the graph, and then have it.
+    """
+
+    modules: tuple[str, ...] = ()
+    image: bool = False
+    text: bool = False
 
 
 GRID_ROWS = 16384  # prompts of a classifier that are laid out together: 16,384 x 512 float32 embeddings are 32 MB
@@ -59,19 +78,19 @@ class CLIP(nn.Module):
     def __init__(self, config: ModelConfig, *, seed: int | None = 0):
         super().__init__()
         self.config = config
+        self.frozen = Frozen()
         self.provenance: dict[str, Any] = {}
         self._transform: Transform | None = None
         self._tokenizer: Tokenizer | None = None
         device = torch.get_default_device()
         with torch.device("meta"):  # the layers' own initialisation would cost time and draw from the global state
-            tower = VisionTransformer if isinstance(config.vision, VitConfig) else ResNet
-            self.visual = tower(config.vision, config.embed_dim)  # type: ignore[arg-type]
-            self.text = TextTransformer(config.text, config.embed_dim)
+            self.visual = image_tower(config.vision, config.embed_dim)
+            self.text = text_tower(config.text, config.embed_dim)
             self.logit_scale = nn.Parameter(torch.empty(()))
             self.logit_bias = None if config.init_logit_bias is None else nn.Parameter(torch.empty(()))
         if device.type != "meta":
             # Not to_empty: its empty_like of meta tensors imports sympy, half a second of every start.
-            self._apply(lambda value: torch.empty(value.shape, dtype=value.dtype, device=device))
+            self._apply(lambda value: torch.empty(value.shape, dtype=value.dtype, device=device) if value.is_meta else value)
             if seed is not None:
                 initialise(self, seed)
 
@@ -100,12 +119,12 @@ class CLIP(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights, in which the towers compute."""
-        return self.text.text_projection.dtype
+        return next(self.text.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.text.text_projection.device
+        return next(self.text.parameters()).device
 
     def _apply(self, fn, recurse=True):
         before = [None if parameter is None else parameter.detach() for parameter in (self.logit_scale, self.logit_bias)]
@@ -128,7 +147,12 @@ class CLIP(nn.Module):
         Raises:
             DataError: for images of another size than the model's.
         """
-        return self._finish(self.visual(self._pixels(images), insert=insert), normalize)
+        images = self._pixels(images)
+        if self.frozen.image and insert is None:
+            with torch.no_grad():
+                features = self._pooled(self.visual, images)
+            return self._finish(self.visual.project(features), normalize)
+        return self._finish(self.visual(images, insert=insert), normalize)
 
     def encode_text(
         self, tokens: Int[Tensor, "C T"], *, normalize: bool = False, insert: TextInsert | None = None, plain: bool = False
@@ -138,7 +162,20 @@ class CLIP(nn.Module):
         Args:
             plain: run every position of every row, as the paper's code does. The result is the same; this is the reference.
         """
-        return self._finish(self.text(tokens.to(self.device, torch.int64), insert=insert, plain=plain), normalize)
+        tokens = tokens.to(self.device, torch.int64)
+        if self.frozen.text and insert is None and not plain:
+            with torch.no_grad():
+                features = self._pooled(self.text, tokens)
+            return self._finish(self.text.project(features), normalize)
+        return self._finish(self.text(tokens, insert=insert, plain=plain), normalize)
+
+    def project_image(self, features: Float[Tensor, "B W"], *, normalize: bool = False) -> Float[Tensor, "B E"]:
+        """Embeddings of pooled image features (the tap "pooled"), such as a cache of a frozen tower's."""
+        return self._finish(self.visual.project(features.to(self.device, self.dtype)), normalize)
+
+    def project_text(self, features: Float[Tensor, "B W"], *, normalize: bool = False) -> Float[Tensor, "B E"]:
+        """Embeddings of pooled text features."""
+        return self._finish(self.text.project(features.to(self.device, self.dtype)), normalize)
 
     def image_features(
         self, images: Float[Tensor, "B 3 S S"], taps: Iterable[str] = ("pooled",), *, insert: VisualInsert | None = None
@@ -168,6 +205,13 @@ class CLIP(nn.Module):
         """Logits: scale times cosine, plus the bias where there is one."""
         return self.logits(self.encode_image(images, normalize=True), self.encode_text(tokens, normalize=True))
 
+    def train(self, mode: bool = True) -> CLIP:
+        """Training or evaluation mode; what is frozen (`train.freeze`) stays in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen.modules:
+            self.get_submodule(name).train(False)
+        return self
+
     def logits(self, images: Float[Tensor, "B E"], texts: Float[Tensor, "C E"]) -> Float[Tensor, "B C"]:
         """Logits of unit embeddings."""
         logits = self.scale() * images @ texts.T
@@ -176,9 +220,9 @@ class CLIP(nn.Module):
     def set_checkpointing(self, *, image: bool | None = None, text: bool | None = None) -> None:
         """Recompute a tower's blocks in the backward pass (less memory, one more forward), or stop doing so."""
         if image is not None:
-            (self.visual if isinstance(self.visual, ResNet) else self.visual.transformer).checkpointing = image
+            _checkpointed(self.visual, "image").checkpointing = image
         if text is not None:
-            self.text.transformer.checkpointing = text
+            _checkpointed(self.text, "text").checkpointing = text
 
     def resized(self, *, image_size: int | None = None, context_length: int | None = None) -> CLIP:
         """A copy for another image size or context length, position embeddings interpolated (`model.positions`).
@@ -187,6 +231,8 @@ class CLIP(nn.Module):
             ConfigError: for a size that the tower cannot take.
         """
         config, vision, text = self.config, self.config.vision, self.config.text
+        if not isinstance(vision, VitConfig | ResNetConfig) or not isinstance(text, TextConfig):
+            raise ConfigError(f"a model with towers of the kinds {vision.kind!r} and {text.kind!r} cannot be resized")
         pixels, length = image_size or vision.image_size, context_length or text.context_length
         if pixels != vision.image_size and getattr(vision, "pool", None) == "flatten":
             raise ConfigError("a flattened last map is projected position by position, which fixes the image size")
@@ -251,7 +297,7 @@ class CLIP(nn.Module):
 
         total = torch.zeros(len(class_names), self.config.embed_dim, device=self.device)
         step = max(1, GRID_ROWS // len(class_names))
-        length = None if self.config.text.causal else self.config.text.context_length
+        length = self.config.text.context_length if self.config.text.sees_padding else None
         with self._inference():
             for start in range(0, len(templates), step):
                 grid = compose(self.tokenizer, templates[start : start + step], class_names)
@@ -271,6 +317,12 @@ class CLIP(nn.Module):
             )
         return images.to(self.device, self.dtype)
 
+    def _pooled(self, tower: nn.Module, inputs: Tensor) -> Tensor:
+        """A tower's feature before the projection."""
+        wanted = Taps(("pooled",), tower.tap_names())  # type: ignore[operator]
+        tower(inputs, taps=wanted)
+        return wanted.result()["pooled"]
+
     def _finish(self, embeddings: Tensor, normalize: bool) -> Tensor:
         if not normalize:
             return embeddings
@@ -286,3 +338,29 @@ class CLIP(nn.Module):
                 yield
         finally:
             self.train(training)
+
+
+def image_tower(config: ImageTowerConfig, embed_dim: int) -> Any:
+    """The module of an image tower."""
+    if isinstance(config, VitConfig):
+        return VisionTransformer(config, embed_dim)
+    if isinstance(config, ResNetConfig):
+        return ResNet(config, embed_dim)
+    if isinstance(config, EfficientNetConfig):
+        return EfficientNetLite(config, embed_dim)
+    return TransformersImageTower(config, embed_dim)
+
+
+def text_tower(config: TextTowerConfig, embed_dim: int) -> Any:
+    """The module of a text tower."""
+    if isinstance(config, TextConfig):
+        return TextTransformer(config, embed_dim)
+    return BertTower(config, embed_dim) if isinstance(config, BertConfig) else TransformersTextTower(config, embed_dim)
+
+
+def _checkpointed(tower: Any, side: str) -> Any:
+    """The part of a tower that has the switch for gradient checkpointing."""
+    part = tower if hasattr(tower, "checkpointing") else getattr(tower, "transformer", None)
+    if part is None:
+        raise ConfigError(f"the {side} tower has no gradient checkpointing", expected="a tower with a module of our own")
+    return part

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ostension.config import require
 from ostension.image.transforms import PreprocessConfig
-from ostension.text.config import SentencePieceConfig, TokenizerConfig
+from ostension.model.towers.config import (
+    BertConfig,
+    EfficientNetConfig,
+    TransformersImageConfig,
+    TransformersTextConfig,
+)
+from ostension.text.config import FastTokenizerConfig, SentencePieceConfig, TokenizerConfig, WordPieceConfig
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 ACTIVATIONS: tuple[str, ...] = ("quick_gelu", "gelu", "gelu_tanh")
@@ -65,6 +71,11 @@ class VitConfig:
         return self.width // self.head_width
 
     @property
+    def depth(self) -> int:
+        """Blocks."""
+        return self.layers
+
+    @property
     def grid(self) -> int:
         """Patches along one side."""
         return self.image_size // self.patch_size
@@ -112,6 +123,16 @@ class ResNetConfig:
         )
 
     @property
+    def projection(self) -> bool:
+        """Every head of this tower ends in one."""
+        return True
+
+    @property
+    def depth(self) -> int:
+        """Bottlenecks."""
+        return sum(self.layers)
+
+    @property
     def channels(self) -> int:
         """Of the last map."""
         return 4 * self.width * 2 ** (len(self.layers) - 1)
@@ -142,6 +163,7 @@ class TextConfig:
         projection_bias: a bias after the W x E projection (SigLIP).
     """
 
+    kind: Literal["transformer"] = "transformer"
     context_length: int = 77
     vocab_size: int = 49408
     width: int = 512
@@ -165,12 +187,39 @@ class TextConfig:
         )
 
     @property
+    def projection(self) -> bool:
+        """This tower always ends in one."""
+        return True
+
+    @property
+    def depth(self) -> int:
+        """Blocks."""
+        return self.layers
+
+    @property
+    def sees_padding(self) -> bool:
+        """Whether what stands after a text changes its embedding: it does where all positions see all."""
+        return not self.causal
+
+    @property
     def heads(self) -> int:
         return self.width // self.head_width
 
     @property
     def mlp_width(self) -> int:
         return int(self.width * self.mlp_ratio)
+
+
+if TYPE_CHECKING:
+    # A layout or a method that knows some kinds only says so with one check at its door; the type checker would ask for it
+    # at every setting that it reads.
+    ImageTowerConfig = Any
+    TextTowerConfig = Any
+    AnyTokenizerConfig = Any
+else:
+    ImageTowerConfig = VitConfig | ResNetConfig | EfficientNetConfig | TransformersImageConfig
+    TextTowerConfig = TextConfig | BertConfig | TransformersTextConfig
+    AnyTokenizerConfig = TokenizerConfig | SentencePieceConfig | WordPieceConfig | FastTokenizerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,10 +236,10 @@ class ModelConfig:
 
     name: str = "unnamed"
     embed_dim: int
-    vision: VitConfig | ResNetConfig
-    text: TextConfig
+    vision: ImageTowerConfig
+    text: TextTowerConfig
     preprocess: PreprocessConfig
-    tokenizer: TokenizerConfig | SentencePieceConfig
+    tokenizer: AnyTokenizerConfig
     init_logit_scale: float = math.log(1 / 0.07)
     init_logit_bias: float | None = None
     init_token_std: float = 0.02
@@ -211,10 +260,11 @@ class ModelConfig:
             self.tokenizer.context_length,
             f"the text tower's context length {self.text.context_length}",
         )
-        if isinstance(self.vision, VitConfig) and not self.vision.projection:
-            require(
-                self.vision.width == self.embed_dim,
-                "embed_dim",
-                self.embed_dim,
-                f"the vision width {self.vision.width}, as there is no projection",
-            )
+        for name, tower in (("vision", self.vision), ("text", self.text)):
+            if not tower.projection:
+                require(
+                    tower.width == self.embed_dim,
+                    "embed_dim",
+                    self.embed_dim,
+                    f"the {name} width {tower.width}, as there is no projection",
+                )

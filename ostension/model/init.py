@@ -54,7 +54,9 @@ TABLE: tuple[tuple[str, Rule], ...] = (
     # text
     # token_embedding: N(0, config.init_token_std)
     ("text.positional_embedding", _normal(lambda width, layers: 0.01)),
+    ("text.type_embedding", _normal(lambda width, layers: 0.01)),
     ("text.text_projection", _width),
+    ("text.proj", _width),
     ("text.text_projection_bias", _constant(0.0)),
     ("text.*.attn.in_proj_weight", _width),
     ("text.*.attn.out_proj.weight", _residual),
@@ -91,14 +93,18 @@ TABLE: tuple[tuple[str, Rule], ...] = (
 def initialise(model: CLIP, seed: int) -> None:
     """Fill every parameter and buffer of `model` by the table."""
     config = model.config
-    shapes = {name: tensor for name, tensor in model.state_dict().items() if name not in CONFIGURED}
+    shapes = {name: tensor for name, tensor in model.state_dict().items() if name not in CONFIGURED and ".hf." not in name}
     for name, tensor in shapes.items():
         rule = next(rule for pattern, rule in TABLE if fnmatchcase(name, pattern))
         width, layers = _width_and_layers(name, config)
         if rule is _fan and tensor.ndim == 1:
             width = shapes[name.removesuffix("bias") + "weight"][0].numel()
         rule(tensor, torch_generator(seed, "init", name), width, layers)
-    model.text.token_embedding.weight.normal_(0, config.init_token_std, generator=torch_generator(seed, "init", TOKENS))
+    for tower in (model.visual, model.text):
+        if hasattr(tower, "redraw"):
+            tower.redraw(seed)
+    if hasattr(model.text, "token_embedding"):
+        model.text.token_embedding.weight.normal_(0, config.init_token_std, generator=torch_generator(seed, "init", TOKENS))
     model.logit_scale.fill_(config.init_logit_scale)
     if model.logit_bias is not None:
         assert config.init_logit_bias is not None
@@ -107,8 +113,8 @@ def initialise(model: CLIP, seed: int) -> None:
 
 def _width_and_layers(name: str, config: ModelConfig) -> tuple[int, int]:
     if name.startswith("text."):
-        return config.text.width, config.text.layers
+        return config.text.width, config.text.depth
     if isinstance(config.vision, ResNetConfig):
         positions = config.vision.grid**2 if name == "visual.proj" else 1
-        return config.vision.channels * positions, sum(config.vision.layers)
-    return config.vision.width, config.vision.layers
+        return config.vision.channels * positions, config.vision.depth
+    return config.vision.width, config.vision.depth

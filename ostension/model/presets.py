@@ -27,6 +27,7 @@ def preset(name: str) -> ModelConfig:
     table["name"] = name
     # What follows from the towers is not repeated in the file.
     table["preprocess"] = {"image_size": table["vision"]["image_size"], **table.get("preprocess", {})}
+    table["text"] = {"kind": "transformer", **table["text"]}
     tokenizer: dict[str, Any] = {"kind": "clip", **table.get("tokenizer", {})}
     if "context_length" in table["text"]:
         tokenizer["context_length"] = table["text"]["context_length"]

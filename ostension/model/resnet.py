@@ -101,6 +101,22 @@ class ResNet(nn.Module):
         self.proj = nn.Parameter(torch.empty(config.grid**2 * config.channels, embed_dim)) if flat else None
         self.checkpointing = False
 
+    def groups(self) -> list[tuple[str, ...]]:
+        """Its parts from the input to the embedding, as beginnings of parameter names; a run may train the last ones only.
+
+        The attention pool is one part: its queries, keys and values belong to its projection.
+        """
+        stem = ("conv1.", "bn1.", "conv2.", "bn2.", "conv3.", "bn3.")
+        stages = [(f"layer{stage + 1}.",) for stage in range(len(self.config.layers))]
+        return [stem, *stages, ("attnpool.", "proj")]
+
+    def project(self, pooled: Float[Tensor, "B W"]) -> Float[Tensor, "B E"]:
+        """The embeddings of features."""
+        if self.attnpool is not None:
+            return linear(pooled, self.attnpool.c_proj.weight, self.attnpool.c_proj.bias)
+        assert self.proj is not None
+        return pooled @ self.proj
+
     def tap_names(self) -> tuple[str, ...]:
         """The intermediates that `taps` may name."""
         return ("embedded", *(f"blocks.{stage}" for stage in range(len(self.config.layers))), "patches", "pooled", "embedding")
@@ -144,5 +160,4 @@ class ResNet(nn.Module):
         if self.attnpool is not None:
             return self.attnpool(x)
         pooled = x.flatten(1)  # (B, P * channels)
-        assert self.proj is not None
-        return pooled, pooled @ self.proj
+        return pooled, self.project(pooled)

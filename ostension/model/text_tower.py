@@ -45,6 +45,17 @@ class TextTransformer(nn.Module):
         self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
         self.text_projection_bias = nn.Parameter(torch.empty(embed_dim)) if config.projection_bias else None
 
+    def groups(self) -> list[tuple[str, ...]]:
+        """Its parts from the input to the embedding, as beginnings of parameter names; a run may train the last ones only."""
+        blocks = [(f"transformer.resblocks.{index}.",) for index in range(self.config.layers)]
+        first = ("token_embedding.", "positional_embedding")
+        return [first, *blocks[:-1], (*blocks[-1], "ln_final."), ("text_projection",)]
+
+    def project(self, pooled: Float[Tensor, "*B W"]) -> Float[Tensor, "*B E"]:
+        """The embeddings of features."""
+        embedding = pooled @ self.text_projection
+        return embedding if self.text_projection_bias is None else embedding + self.text_projection_bias
+
     def tap_names(self) -> tuple[str, ...]:
         """The intermediates that `taps` may name."""
         blocks = (f"blocks.{index}" for index in range(self.config.layers))
@@ -75,9 +86,7 @@ class TextTransformer(nn.Module):
         else:
             read = self._read_all(layout, hook, taps, whole)
         pooled = self.ln_final(read)
-        embedding = pooled @ self.text_projection
-        if self.text_projection_bias is not None:
-            embedding = embedding + self.text_projection_bias
+        embedding = self.project(pooled)
         embedding = embedding.view(*layout.shape, embedding.shape[-1])
         if insert is not None and insert.adapter is not None:
             embedding = insert.adapter(embedding)

@@ -4,6 +4,9 @@ Departures from ViT as published: `ln_pre` on the summed embeddings, no bias in 
 without bias (CLIP); no class token and a learned query that reads all patches (SigLIP). Where only the class token is
 read, the last block computes that token alone.
 
+In training a share of the patches can be left out at random (FLIP, Li et al. 2023): `patch_dropout`, switched on by the
+training loop and never saved. Each picture loses others; the class token always stays.
+
 Letters: B batch, P patches (with the class token where there is one), N inserted tokens, W width, E embedding.
 """
 
@@ -36,7 +39,12 @@ class AttentionPool(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """An image as one vector."""
+    """An image as one vector.
+
+    Attributes:
+        patch_dropout: share p of the patches that is left out in training: int(P (1 - p)) are kept, drawn from torch's
+            random state, after the positions are added and before `ln_pre`.
+    """
 
     def __init__(self, config: VitConfig, embed_dim: int):
         super().__init__()
@@ -50,6 +58,21 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(width, eps=config.norm_eps)
         self.attn_pool = AttentionPool(config) if config.pool == "map" else None
         self.proj = nn.Parameter(torch.empty(width, embed_dim)) if config.projection else None
+        self.patch_dropout = 0.0
+
+    def groups(self) -> list[tuple[str, ...]]:
+        """Its parts from the input to the embedding, as beginnings of parameter names; a run may train the last ones only.
+
+        As open_clip groups them: the last block goes with the LayerNorm after it.
+        """
+        first = ("conv1.", "class_embedding", "positional_embedding", "ln_pre.")
+        blocks = [(f"transformer.resblocks.{index}.",) for index in range(self.config.layers)]
+        parts = [first, *blocks[:-1], (*blocks[-1], "ln_post.", "attn_pool.")]
+        return parts if self.proj is None else [*parts, ("proj",)]
+
+    def project(self, pooled: Float[Tensor, "B W"]) -> Float[Tensor, "B E"]:
+        """The embeddings of features."""
+        return pooled if self.proj is None else pooled @ self.proj
 
     def tap_names(self) -> tuple[str, ...]:
         """The intermediates that `taps` may name."""
@@ -68,7 +91,7 @@ class VisionTransformer(nn.Module):
             x, before=_replacer(insert, kept), after=_observer(insert, taps) if whole else None, position=None if whole else 0
         )
         pooled = self._pool(x[:, :kept], taps) if whole else self.ln_post(x)
-        embedding = pooled if self.proj is None else pooled @ self.proj
+        embedding = self.project(pooled)
         if insert is not None and insert.adapter is not None:
             embedding = insert.adapter(embedding)
         if taps is not None:
@@ -82,6 +105,8 @@ class VisionTransformer(nn.Module):
         if self.class_embedding is not None:
             x = torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], dim=1)
         x = x + self.positional_embedding
+        if self.training and self.patch_dropout > 0:
+            x = some_patches(x, self.patch_dropout, int(self.config.class_token))
         kept = x.shape[1]
         tokens = None if insert is None else insert.first(len(x), x)
         if tokens is None:
@@ -106,6 +131,15 @@ class VisionTransformer(nn.Module):
         if self.attn_pool is not None:
             return self.attn_pool(x)
         return x[:, 0] if self.config.pool == "class" else x[:, int(self.config.class_token) :].mean(dim=1)
+
+
+def some_patches(x: Float[Tensor, "B P W"], share: float, first: int) -> Float[Tensor, "B K W"]:
+    """The first `first` tokens and, for each picture, int(P (1 - share)) of its P others at random, one at least."""
+    count = x.shape[1] - first
+    kept = max(1, int(count * (1 - share)))
+    places = torch.rand(x.shape[0], count, device=x.device).topk(kept, dim=1).indices + first  # (B, K)
+    patches = x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+    return patches if first == 0 else torch.cat([x[:, :first], patches], dim=1)
 
 
 def _replacer(insert: VisualInsert | None, kept: int):

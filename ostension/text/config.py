@@ -43,6 +43,60 @@ class TokenizerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WordPieceConfig:
+    """BERT's tokenizer: words, then the longest pieces of a vocabulary that is stored as `vocab.txt` in the model folder.
+
+    Attributes:
+        context_length: tokens in a row, the start and end tokens included.
+        lowercase: lower-case first.
+        strip_accents: take accents off.
+        split_chinese: every Chinese character is a word.
+        start_id, end_id, pad_id, unknown_id: [CLS], [SEP], [PAD] and [UNK].
+    """
+
+    kind: Literal["wordpiece"] = "wordpiece"
+    context_length: int = 512
+    vocab_size: int = 30_522
+    lowercase: bool = True
+    strip_accents: bool = True
+    split_chinese: bool = True
+    start_id: int = 101
+    end_id: int = 102
+    pad_id: int = 0
+    unknown_id: int = 100
+
+    def __post_init__(self):
+        require(self.context_length >= 3, "tokenizer.context_length", self.context_length, "3 or more")
+        for name in ("start_id", "end_id", "pad_id", "unknown_id"):
+            value = getattr(self, name)
+            require(0 <= value < self.vocab_size, f"tokenizer.{name}", value, f"an id below vocab_size ({self.vocab_size})")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FastTokenizerConfig:
+    """A tokenizer that the package `tokenizers` reads (extra `towers`), stored as `tokenizer.hf.json` in the model folder.
+
+    Attributes:
+        context_length: tokens in a row, the start and end tokens included.
+        start_id: the token before every text, or None where the kind has none.
+    """
+
+    kind: Literal["hf_fast"] = "hf_fast"
+    context_length: int
+    vocab_size: int
+    start_id: int | None
+    end_id: int
+    pad_id: int
+
+    def __post_init__(self):
+        require(self.context_length >= 3, "tokenizer.context_length", self.context_length, "3 or more")
+        for name in ("start_id", "end_id", "pad_id"):
+            value = getattr(self, name)
+            known = value is None or 0 <= value < self.vocab_size
+            require(known, f"tokenizer.{name}", value, f"an id below vocab_size ({self.vocab_size})")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePieceConfig:
     """A sentencepiece model (SigLIP), stored as `tokenizer.model` in the model folder.
 

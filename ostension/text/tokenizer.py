@@ -27,16 +27,19 @@ from ostension.errors import CheckpointError, ConfigError, DataError, LimitError
 from ostension.files import read_json, write_json
 from ostension.shapes import Int
 from ostension.text.bpe import merges
-from ostension.text.config import NUM_MERGES, SentencePieceConfig, TokenizerConfig
+from ostension.text.config import NUM_MERGES, FastTokenizerConfig, SentencePieceConfig, TokenizerConfig, WordPieceConfig
 from ostension.text.words import MODES
 
 __all__ = [
     "NUM_MERGES",
     "ClipTokenizer",
     "Piece",
+    "FastTokenizerConfig",
     "SentencePieceConfig",
     "Tokenizer",
     "TokenizerConfig",
+    "TokenizerConfigs",
+    "WordPieceConfig",
     "build_tokenizer",
     "load_tokenizer",
     "pack",
@@ -46,6 +49,8 @@ logger = logging.getLogger("ostension.text")
 
 TOKENIZER_FILE = "tokenizer.json"
 FORMAT = "ostension-tokenizer"
+
+TokenizerConfigs = TokenizerConfig | SentencePieceConfig | WordPieceConfig | FastTokenizerConfig
 
 # A text, or several. The run-time checker of the tests must not speak before our own message does.
 if TYPE_CHECKING:
@@ -75,7 +80,7 @@ class Tokenizer(abc.ABC):
         num_truncated: texts cut so far by this tokenizer.
     """
 
-    config: TokenizerConfig | SentencePieceConfig
+    config: TokenizerConfigs
     start_id: int | None
     end_id: int
     pad_id: int
@@ -292,23 +297,20 @@ def as_texts(texts: Texts) -> Sequence[str]:
     return texts
 
 
-def build_tokenizer(config: TokenizerConfig | SentencePieceConfig, folder: str | os.PathLike | None = None) -> Tokenizer:
+def build_tokenizer(config: TokenizerConfigs, folder: str | os.PathLike | None = None) -> Tokenizer:
     """The tokenizer of `config`.
 
     Args:
-        folder: the model folder. A sentencepiece model is read from it; a CLIP vocabulary that lies in it, ours or
-            Hugging Face's, is compared with the shipped one, for another vocabulary would give other meanings silently.
+        folder: the model folder. A sentencepiece model, a WordPiece vocabulary and the like are read from it; a CLIP
+            vocabulary that lies in it, ours or Hugging Face's, is compared with the shipped one, for another vocabulary
+            would give other meanings silently.
 
     Raises:
         CheckpointError: if the folder's files are missing or belong to another tokenizer.
     """
     folder = None if folder is None else Path(folder)
-    if isinstance(config, SentencePieceConfig):
-        from ostension.text.sentencepiece import SentencePieceTokenizer, read_model
-
-        if folder is None:
-            raise ConfigError("a sentencepiece tokenizer is read from its model folder", fix="give the folder")
-        return SentencePieceTokenizer(config, read_model(folder))
+    if not isinstance(config, TokenizerConfig):
+        return _from_folder(config, folder)
     tokenizer = ClipTokenizer(config)
     if folder is not None:
         _check_vocabulary(tokenizer, folder)
@@ -325,8 +327,25 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     tree = read_json(path, CheckpointError)
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise CheckpointError(f"not a tokenizer of format {FORMAT!r}", source=path)
-    config = from_tree(TokenizerConfig | SentencePieceConfig, tree.get("config"), path)  # type: ignore[arg-type]
+    config: TokenizerConfigs = from_tree(TokenizerConfigs, tree.get("config"), path)  # type: ignore[arg-type]
     return build_tokenizer(config, folder)
+
+
+def _from_folder(config: SentencePieceConfig | WordPieceConfig | FastTokenizerConfig, folder: Path | None) -> Tokenizer:
+    """A tokenizer whose pieces lie in the model folder."""
+    if folder is None:
+        raise ConfigError(f"a tokenizer of the kind {config.kind!r} is read from its model folder", fix="give the folder")
+    if isinstance(config, WordPieceConfig):
+        from ostension.text.wordpiece import WordPieceTokenizer, read_vocabulary
+
+        return WordPieceTokenizer(config, read_vocabulary(folder))
+    if isinstance(config, FastTokenizerConfig):
+        from ostension.text.hf_fast import FastTokenizer, read_file
+
+        return FastTokenizer(config, read_file(folder))
+    from ostension.text.sentencepiece import SentencePieceTokenizer, read_model
+
+    return SentencePieceTokenizer(config, read_model(folder))
 
 
 def _check_vocabulary(tokenizer: ClipTokenizer, folder: Path) -> None:

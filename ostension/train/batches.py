@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ostension.model.config import TextConfig
+from ostension.model.config import TextTowerConfig
 from ostension.text.tokenizer import Tokenizer, pack
 
 
@@ -108,11 +108,11 @@ def token_rows(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[list[list[in
     return [[*start, *ids[:room], tokenizer.end_id] for ids in encoded], sum(len(ids) > room for ids in encoded)
 
 
-def pad_tokens(rows: Sequence[Sequence[int]], pad_id: int, config: TextConfig) -> Tensor:
-    """Token rows as one matrix (B, T), cut to the longest row where a causal tower allows it.
+def pad_tokens(rows: Sequence[Sequence[int]], pad_id: int, config: TextTowerConfig) -> Tensor:
+    """Token rows as one matrix (B, T), cut to the longest row where the tower allows it.
 
-    Under a causal mask nothing after the end token matters, so T is the longest row; a tower that attends both ways saw
-    the padding in training too, and gets its full context length.
+    Under a causal mask nothing after the end token matters, and BERT masks the padding, so T is the longest row; a tower
+    that attends both ways without a mask saw the padding in training too, and gets its full context length.
     """
-    length = None if config.causal else config.context_length
+    length = config.context_length if config.sees_padding else None
     return pack(rows, pad_id, length)
