@@ -15,6 +15,7 @@ import tyro
 from ostension.errors import UsageError
 
 if TYPE_CHECKING:
+    from ostension.evals.during_training import EvaluationConfig
     from ostension.model.config import ModelConfig
     from ostension.runlog import Tracker
     from ostension.train.pretraining import Pretraining
@@ -49,6 +50,9 @@ class Train:
         workers: Processes that decode ahead.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between records.
+        eval_every: Steps between evaluations.
+        eval_task: Labelled pictures to be named: 'TASK=DATA', 'TASK@SPLIT=DATA', a folder of classes, or 'emoji:SPLIT'.
+        eval_pairs: Held-out pairs: retrieval both ways, and the loss over all of them.
         set: Any other setting as KEY=VALUE, such as train.optim.beta2=0.999 (see --dry-run for all).
         resume: 'auto' (the newest checkpoint of RUN, if any), 'never', or the path of a checkpoint or run folder.
         allow_change: Settings that may differ from the checkpoint's.
@@ -77,6 +81,9 @@ class Train:
     workers: int | None = None
     checkpoint_every: int | None = None
     log_every: int | None = None
+    eval_every: int | None = None
+    eval_task: tuple[str, ...] = ()
+    eval_pairs: tuple[str, ...] = ()
     set: tuple[str, ...] = ()
     resume: str = "auto"
     allow_change: tuple[str, ...] = ()
@@ -110,6 +117,8 @@ class Train:
         from ostension.train.pretraining import parse_settings
 
         base = self._from_recipe() if self.recipe is not None else self._from_model()
+        if self.eval_task or self.eval_pairs:
+            base = dataclasses.replace(base, evaluation=self._evaluation())
         if self.start is not None:
             base = dataclasses.replace(base, start=Path(self.start))
         if self.fixres is not None:
@@ -154,6 +163,13 @@ class Train:
 
         return preset(self.model) if self.model is not None else open_weights(str(self.start), verify=False).config
 
+    def _evaluation(self) -> EvaluationConfig:
+        from ostension.evals.during_training import EvaluationConfig, parse_task
+
+        if not self.eval_every:
+            raise UsageError("there is something to evaluate, but not when", expected="--eval-every STEPS")
+        return EvaluationConfig(zero_shot=tuple(map(parse_task, self.eval_task)), pairs=self.eval_pairs)
+
     def _fixres(self, base: Pretraining) -> Pretraining:
         from ostension.recipes._fixres import fixres
 
@@ -175,6 +191,7 @@ class Train:
             "workers": ("train.workers",),
             "checkpoint_every": ("train.checkpoint.every",),
             "log_every": ("train.log_every",),
+            "eval_every": ("train.evaluate_every",),
             "device": ("train.device",),
             "image_size": ("model.vision.image_size", "model.preprocess.image_size"),
         }

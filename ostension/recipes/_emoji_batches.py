@@ -27,7 +27,7 @@ from ostension.model.clip import CLIP
 from ostension.runtime import numpy_generator, torch_generator
 from ostension.text.prompts import fill
 from ostension.text.tokenizer import pack
-from ostension.train.batches import Batch
+from ostension.train.batches import Batch, token_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,11 +110,7 @@ class EmojiBatches:
         random = numpy_generator(config.seed, "emoji", step)
         concepts = self.seen[self.sampler.batch(step)]
         rows = np.concatenate([self._drawings(int(concept), random) for concept in concepts])
-        ids = [self.tokenizer.encode(self.caption(self.emoji.concepts[concept], random)) for concept in concepts]
-        start = [] if self.tokenizer.start_id is None else [self.tokenizer.start_id]
-        room = self.tokenizer.context_length - len(start) - 1
-        cut = sum(len(one) > room for one in ids)
-        rows_of_ids = [[*start, *one[:room], self.tokenizer.end_id] for one in ids]
+        rows_of_ids, cut = token_rows(self.tokenizer, [self.caption(self.emoji.concepts[at], random) for at in concepts])
         tokens = pack(rows_of_ids, self.tokenizer.pad_id, self.length)
         return Batch(
             images=self._images(rows, step, random),

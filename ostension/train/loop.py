@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,8 @@ from ostension.train.step import backward
 
 Evaluate = Callable[[CLIP, int], Mapping[str, float]]
 MODEL_FOLDER = "model"
-LOWER_IS_BETTER = ("loss", "median_rank")  # last parts of measurements' names
+SAME_SIGNAL_S = 1.0
+LOWER_IS_BETTER = ("loss", "median_rank")  # by the ends of measurements' names
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
@@ -121,7 +122,7 @@ class TrainConfig:
 
 
 # What may change from one sitting to the next, because the result of the run does not depend on it.
-FREE = ("checkpoint", "workers", "log_every", "evaluate_every", "evaluate_at", "best", "device")
+FREE = ("checkpoint", "workers", "log_every", "evaluate_every", "evaluate_at", "best", "device", "parallel", "timeout_s")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,9 +205,12 @@ def train(
         safe = state.step if start is not None and start.path.parent == store.folder else None
         saver = Saver(store, state, config.checkpoint, tree, log, safe)
         try:
-            last = _run_steps(objective, batches, config, state, stop, log, saver, evaluate)
-        except DivergenceError as problem:
-            log.write("end", state.step, status="diverged", message=str(problem))
+            with world.watched():
+                last = _run_steps(objective, batches, config, state, stop, log, saver, evaluate)
+                saver.save_last()
+        except OstensionError as problem:
+            status = "diverged" if isinstance(problem, DivergenceError) else "failed"
+            log.write("end", state.step, status=status, message=str(problem))
             raise
         saver.save_last()
         if state.step < steps:
@@ -348,8 +352,8 @@ def _evaluate(objective: Objective, config: TrainConfig, state: TrainState, log:
     """Evaluate and log; whether this is the best so far, and so to be saved."""
     objective.module.eval()
     try:
-        with torch.no_grad(), state.run_weights():
-            values = dict(evaluate(objective.model, state.step))
+        with torch.no_grad(), state.run_weights(), worlds.alone():
+            values = state.world.together(lambda: dict(evaluate(objective.model, state.step)))
     finally:
         objective.module.train()
     log.write("evaluation", state.step, **values)
@@ -359,9 +363,10 @@ def _evaluate(objective: Objective, config: TrainConfig, state: TrainState, log:
         measured = ", ".join(values) or "nothing"
         raise ConfigError(f"train.best is {config.best!r}, but the evaluation measures {measured}")
     name, value = config.best, values[config.best]
-    higher = name.rpartition("/")[2].removeprefix("image_to_text_").removeprefix("text_to_image_") not in LOWER_IS_BETTER
     first = state.best_step is None or state.best_name != name  # a later sitting may ask for another measurement
-    if not (value == value and (first or (value > state.best_value if higher else value < state.best_value))):
+    better = value < state.best_value if name.endswith(LOWER_IS_BETTER) else value > state.best_value
+    if math.isnan(value) or not (first or better):
         return False
     state.best_step, state.best_name, state.best_value = state.step, name, value
     return True
+    values = state.world.all_facts(values)[0]

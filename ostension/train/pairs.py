@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from ostension.image.transforms import Transform
 from ostension.model.clip import CLIP
 from ostension.model.config import TextConfig
 from ostension.text.tokenizer import Tokenizer
-from ostension.train.batches import Batch, pad_tokens
+from ostension.train.batches import Batch, pad_tokens, token_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class PairBatches:
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         loaded = self._loader.load(step, rank=rank, world_size=world_size)
-        rows, cut = self._tokens(loaded.texts)
+        rows, cut = token_rows(self.tokenizer, loaded.texts)
         return Batch(
             images=torch.from_numpy(loaded.images),
             tokens=pad_tokens(rows, self.tokenizer.pad_id, self.text),
@@ -97,13 +97,6 @@ class PairBatches:
             rejects=loaded.rejects,
             texts_cut=cut,
         )
-
-    def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
-        """Token rows, those that are too long cut with the end token last, and how many were cut."""
-        start = [] if self.tokenizer.start_id is None else [self.tokenizer.start_id]
-        room = self.tokenizer.context_length - len(start) - 1
-        encoded = [self.tokenizer.encode(text) for text in texts]
-        return [[*start, *ids[:room], self.tokenizer.end_id] for ids in encoded], sum(len(ids) > room for ids in encoded)
 
 
 @dataclasses.dataclass(frozen=True)

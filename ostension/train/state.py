@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ class TrainState:
     Attributes:
         step: optimiser steps done.
         changes: the settings that were changed between sittings, each with the step, the key, the old and the new value.
-        best_step, best_value: the best evaluation so far.
+        best_step, best_name, best_value: the best evaluation so far: its step, what was measured, and its value.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class TrainState:
         self.step = 0
         self.changes: list[dict[str, Any]] = []
         self.best_step: int | None = None
-        self.best_value = -math.inf
+        self.best_name: str | None = None
+        self.best_value = math.nan
 
     def update(self, measured: Measured) -> None:
         """Move the weights by the collected gradients, at the measured learning rate."""
@@ -71,6 +73,10 @@ class TrainState:
     def final_weights(self) -> None:
         """Give the model the weights that the run is for, in full precision: the average, or else the last."""
         self.masters.restore_float32(None if self.average is None else self.average.tensors)
+    def run_weights(self) -> contextlib.AbstractContextManager[None]:
+        """For as long as it is entered, the model has the weights that the run is for: the average, if there is one."""
+        return contextlib.nullcontext() if self.average is None else self.masters.lent(self.average.tensors)
+
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint holds as tensors, by file."""
@@ -79,7 +85,7 @@ class TrainState:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds as JSON."""
-        best = None if self.best_step is None else {"step": self.best_step, "value": self.best_value}
+        best = None if self.best_step is None else {"step": self.best_step, "name": self.best_name, "value": self.best_value}
         return {"changes": self.changes, "health": self.health.state(), "rejects": dict(self.rejects.counts), "best": best}
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -100,7 +106,8 @@ class TrainState:
         self.rejects.counts.update(checkpoint.state["rejects"])
         self.step, self.changes = checkpoint.step, list(checkpoint.state["changes"])
         if checkpoint.state["best"] is not None:
-            self.best_step, self.best_value = checkpoint.state["best"]["step"], checkpoint.state["best"]["value"]
+            best = checkpoint.state["best"]
+            self.best_step, self.best_name, self.best_value = best["step"], best["name"], best["value"]
 
 
 class Saver:
