@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ostension.errors import DivergenceError
 from ostension.files import write_json
 from ostension.train.batches import Batch
 from ostension.train.optim import MasterAdamW
+from ostension.world import ALONE, World
 
 SKIP_WINDOW = 100
 # From random weights to the end of training the norm of the weights grows two- to tenfold; a learning rate at which
@@ -64,14 +65,14 @@ def allowed_skips(policy: str) -> int:
 
 
 class Health:
-    """Watches a run's losses, gradients and weights.
+    """Watches a run's losses, gradients and weights. Several processes see the same numbers and come to the same end.
 
     Attributes:
         skipped: the steps that were skipped.
     """
 
-    def __init__(self, folder: Path, policy: str, optimizer: MasterAdamW):
-        self.folder, self.allowed, self.optimizer = folder, allowed_skips(policy), optimizer
+    def __init__(self, folder: Path, policy: str, optimizer: MasterAdamW, world: World = ALONE):
+        self.folder, self.allowed, self.optimizer, self.world = folder, allowed_skips(policy), optimizer, world
         self.skipped: list[int] = []
         self._first_norm = float(optimizer.weight_norm())
 
@@ -108,12 +109,17 @@ class Health:
     def _stop(self, what: str, measured: Measured, batch: Batch) -> None:
         cause = self._cause(measured, batch)
         bundle = self.folder / f"diverged_step_{measured.step:08d}"
-        bundle.mkdir(exist_ok=True)
-        write_json(bundle / "report.json", self._report(what, cause, measured, batch))
+        report = self._report(what, cause, measured, batch)
+        if self.world.first:
+            bundle.mkdir(exist_ok=True)
+            write_json(bundle / "report.json", report)
+        self.world.agree()  # the report is there before any process ends
         raise DivergenceError(f"training diverged: {what}", source=self.folder, fix=f"{cause}; see {bundle.name}/report.json")
 
     def _cause(self, measured: Measured, batch: Batch) -> str:
-        broken = [key for key, image in zip(batch.keys, batch.images, strict=True) if not torch.isfinite(image).all()]
+        broken = self._everybodys(
+            [key for key, image in zip(batch.keys, batch.images, strict=True) if not torch.isfinite(image).all()]
+        )
         if broken:
             return f"the image of {broken[0]} holds non-finite numbers"
         grown = float(self.optimizer.weight_norm()) / max(self._first_norm, 1e-12)
@@ -122,30 +128,36 @@ class Health:
         return "no input is broken and the weights are of ordinary size: try a lower learning rate or a longer warm-up"
 
     def _report(self, what: str, cause: str, measured: Measured, batch: Batch) -> dict[str, Any]:
-        masters = dict(self.optimizer.masters.trainable())
-        gradients = {name: master.grad for name, master in masters.items() if master.grad is not None}
+        masters = self.optimizer.masters
+        gradients = masters.gradients
+        broken = {name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()}
+        broken = set(self._everybodys(sorted(broken)))
         return {
             "what": what,
             "cause": cause,
             "step": measured.step,
             **{name: _json_number(value) for name, value in measured.record().items()},
             "skipped_steps": self.skipped,
-            "keys": list(batch.keys),
-            "non_finite_gradients": [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()],
-            "weight_norms": norms_by_block(masters),
-            "gradient_norms": norms_by_block(gradients),
+            "keys": self._everybodys(list(batch.keys)),
+            "non_finite_gradients": [name for name in gradients if name in broken],
+            "weight_norms": norms_by_block(dict(masters.trainable()), masters.norm),
+            "gradient_norms": norms_by_block(gradients, masters.norm),
         }
 
+    def _everybodys(self, names: list[str]) -> list[str]:
+        """The lists of all processes in one."""
+        return [name for part in self.world.all_facts(names) for name in part]
 
-def norms_by_block(tensors: Mapping[str, Tensor]) -> dict[str, float | str]:
+
+def norms_by_block(tensors: Mapping[str, Tensor], norm: Callable[[Mapping[str, Tensor]], Tensor]) -> dict[str, float | str]:
     """The norm of each block's tensors; a block is a numbered layer with its parents, or a module of its own."""
-    blocks: dict[str, list[Tensor]] = {}
+    blocks: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         parts = name.split(".")
         number = next((index for index, part in enumerate(parts) if part.isdigit()), None)
         end = number + 1 if number is not None else max(1, len(parts) - 1)
-        blocks.setdefault(".".join(parts[:end]), []).append(tensor.detach().double().norm())
-    return {name: _json_number(float(torch.stack(norms).norm())) for name, norms in blocks.items()}
+        blocks.setdefault(".".join(parts[:end]), {})[name] = tensor.detach().double()
+    return {name: _json_number(float(norm(members))) for name, members in blocks.items()}
 
 
 def _non_finite(measured: Measured) -> str:

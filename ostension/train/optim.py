@@ -1,18 +1,29 @@
-"""AdamW over the float32 masters: which weights decay, the clipped step, the exact state."""
+"""AdamW over the float32 masters: which weights decay, the clipped step, the exact state.
+
+The step walks over the weights some thousand numbers at a time: widen the gradient, read the moments, move, write the
+moments, round the weight. What is wide lives in the cache and nowhere else, so that neither a float32 gradient nor a
+float32 copy of low-precision moments or weights ever exists, and the step takes a third of the time (measured: 19 against
+65 ms for 20 million bfloat16 weights with their masters).
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 
 from ostension.config import require
 from ostension.errors import ConfigError
+from ostension.runtime import seed_for
+from ostension.train.moments import Kind, Moments, scales_for, take_rows
 from ostension.train.precision import Masters, copy_exactly
+from ostension.train.rounding import stochastic_round
+
+# Numbers that are moved together: with gradient and moments 4 MB in float32. 2^16 to 2^20 are within a third of it.
+BLOCK = 2**18
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +36,7 @@ class OptimConfig:
         decay_rule: "paper" decays "all weights that are not gains or biases", embeddings too; "ndim" spares every
             parameter of at most one dimension and the positional and class embeddings (open_clip since 2024).
         clip_norm: largest global norm of the gradient; None does not clip.
+        moments: "fp16" keeps the running means in half of the memory, with a scale for each weight (see `train.moments`).
         lr_factors: the learning rate of every weight whose name begins with the key is multiplied by the value, e.g.
             {"text.": 0.5}; the longest key wins.
     """
@@ -36,6 +48,7 @@ class OptimConfig:
     weight_decay: float = 0.2
     decay_rule: Literal["paper", "ndim"] = "paper"
     clip_norm: float | None = 1.0
+    moments: Kind = "fp32"
     lr_factors: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
@@ -52,65 +65,128 @@ class OptimConfig:
 class MasterAdamW:
     """AdamW that moves a model's float32 masters and rounds its weights from them.
 
-    It calls torch's fused AdamW as a function and keeps the moments itself, by name: `torch.optim.AdamW` imports torch's
-    compiler when it is made, which costs more than two seconds of every start (measured: 1.3 to 2 s of processor time).
+    Weights without a master (`Masters.rounded`) are widened, moved and rounded stochastically, by random numbers that are a
+    function of the seed, the step and the weight's name: there is nothing to save.
+
+    It calls torch's fused AdamW kernel and keeps the moments itself, by name: `torch.optim.AdamW` imports torch's compiler
+    when it is made, which costs more than two seconds of every start (measured: 1.3 to 2 s of processor time).
     """
 
-    def __init__(self, masters: Masters, config: OptimConfig):
-        self.masters, self.config = masters, config
+    def __init__(self, masters: Masters, config: OptimConfig, seed: int = 0):
+        self.masters, self.config, self.seed = masters, config, seed
         self._trained = dict(masters.trainable())
         if not self._trained:
             raise ConfigError("nothing to train: no weight of the model requires a gradient")
+        if config.moments == "fp16" and any(master.dtype == torch.float64 for master in self._trained.values()):
+            raise ConfigError("optim.moments is 'fp16', but the weights are float64", fix="use 'fp32': float64 then")
         self._groups = _groups(masters, config)
-        self._first = {name: torch.zeros_like(master) for name, master in self._trained.items()}
-        self._second = {name: torch.zeros_like(master) for name, master in self._trained.items()}
-        self._count = {name: torch.zeros((), device=master.device) for name, master in self._trained.items()}
+        self._moments = {name: Moments(master, config.moments) for name, master in self._trained.items()}
 
     def gradient_norm(self) -> Tensor:
         """Collect the gradients of the last backward pass; their global norm, before any clipping."""
-        return nn.utils.get_total_norm(self.masters.collect_gradients())
+        self.masters.collect_gradients()
+        return self.masters.norm(self.masters.gradients)
 
     @torch.no_grad()
-    def step(self, rate_factor: float, gradient_norm: float) -> None:
-        """Clip, move the masters at `lr * rate_factor`, round the weights from them and drop the gradients."""
+    def step(self, rate_factor: float, gradient_norm: float, number: int = 0) -> None:
+        """Clip the collected gradients, move the masters at `lr * rate_factor` and round the weights from them.
+
+        Args:
+            number: of the step in the run, which stochastic rounding draws from.
+        """
         clip = self.config.clip_norm
-        if clip is not None and gradient_norm > clip:
-            gradients = [master.grad for master in self._trained.values() if master.grad is not None]
-            torch._foreach_mul_(gradients, clip / gradient_norm)
+        shrink = clip / gradient_norm if clip is not None and gradient_norm > clip else 1.0
+        moved = [name for name in self._trained if name in self.masters.gradients]
+        for name in moved:
+            self._moments[name].count += 1
+        if self.config.moments == "fp16":
+            self._find_scales(moved, shrink)
+        generators = {name: self._generator(name, number) for name in moved if name in self.masters.rounded}
         for group in self._groups:
-            names = [name for name in group.names if self._trained[name].grad is not None]
-            adamw(
-                [self._trained[name] for name in names],
-                [self._trained[name].grad for name in names],  # type: ignore[misc]
-                [self._first[name] for name in names],
-                [self._second[name] for name in names],
-                [],
-                [self._count[name] for name in names],
-                fused=True,
-                amsgrad=False,
-                maximize=False,
-                lr=self.config.lr * group.lr_factor * rate_factor,
-                beta1=self.config.beta1,
-                beta2=self.config.beta2,
-                eps=self.config.eps,
-                weight_decay=group.weight_decay,
-            )
-        self.masters.publish()
+            for portion in self._portions([name for name in group.names if name in self.masters.gradients]):
+                self._move(portion, group, rate_factor, shrink, generators)
+        for name in moved:
+            self._moments[name].finish()
         self.drop_gradients()
+
+    def _find_scales(self, names: Sequence[str], shrink: float) -> None:
+        """What the stored moments of this step will be multiplied with: it takes a walk of its own."""
+        tops = []
+        for name in names:
+            gradients = ((rows, self._gradient(name, rows, shrink)) for rows in _blocks(self._trained[name]))
+            tops.append(self._moments[name].largest_after(gradients, self.config.beta1, self.config.beta2))
+        scales = scales_for(self.masters.largest(dict(zip(names, tops, strict=True))))
+        for name, scale in scales.items():
+            self._moments[name].next_scales = scale
+
+    def _move(
+        self, portion: Sequence[tuple[str, slice]], group: _Group, rate_factor: float, shrink: float,
+        generators: Mapping[str, torch.Generator],
+    ) -> None:
+        """One step of some rows of some weights."""
+        masters = [take_rows(self._trained[name], rows) for name, rows in portion]
+        moments = [self._moments[name].read(rows) for name, rows in portion]
+        moving = [master.float() if name in generators else master for master, (name, _) in zip(masters, portion, strict=True)]
+        torch._fused_adamw_(
+            moving,
+            [self._gradient(name, rows, shrink) for name, rows in portion],
+            [first for first, _ in moments],
+            [second for _, second in moments],
+            [],
+            [self._moments[name].count for name, _ in portion],
+            amsgrad=False,
+            maximize=False,
+            lr=self.config.lr * group.lr_factor * rate_factor,
+            beta1=self.config.beta1,
+            beta2=self.config.beta2,
+            eps=self.config.eps,
+            weight_decay=group.weight_decay,
+        )
+        for (name, rows), master, moved, pair in zip(portion, masters, moving, moments, strict=True):
+            self._moments[name].write(rows, *pair)
+            if name in generators:
+                master.copy_(stochastic_round(moved, generators[name]))
+            elif name in self.masters.copies:
+                take_rows(self.masters.copies[name], rows).copy_(master)
+
+    def _portions(self, names: Sequence[str]) -> Iterator[list[tuple[str, slice]]]:
+        """Rows of weights, about `BLOCK` numbers at a time."""
+        portion, size = [], 0
+        for name in names:
+            for rows in _blocks(self._trained[name]):
+                portion.append((name, rows))
+                size += take_rows(self._trained[name], rows).numel()
+                if size >= BLOCK:
+                    yield portion
+                    portion, size = [], 0
+        if portion:
+            yield portion
+
+    def _gradient(self, name: str, rows: slice, shrink: float) -> Tensor:
+        """Rows of a gradient, clipped, in float32 or wider, laid out in memory as the master."""
+        master, gradient = take_rows(self._trained[name], rows), take_rows(self.masters.gradients[name], rows)
+        wide = torch.promote_types(master.dtype, torch.float32)
+        if gradient.dtype != wide or gradient.stride() != master.stride():
+            gradient = torch.empty_like(master, dtype=wide).copy_(gradient)
+        return gradient if shrink == 1.0 else gradient * shrink
+
+    def _generator(self, name: str, number: int) -> torch.Generator:
+        return torch.Generator(self._trained[name].device).manual_seed(seed_for(self.seed, "rounding", number, name))
 
     def drop_gradients(self) -> None:
         """Forget the gradients without moving anything."""
-        for name, master in self._trained.items():
-            master.grad = self.masters.weights[name].grad = None
+        self.masters.gradients = {}
+        for name in self._trained:
+            self.masters.weights[name].grad = None
 
     def weight_norm(self) -> Tensor:
         """The global norm of the trained weights."""
-        return nn.utils.get_total_norm([master.detach() for master in self._trained.values()])
+        return self.masters.norm({name: master.detach() for name, master in self._trained.items()})
 
     def state(self) -> dict[str, Tensor]:
-        """Both moments and the count of updates of every weight, by `first.NAME`, `second.NAME`, `count.NAME`."""
-        parts = {"first": self._first, "second": self._second, "count": self._count}
-        return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        """Both moments, the count of updates and the scales of every weight: `first.NAME`, `second.NAME`, ..."""
+        parts = [(part, name, value) for name, moments in self._moments.items() for part, value in moments.tensors().items()]
+        return {f"{part}.{name}": value for part, name, value in parts}
 
     def load(self, state: Mapping[str, Tensor], source: object = None) -> None:
         """Take the moments from `state`.
@@ -119,6 +195,14 @@ class MasterAdamW:
             CheckpointError: if they are not those of these weights.
         """
         copy_exactly(self.state(), state, source)
+
+
+def _blocks(weight: Tensor) -> list[slice]:
+    """Rows that hold about `BLOCK` numbers."""
+    if not weight.ndim:
+        return [slice(None)]
+    rows = max(1, BLOCK // max(1, weight[:1].numel()))
+    return [slice(start, start + rows) for start in range(0, len(weight), rows)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ norm with its running statistics, which move by hundredths of themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ostension.config import require
 from ostension.errors import CheckpointError
+from ostension.train.rows import Rows
+
+NORM_BLOCK = 2**18  # numbers: 1 MB in float32, which stays in the cache
 
 
 class Masters:
@@ -29,21 +33,33 @@ class Masters:
 
     Attributes:
         weights: the model's parameters by name.
-        masters: the float32 tensor that the optimiser moves, by the same names; the parameter itself where not copied.
+        masters: the tensor that the optimiser moves, by the same names; the parameter itself where not copied.
+        copies: the parameters that are rounded from a master of their own.
+        rounded: the names of bfloat16 weights that have no float32 master: the optimiser rounds them stochastically.
+        gradients: of the step, by name, as the backward pass left them; in float32 or in the weight's own dtype.
+
+    Args:
+        unmastered: modules whose matrices are to be `rounded` where `dtype` is bfloat16. Their gains and biases keep
+            masters, which cost next to nothing, and whose values near 1 would be rounded by 0.4 % at a time.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
+    def __init__(self, model: nn.Module, dtype: torch.dtype, unmastered: Iterable[nn.Module] = ()):
         self.model, self.dtype = model, dtype
+        self.gradients: dict[str, Tensor] = {}
         self.weights: dict[str, nn.Parameter] = dict(model.named_parameters())
-        kept = _kept_in_float32(model)
+        kept = kept_in_float32(model)
         full = dtype if dtype == torch.float64 else torch.float32
+        matrices = {weight for module in unmastered for weight in module.parameters() if weight.ndim > 1}
+        self.rounded = {name for name, weight in self.weights.items() if weight in matrices and dtype == torch.bfloat16}
         self.masters: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
             weight.data = weight.data.to(full)
             self.masters[name] = weight
             if dtype != full and weight.ndim and name not in kept:
-                self.masters[name] = weight.detach().clone()
+                if name not in self.rounded:
+                    self.masters[name] = weight.detach().clone()
                 weight.data = weight.data.to(dtype)
+        self.copies = {name: weight for name, weight in self.weights.items() if self.masters[name] is not weight}
         for module in model.modules():
             for buffer in module.buffers(recurse=False):
                 if buffer.is_floating_point():
@@ -53,24 +69,38 @@ class Masters:
         """Names and masters of the weights that require gradients."""
         return ((name, master) for name, master in self.masters.items() if self.weights[name].requires_grad)
 
-    def collect_gradients(self) -> list[Tensor]:
-        """Give every master the gradient of its copy, in float32; the list of them."""
-        found = []
-        for name, master in self.trainable():
+    def collect_gradients(self) -> None:
+        """Take the gradients of the last backward pass from the weights."""
+        self.gradients = {}
+        for name, _ in self.trainable():
             weight = self.weights[name]
-            if master is not weight:
-                master.grad = None if weight.grad is None else weight.grad.float()
-                weight.grad = None
-            if master.grad is not None:
-                found.append(master.grad)
-        return found
+            if weight.grad is not None:
+                self.gradients[name], weight.grad = weight.grad, None
+
+    def hold(self) -> contextlib.AbstractContextManager[None]:
+        """What is entered around all passes back through the model but the last one of a step (see `step`)."""
+        return contextlib.nullcontext()
+
+    def norm(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The global norm of tensors shaped as the masters of these names, such as their gradients."""
+        return global_norm(tensors.values())
+
+    def largest(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The largest of the values that were found for the masters of these names, where several hold parts of a tensor."""
+        return values
+
+    def rows(self) -> Mapping[str, Rows]:
+        """Of masters that are slices of larger tensors: which rows they are."""
+        return {}
+
+    def release(self) -> None:
+        """Called when the run is over, whatever happened."""
 
     @torch.no_grad()
     def publish(self) -> None:
         """Round the masters into the model's weights."""
-        pairs = [(self.weights[name], master) for name, master in self.masters.items() if master is not self.weights[name]]
-        if pairs:
-            torch._foreach_copy_([weight for weight, _ in pairs], [master for _, master in pairs])
+        if self.copies:
+            torch._foreach_copy_(list(self.copies.values()), [self.masters[name] for name in self.copies])
 
     def state(self) -> dict[str, Tensor]:
         """Masters and buffers by their names in the model, for saving; views, not copies."""
@@ -86,11 +116,29 @@ class Masters:
         copy_exactly(self.state(), state, source)
         self.publish()
 
+    @contextlib.contextmanager
+    def lent(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """The model computes with the values of `state`, rounded to its own types, and gets its own bits back afterwards."""
+        tensors = {**self.weights, **dict(self.model.named_buffers())}
+        own = {name: tensors[name].detach().clone() for name in state}
+
+        def give(values: Mapping[str, Tensor]) -> None:
+            with torch.no_grad():  # through `.data` the folded convolutions would not see the change (model.fused)
+                for name, value in values.items():
+                    tensors[name].copy_(value)
+
+        try:
+            give(state)
+            yield
+        finally:
+            give(own)
+
     @torch.no_grad()
     def restore_float32(self, state: Mapping[str, Tensor] | None = None) -> None:
         """Give the model its full-precision weights (or those of `state`, an average) in place of the copies."""
         for name, weight in self.weights.items():
-            weight.data = (self.masters[name] if state is None else state[name]).detach().clone()
+            value = (self.masters[name] if state is None else state[name]).detach()
+            weight.data = value.to(_wide(value), copy=True)
             weight.grad = None
         for name, buffer in self.model.named_buffers():
             if state is not None and name in state:
@@ -107,13 +155,14 @@ class Average:
         require(0 < decay < 1, "average", decay, "between 0 and 1, near 1")
         self.decay = decay
         self._live = {name: value for name, value in masters.state().items() if value.is_floating_point()}
-        self.tensors = {name: value.clone() for name, value in self._live.items()}
+        self.tensors = {name: value.to(_wide(value), copy=True) for name, value in self._live.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after `step` updates."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.tensors.values()), list(self._live.values()), 1 - decay)
+        for name, live in self._live.items():
+            self.tensors[name].lerp_(live.to(_wide(live)), 1 - decay)
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], source: object = None) -> None:
@@ -141,10 +190,26 @@ def copy_exactly(targets: Mapping[str, Tensor], state: Mapping[str, Tensor], sou
         target.copy_(state[name])
 
 
-def _kept_in_float32(model: nn.Module) -> set[str]:
+def global_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The norm of all numbers together, 0-d, in float32 or wider; low-precision numbers are widened some at a time."""
+    norms = []
+    for tensor in tensors:
+        wide = _wide(tensor)
+        parts = (tensor,) if tensor.dtype == wide else tensor.detach().flatten().split(NORM_BLOCK)
+        norms += [torch.linalg.vector_norm(part.to(wide)) for part in parts]
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+
+
+def kept_in_float32(model: nn.Module) -> set[str]:
+    """The names of the weights that are never low-precision copies, scalars left aside: those of batch norms."""
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
         if isinstance(module, _BatchNorm)
         for name, _ in module.named_parameters(recurse=False)
     }
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """The dtype to compute in with what is stored like this."""
+    return torch.promote_types(tensor.dtype, torch.float32)
