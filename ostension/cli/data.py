@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ostension.errors import DataError, UsageError
+from ostension.errors import UsageError
 
 if TYPE_CHECKING:
     from ostension.data.inspection import Inspection
@@ -75,10 +74,10 @@ class Index:
     force: bool = False
 
     def run(self) -> int:
-        from ostension.data.open import expand
+        from ostension.data.open import shards_of
         from ostension.data.tar_index import index_places, open_index
 
-        shards = [tar for part in self.source.split("::") for path in expand(part) for tar in _shards_of(path)]
+        shards = shards_of(self.source)
         torn = False
         for shard in shards:
             if self.force:
@@ -94,15 +93,6 @@ class Index:
 
 
 COMMAND = {"inspect": Inspect, "index": Index}
-
-
-def _shards_of(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    shards = sorted(path.glob("*.tar"))
-    if not shards:
-        raise DataError("no tar shard in this folder", source=path, expected="files that end in .tar")
-    return shards
 
 
 def _as_lines(found: Inspection) -> str:

@@ -55,7 +55,7 @@ def captions_of(values: Sequence[Any], layout: Layout, source: object) -> tuple[
         found = _captions(value, layout, source)
         texts += found
         if layout.shares:
-            weights += [layout.shares[number] / len(found)] * len(found)
+            weights += [layout.shares[number] / len(found) for _ in found]
     if not texts:
         raise DataError("text is empty", source=source)
     return tuple(texts), tuple(weights)

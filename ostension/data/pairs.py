@@ -11,11 +11,12 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ostension.errors import ConfigError
+from ostension.errors import ConfigError, DataError, LimitError
 from ostension.files import sha256_json
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"})
@@ -84,6 +85,30 @@ class PairSource(Protocol):
     def summary(self) -> Summary:
         """What is in the source and what had to be left out."""
         ...
+
+
+def read_image(path: Path, source: object) -> bytes:
+    """An image file, as stored; `source` is what to call it in messages.
+
+    Raises:
+        LimitError: if it is larger than an image may be.
+        DataError: if it cannot be read.
+    """
+    size = size_of(path)
+    if size > MAX_IMAGE_BYTES:
+        raise LimitError(f"image of {size} bytes", source=source, expected=f"at most {MAX_IMAGE_BYTES}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"image {path.name!r} cannot be read: {(error.strerror or '').lower()}", source=source) from None
+
+
+def size_of(path: Path) -> int:
+    """A file's size, -1 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def image_digest(image: bytes) -> int:

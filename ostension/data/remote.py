@@ -13,17 +13,18 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ostension.data.arrays import cache_folder, cannot_write
-from ostension.errors import ConfigError, DataError, MissingExtraError, OstensionError, require_extra
+from ostension.errors import ConfigError, DataError, LimitError, MissingExtraError, OstensionError, require_extra
 from ostension.files import sha256_json
 
 EXTRA = "remote"
@@ -32,6 +33,7 @@ FIRST_WAIT_S = 0.5  # doubled after each attempt
 THREADS = 16  # requests at a time when many files are looked up
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+T = TypeVar("T")
 # Where file systems say which version of a file they have; the first one that is there counts.
 _VERSIONS = ("ETag", "etag", "VersionId", "generation", "LastModified", "Last-Modified", "mtime", "updated", "created")
 
@@ -95,7 +97,7 @@ class RemoteFile:
             with _local_errors(self.copy), open(self.copy, "rb") as handle:
                 data = os.pread(handle.fileno(), count, offset)
         else:
-            data = _tried(self.url, lambda files: _range(files, self.url, self.size, offset, count)) if count else b""
+            data = attempt(self.url, lambda files: _range(files, self.url, self.size, offset, count)) if count else b""
         if len(data) != count:
             raise DataError(f"ends before byte {offset + count}: it changed while in use", source=self)
         return data
@@ -129,23 +131,36 @@ class RemoteFile:
         """
         if self.copy is not None or not self.url.lower().startswith("http") or self.size < 2:
             return self
-        if _tried(self.url, lambda files: _gives_ranges(files, self.url, self.size)):
+        if self._copy_path().is_file():
+            return dataclasses.replace(self, copy=self.kept())
+        if attempt(self.url, lambda files: _gives_ranges(files, self.url, self.size)):
             return self
-        path = cache_folder("copies") / sha256_json(self.cache_key())[:32] / self.name
+        note = f"{self}: the server gives no ranges; a copy of {self.size / 1e6:,.1f} MB is kept in {cache_folder('copies')}"
+        logging.getLogger("ostension.data").warning(note)
+        return dataclasses.replace(self, copy=self.kept())
+
+    def kept(self) -> Path:
+        """A copy of the whole file in the cache folder, made if there is none of this version yet.
+
+        Raises:
+            UnreachableError: if it cannot be read.
+            DataError: if the copy cannot be written.
+        """
+        path = self._copy_path()
         if not (path.is_file() and path.stat().st_size == self.size):
-            logging.getLogger("ostension.data").warning(
-                f"{self}: the server gives no ranges; copying {self.size / 1e6:,.1f} MB to {path}"
-            )
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with self.downloaded() as partial:
+            with self.downloaded() as partial:
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(partial, path)
-            except OSError as error:
-                raise cannot_write(path, error) from None
-        return dataclasses.replace(self, copy=path)
+                except OSError as error:
+                    raise cannot_write(path, error) from None
+        return path
+
+    def _copy_path(self) -> Path:
+        return cache_folder("copies") / sha256_json(self.cache_key())[:32] / self.name
 
     def _download(self, path: Path) -> None:
-        _tried(self.url, lambda files: files.get_file(_path(files, self.url), str(path)))
+        attempt(self.url, lambda files: files.get_file(_path(files, self.url), str(path)))
         if path.stat().st_size != self.size:
             raise UnreachableError(f"{path.stat().st_size} of {self.size} bytes came", source=self)
 
@@ -169,7 +184,7 @@ def matching(pattern: str) -> list[str]:
     Raises:
         UnreachableError: if the folder cannot be listed.
     """
-    found = _tried(pattern, lambda files: files.glob(_path(files, pattern)))
+    found = attempt(pattern, lambda files: files.glob(_path(files, pattern)))
     return sorted(path if is_url(path) else f"{_scheme(pattern)}://{path.lstrip('/')}" for path in found)
 
 
@@ -195,15 +210,52 @@ def file_system(url: str) -> Any:
         ) from None
 
 
+def attempt(url: str, act: Callable[[Any], T]) -> T:
+    """What `act(file system)` gives; after an error of the network it is tried again, later and later.
+
+    Raises:
+        UnreachableError: if the last attempt fails too, or the file may not be read.
+    """
+    files = file_system(url)
+    for number in itertools.count(1):
+        try:
+            return act(files)
+        except OstensionError:
+            raise
+        except Exception as error:  # each protocol has its own; none of them is ours
+            denied = isinstance(error, (FileNotFoundError, PermissionError)) or getattr(error, "status", None) in (401, 403)
+            if denied or number == ATTEMPTS:
+                fix = None if denied else "check the address and the network; a run can be resumed"
+                raise UnreachableError(f"cannot be read: {_line(error)}", source=shown(url), fix=fix) from None
+            time.sleep(FIRST_WAIT_S * 2 ** (number - 1))
+    raise AssertionError
+
+
+def read_whole(url: str, limit: int, source: object) -> bytes:
+    """A small file at a URL.
+
+    Raises:
+        DataError: if there is none.
+        LimitError: if it has more than `limit` bytes.
+    """
+    found = _look_up(url)
+    if found is None:
+        raise DataError(f"{_name(url)!r} cannot be read: no such file", source=source)
+    if found.size > limit:
+        raise LimitError(f"{_name(url)!r} has {found.size} bytes", source=source, expected=f"at most {limit}")
+    return attempt(url, lambda files: files.cat_file(_path(files, url)))
+
+
 def _look_up(url: str) -> RemoteFile | None:
     def ask(files: Any) -> RemoteFile | None:
         try:
             info = files.info(_path(files, url))
         except FileNotFoundError as error:
             # fsspec says the same of a server that cannot be reached; the cause tells.
-            if error.__cause__ is not None and getattr(error.__cause__, "status", None) not in (404, 410):
-                raise ConnectionError(str(error.__cause__)) from None
-            return None
+            cause = error.__cause__
+            if cause is None or getattr(cause, "status", None) in (404, 410):
+                return None
+            raise cause if isinstance(cause, Exception) else ConnectionError(str(cause)) from None
         if info.get("type") == "directory":
             return None
         if not isinstance(info.get("size"), int):
@@ -211,25 +263,7 @@ def _look_up(url: str) -> RemoteFile | None:
         version = next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
         return RemoteFile(url, info["size"], version)
 
-    return _tried(url, ask)
-
-
-def _tried(url: str, act: Any) -> Any:
-    """What `act(file system)` gives; after an error of the network it is tried again, later and later."""
-    files = file_system(url)
-    for attempt in range(ATTEMPTS):
-        try:
-            return act(files)
-        except (OstensionError, FileNotFoundError, PermissionError) as error:
-            if isinstance(error, OstensionError):
-                raise
-            raise UnreachableError(f"cannot be read: {_line(error)}", source=shown(url)) from None
-        except Exception as error:  # each protocol has its own; none of them is ours
-            if attempt == ATTEMPTS - 1:
-                fix = "check the address and the network; a run can be resumed"
-                raise UnreachableError(f"cannot be reached: {_line(error)}", source=shown(url), fix=fix) from None
-            time.sleep(FIRST_WAIT_S * 2**attempt)
-    raise AssertionError
+    return attempt(url, ask)
 
 
 def _range(files: Any, url: str, size: int, offset: int, count: int) -> bytes:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 from shard_making import members, picture, write_tar
 
+from ostension.data.folders import CaptionFolder
+from ostension.data.layout import Layout
 from ostension.data.open import expand, open_pairs
 from ostension.data.pairs import Joined, Subset
-from ostension.data.tables import CaptionFolder, Table
+from ostension.data.tables import Table
 from ostension.data.tar_shards import TarShards
 from ostension.errors import ConfigError, DataError
 
@@ -79,9 +81,9 @@ def test_sources_that_cannot_be_meant_are_refused(shards, monkeypatch, pattern, 
 
 
 def test_other_formats_are_refused_by_name(tmp_path):
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ConfigError, match=r"a source ending in '\.parquet'; expected a folder, \.tar, \.csv or \.tsv"):
-        open_pairs(tmp_path / "a.parquet")
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(ConfigError, match=r"a source ending in '\.zip'; expected a folder, \.tar, \.csv, \.tsv or \.parquet"):
+        open_pairs(tmp_path / "a.zip")
     with pytest.raises(ConfigError, match="the source of pairs is"):
         open_pairs([])
 
@@ -111,9 +113,9 @@ def test_a_table_gives_one_pair_a_row_and_keeps_its_other_columns(tmp_path):
 def test_columns_of_a_table_can_be_named(tmp_path):
     (tmp_path / "0.png").write_bytes(picture(0))
     (tmp_path / "a.csv").write_text("title,alt,where\nx,the alt text,0.png\n")
-    assert Table(tmp_path / "a.csv", image_column="where", text_column="alt").read(0).texts == ("the alt text",)
+    assert Table(tmp_path / "a.csv", layout=Layout(image="where", texts=("alt",))).read(0).texts == ("the alt text",)
     with pytest.raises(ConfigError, match="unknown text column 'al'.*'alt'"):
-        Table(tmp_path / "a.csv", image_column="where", text_column="al")
+        Table(tmp_path / "a.csv", layout=Layout(image="where", texts=("al",)))
     with pytest.raises(ConfigError, match="no image column among 'title', 'alt', 'where'"):
         Table(tmp_path / "a.csv")
 
