@@ -1,0 +1,137 @@
+"""A captioner on a CLIP, as in CoCa (Yu et al. 2022): a decoder on the text tower's states that reads the image tower's.
+
+Departures from the paper:
+
+- The decoder reads the image tower's own places (patches, or the last map), not 256 queries that an attentional pooler made
+  of them; the contrastive embedding comes from the tower's own head and not from a second pooler.
+- The contrastive embedding of a text is CLIP's, read at the end token. The paper appends a CLS token to the text and masks
+  padding for it. So the end token, which the decoder has to predict, is also what the contrastive loss reads.
+- The loss of a caption is the mean over its tokens and not their sum, so that the weight of captioning does not depend on
+  how long captions are. Padding is left out by position.
+
+Letters: B batch, T tokens, K beams, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ostension.config import require
+from ostension.errors import ConfigError
+from ostension.model.clip import CLIP
+from ostension.model.decoder import Decoder, DecoderConfig, image_features, initialise_decoder, materialise, next_token_loss
+from ostension.model.taps import Taps
+from ostension.shapes import Float, Int
+
+NAME = "captioner"  # of the part, in the model and in its folder
+
+
+class Captioner(nn.Module):
+    """The decoder of a model's captions.
+
+    Args:
+        model: whose widths and vocabulary it has; nothing of it is kept.
+        seed: of the initialisation; None leaves the parameters unset, for a loader that fills them.
+
+    Raises:
+        ConfigError: for a text tower that sees what comes after a token, or a tokenizer without a token to begin with.
+    """
+
+    def __init__(self, config: DecoderConfig, model: CLIP, *, seed: int | None = 0):
+        super().__init__()
+        text = model.config.text
+        if not text.causal or model.tokenizer.start_id is None:
+            raise ConfigError(
+                "a captioner cannot stand on this text tower", source=model.config.name,
+                expected="a causal one, whose tokenizer has a start token",
+            )  # fmt: skip
+        self.config = config
+        with torch.device("meta"):
+            features = image_features(model.config)
+            self.decoder = Decoder(config, width=text.width, features=features, vocab_size=text.vocab_size)
+        materialise(self)
+        if seed is not None:
+            initialise_decoder(self, seed, width=text.width, layers=config.layers)
+
+    def loss(
+        self, states: Float[Tensor, "B T W"], places: Float[Tensor, "B P F"], tokens: Int[Tensor, "B T"],
+        ends: Int[Tensor, " B"],
+    ) -> Float[Tensor, " B"]:  # fmt: skip
+        """The captioning loss of each pair, from the taps "tokens" and "patches" of its towers."""
+        return next_token_loss(self.decoder, self.decoder(states, places), tokens, ends)
+
+
+class CaptionModel:
+    """A CLIP with its captioner: `caption(images)` says what is in pictures."""
+
+    def __init__(self, model: CLIP, captioner: Captioner):
+        self.model, self.captioner = model, captioner
+
+    def caption(self, images: Sequence[Any] | Tensor, *, beams: int = 1, batch_size: int = 32) -> list[str]:
+        """A caption for each picture (paths, bytes, PIL pictures, arrays, or a preprocessed tensor).
+
+        Args:
+            beams: captions followed at a time; 1 takes the likeliest token at each place. The best has the highest mean
+                log-likelihood of its tokens.
+        """
+        require(beams >= 1, "beams", beams, "1 or more")
+        model, tokenizer, found = self.model, self.model.tokenizer, []
+        assert tokenizer.start_id is not None
+        self.captioner.eval()
+        with model._inference():
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size]
+                pixels = batch if isinstance(batch, Tensor) else model.transform.batch(batch)
+                places = model.image_features(pixels, ("patches",))["patches"]
+                rows = beam_search(
+                    functools.partial(self._next, places), len(places), beams=beams, start_id=tokenizer.start_id,
+                    end_id=tokenizer.end_id, length=tokenizer.context_length, device=places.device,
+                )  # fmt: skip
+                found += [tokenizer.decode(row) for row in rows]
+        return found
+
+    def _next(self, places: Tensor, tokens: Tensor, which: Tensor) -> Tensor:
+        """log p of the token after each row (R, V)."""
+        wanted = Taps(("tokens",), self.model.text.tap_names())
+        self.model.text(tokens, taps=wanted)
+        states = self.captioner.decoder(wanted.result()["tokens"], places[which])
+        return self.captioner.decoder.logits(states[:, -1]).log_softmax(dim=-1)
+
+
+def beam_search(
+    next_log_probabilities: Callable[[Tensor, Tensor], Tensor], count: int, *, beams: int, start_id: int, end_id: int,
+    length: int, device: torch.device | None = None,
+) -> list[list[int]]:  # fmt: skip
+    """For each of `count` pictures the ids, without start and end, of the best row of at most `length` tokens.
+
+    Args:
+        next_log_probabilities: gives (R, V) for token rows (R, T) and the picture that each belongs to (R,).
+    """
+    tokens = torch.full((count, beams, 1), start_id, device=device)
+    totals = torch.full((count, beams), -torch.inf, device=device)
+    totals[:, 0] = 0.0  # all beams begin alike, so one stands for them
+    lengths = torch.zeros(count, beams, device=device)
+    done = torch.zeros(count, beams, dtype=torch.bool, device=device)
+    which = torch.arange(count, device=device).repeat_interleave(beams)
+    for _ in range(length - 1):
+        scores = next_log_probabilities(tokens.flatten(0, 1), which).view(count, beams, -1)
+        scores[..., start_id] = -torch.inf
+        ended = torch.full_like(scores, -torch.inf)
+        ended[..., end_id] = 0.0  # a finished row stays as it is
+        new_totals = totals[..., None] + torch.where(done[..., None], ended, scores)  # (B, K, V)
+        new_lengths = lengths + (~done).float()
+        ranked = (new_totals / new_lengths[..., None]).flatten(1).topk(beams, dim=1).indices
+        parent, token = ranked // scores.shape[-1], ranked % scores.shape[-1]
+        totals = new_totals.flatten(1).gather(1, ranked)
+        lengths, done = new_lengths.gather(1, parent), done.gather(1, parent) | (token == end_id)
+        kept = tokens.gather(1, parent[..., None].expand(-1, -1, tokens.shape[2]))
+        tokens = torch.cat([kept, token[..., None]], dim=2)
+        if done.all():
+            break
+    best = tokens[:, 0, 1:].tolist()
+    return [row[: row.index(end_id)] if end_id in row else row for row in best]
