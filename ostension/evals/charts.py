@@ -80,7 +80,7 @@ def line_chart(
         if line.marks:
             dot = f'<circle class="dot c{line.colour}" r="3.5"'
             parts += [f'{dot} cx="{at_x(x):.1f}" cy="{at_y(y):.1f}"/>' for x, y in line.points]
-    return _svg(parts, width, height, title, description) + _legend(lines)
+    return svg(parts, width, height, title, description) + legend(lines)
 
 
 def interval_plot(rows: Sequence[Estimate], *, title: str, description: str, width: int = 660) -> str:
@@ -115,7 +115,7 @@ def interval_plot(rows: Sequence[Estimate], *, title: str, description: str, wid
             parts.append(f'<line class="chance" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8}" y2="{y + 8}"/>')
         parts.append(f'<circle class="dot c1" cx="{at(row.value):.1f}" cy="{y}" r="5.5"/>')
         parts.append(f'<text class="value" x="{width - 4}" y="{y + 5}" text-anchor="end">{100 * row.value:.1f} %</text>')
-    return _svg(parts, width, height, title, description)
+    return svg(parts, width, height, title, description)
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -134,13 +134,15 @@ def short_number(value: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
-def _svg(parts: Sequence[str], width: int, height: int, title: str, description: str) -> str:
+def svg(parts: Sequence[str], width: int, height: int, title: str, description: str) -> str:
+    """A chart of these parts, with a title and a description for whoever does not see it."""
     title, description = html.escape(title), html.escape(description)
     head = f'<svg class="chart" role="img" viewBox="0 0 {width} {height}" aria-label="{title}. {description}">'
     return head + f"<title>{title}</title>" + "".join(parts) + "</svg>"
 
 
-def _legend(lines: Sequence[Line]) -> str:
+def legend(lines: Sequence[Line]) -> str:
+    """The names of curves with their colours; nothing for a single one."""
     if len(lines) < 2:
         return ""
     keys = []

@@ -19,9 +19,11 @@ from ostension.errors import DataError
 from ostension.runtime import numpy_generator
 
 Rule = Literal["frontier", "least-squares"]
+RULES: tuple[Rule, ...] = ("frontier", "least-squares")
 NUM_BINS = 5
 # The notebook's margin on the upper end, so that the largest run falls inside the last bin.
 BIN_MARGIN = 0.1
+MIN_PLACES = 3  # of a line that says how far runs fall from it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,12 +33,14 @@ class ScalingLaw:
     Attributes:
         rule: how it was fitted.
         num_points: runs that it was fitted on.
+        places: (M, 2) log10 of compute and error that the line was laid through: the bins' for the frontier, else the runs'.
     """
 
     slope: float
     intercept: float
     rule: Rule
     num_points: int
+    places: np.ndarray
 
     @property
     def coefficient(self) -> float:
@@ -63,7 +67,8 @@ def fit_scaling_law(compute: np.ndarray, error: np.ndarray, rule: Rule = "fronti
     if len(np.unique(x)) < 2:
         raise DataError(f"{len(x)} runs give {len(np.unique(x))} different points", expected="2 or more, to lay a line through")
     slope, intercept = np.polyfit(x, y, 1)
-    return ScalingLaw(slope=float(slope), intercept=float(intercept), rule=rule, num_points=len(log_compute))
+    places = np.stack([x, y], axis=1)
+    return ScalingLaw(slope=float(slope), intercept=float(intercept), rule=rule, num_points=len(log_compute), places=places)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,33 +79,75 @@ class Band:
     high: np.ndarray
 
 
+def bootstrap_laws(
+    compute: np.ndarray, error: np.ndarray, rule: Rule = "frontier", *, resamples: int = 2000, seed: int = 0
+) -> list[ScalingLaw]:
+    """The law fitted to `resamples` draws of the runs with replacement.
+
+    Draws that cannot be fitted (one compute only) are drawn again.
+
+    Raises:
+        DataError: if the runs themselves cannot be fitted.
+    """
+    compute, error = (np.asarray(values, dtype=np.float64) for values in (compute, error))
+    fit_scaling_law(compute, error, rule)
+    generator = numpy_generator(seed, "scaling band")
+    laws: list[ScalingLaw] = []
+    while len(laws) < resamples:
+        chosen = generator.integers(len(compute), size=len(compute))
+        try:
+            laws.append(fit_scaling_law(compute[chosen], error[chosen], rule))
+        except DataError:
+            continue
+    return laws
+
+
 def prediction_band(
     compute: np.ndarray,
     error: np.ndarray,
     at: np.ndarray,
     *,
     rule: Rule = "frontier",
+    of: Literal["law", "run"] = "law",
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Band:
-    """Bootstrap percentile band: runs drawn with replacement, the law fitted anew, its prediction at each `at`.
+    """Bootstrap percentile band of the prediction at each `at` (M,).
 
-    Draws that cannot be fitted (one compute only) are drawn again.
+    Args:
+        of: "law" is where the line may lie; "run" is where one more run may fall: to each prediction a residual of the fit is
+            added, drawn with replacement and widened by sqrt(M / (M - 2)), for a line takes up two of M places.
+
+    Raises:
+        DataError: if the runs cannot be fitted, or for a run's band on a line through two places, which has no residuals.
     """
     require(0 < level < 1, "level", level, "between 0 and 1")
-    compute, error, at = (np.asarray(values, dtype=np.float64) for values in (compute, error, at))
-    fit_scaling_law(compute, error, rule)
-    generator = numpy_generator(seed, "scaling band")
-    predictions: list[np.ndarray] = []
-    while len(predictions) < resamples:
-        chosen = generator.integers(len(compute), size=len(compute))
-        try:
-            predictions.append(fit_scaling_law(compute[chosen], error[chosen], rule).predict(at))
-        except DataError:
-            continue
-    low, high = np.quantile(np.stack(predictions), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    at = np.asarray(at, dtype=np.float64)
+    laws = bootstrap_laws(compute, error, rule, resamples=resamples, seed=seed)
+    predictions = np.stack([law.predict(at) for law in laws])
+    if of == "run":
+        fitted = fit_scaling_law(compute, error, rule)
+        drawn = numpy_generator(seed, "scaling residuals").choice(residuals(fitted), size=predictions.shape)
+        predictions = predictions * 10**drawn
+    low, high = np.quantile(predictions, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Band(low=low, high=high)
+
+
+def residuals(law: ScalingLaw) -> np.ndarray:
+    """What the line leaves of log10 E at each of its M places, widened to the scatter of a new one (M,).
+
+    Raises:
+        DataError: for a line through two places.
+    """
+    count = len(law.places)
+    if count < MIN_PLACES:
+        raise DataError(
+            f"the {law.rule} line goes through {count} places, so nothing tells how far runs fall from it",
+            expected=f"{MIN_PLACES} or more",
+        )
+    x, y = law.places.T
+    return (y - law.intercept - law.slope * x) * np.sqrt(count / (count - 2))
 
 
 def _logs(compute: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
