@@ -86,7 +86,7 @@ def batch_loss(
     *,
     config: LossConfig,
     bias: Float[Tensor, ""] | None = None,
-    groups: Int[Tensor, " B"] | None = None,
+    groups: Int[Tensor, " B"] | Int[Tensor, "B K"] | None = None,
 ) -> BatchLoss:
     """The loss that `config` names, over one batch of unit embeddings; of several processes each brings its part of the batch.
 
@@ -115,14 +115,14 @@ def contrastive_loss(
     text: Float[Tensor, "B E"],
     scale: Float[Tensor, ""],
     *,
-    groups: Int[Tensor, " B"] | None = None,
+    groups: Int[Tensor, " B"] | Int[Tensor, "B K"] | None = None,
     duplicates: Duplicates = "separate",
     chunk_rows: int | None = None,
 ) -> BatchLoss:
     """Symmetric InfoNCE, equation (2); ln B where all logits are equal, 0 for a batch of one.
 
     Args:
-        groups: a number per pair, read unless `duplicates` is "separate".
+        groups: a number per pair, or K of them (see `linked`); read unless `duplicates` is "separate".
         chunk_rows: rows of the similarity matrix at a time, None for the plain form (in several processes: all b at once).
     """
     image, text, scale = _at_least_float32(image), _at_least_float32(text), _at_least_float32(scale)
@@ -142,7 +142,7 @@ def sigmoid_loss(
     scale: Float[Tensor, ""],
     bias: Float[Tensor, ""],
     *,
-    groups: Int[Tensor, " B"] | None = None,
+    groups: Int[Tensor, " B"] | Int[Tensor, "B K"] | None = None,
     duplicates: Duplicates = "separate",
     chunk_rows: int | None = None,
 ) -> BatchLoss:
@@ -179,6 +179,22 @@ def _softplus(value: Tensor) -> Tensor:
     return -F.logsigmoid(-value)
 
 
+def linked(groups: Int[Tensor, "B K"]) -> Int[Tensor, " B"]:
+    """One number a pair, equal for pairs that have one of their K numbers in common (in its column), or are linked by others.
+
+    So pairs with the same image or the same caption are of one group; the number is the first row of it.
+    """
+    columns = [torch.unique(column, return_inverse=True)[1] for column in groups.unbind(1)]
+    labels = torch.arange(len(groups), device=groups.device)
+    while True:
+        before = labels
+        for members in columns:
+            lowest = torch.full_like(labels, len(labels)).scatter_reduce(0, members, labels, "amin")
+            labels = lowest[members]
+        if torch.equal(before, labels):
+            return labels
+
+
 class _Cells:
     """What each cell of the similarity matrix is, for blocks of rows that begin at some offset of the columns.
 
@@ -196,7 +212,10 @@ class _Cells:
         self.ignore, self.device, self.world, self.spread = duplicates == "ignore", device, world, spread
         self.offset, self.num_columns = world.rank * num_rows, world.size * num_rows
         if groups is not None:
-            _, self.members, counts = torch.unique(world.rows(groups), return_inverse=True, return_counts=True)
+            everyone = world.rows(groups)
+            if everyone.ndim == 2:
+                everyone = linked(everyone)
+            _, self.members, counts = torch.unique(everyone, return_inverse=True, return_counts=True)
             self.sizes = counts[self.members]
 
     def same(self, offset: int, rows: int) -> Tensor:
