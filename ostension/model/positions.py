@@ -16,15 +16,21 @@ from torch import Tensor
 from ostension.shapes import Float
 
 
-def resize_image_positions(table: Float[Tensor, "P W"], grid: int, *, class_row: bool) -> Float[Tensor, "P2 W"]:
-    """The table of a square of `grid` x `grid` patches: bicubic with antialias; the class token's row is kept as it is."""
+def resize_image_positions(
+    table: Float[Tensor, "P W"], grid: int, *, class_row: bool, antialias: bool = True
+) -> Float[Tensor, "P2 W"]:
+    """The table of a square of `grid` x `grid` patches: bicubic; the class token's row is kept as it is.
+
+    Args:
+        antialias: as open_clip does; Hugging Face's ViT and DINOv2 do not.
+    """
     special, patches = table[: int(class_row)], table[int(class_row) :]
     old = math.isqrt(len(patches))
     assert old * old == len(patches)
     if old == grid:
         return table
     square = patches.float().T.view(1, -1, old, old)
-    square = F.interpolate(square, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    square = F.interpolate(square, size=(grid, grid), mode="bicubic", antialias=antialias, align_corners=False)
     return torch.cat([special, square.flatten(2)[0].T.to(table.dtype)])
 
 
