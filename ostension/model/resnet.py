@@ -9,6 +9,9 @@ Letters: B batch, W width of the stem, P positions of the last map, E embedding.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -140,7 +143,7 @@ class ResNet(nn.Module):
             taps.put("embedded", x)
         for stage in range(len(self.config.layers)):
             for block in getattr(self, f"layer{stage + 1}"):
-                x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else block(x)
+                x = _recomputed(block, x) if self.checkpointing and torch.is_grad_enabled() else block(x)
             if insert is not None and insert.hook is not None:
                 x = insert.hook(stage, x)
             if taps is not None:
@@ -161,3 +164,20 @@ class ResNet(nn.Module):
             return self.attnpool(x)
         pooled = x.flatten(1)  # (B, P * channels)
         return pooled, self.project(pooled)
+
+
+def _recomputed(block: Bottleneck, x: Tensor) -> Tensor:
+    """The block's output, its activations computed again on the way back."""
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _buffers_kept(block)))
+
+
+@contextlib.contextmanager
+def _buffers_kept(block: Bottleneck) -> Iterator[None]:
+    """While entered, batch norm moves its statistics in vain: they have seen this batch already."""
+    buffers = [(buffer, buffer.clone()) for buffer in block.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
