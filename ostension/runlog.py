@@ -100,6 +100,19 @@ class RunLog:
                     self._handle.write(b"\n")
 
 
+class NoLog(RunLog):
+    """What a process has instead that is not the one to write."""
+
+    def __init__(self) -> None:
+        self.trackers = []
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_records(path: str | os.PathLike, kinds: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """The records of a run, in order; of a measured step written twice (a resume), only the last.
 

@@ -9,8 +9,9 @@ Letters: B batch, T tokens, Q queries, H heads, D head width, W width.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,20 @@ from ostension.shapes import Bool, Float
 # Rows of an MLP that are computed together without gradients: 512 x 3072 float32 stay in the cache, and temporaries over
 # 32 MB would be mapped and unmapped by the C library at every call (docs/decisions/inference.md).
 MLP_ROWS = 512
+
+
+_fused_everywhere = False
+
+
+@contextlib.contextmanager
+def fused_attention() -> Iterator[None]:
+    """While entered, half precision on a processor takes torch's kernel too: to see what a GPU keeps without having one."""
+    global _fused_everywhere
+    before, _fused_everywhere = _fused_everywhere, True
+    try:
+        yield
+    finally:
+        _fused_everywhere = before
 
 
 def attention(
@@ -42,7 +57,7 @@ def attention(
     if causal and (queries < keys or q.dtype in (torch.bfloat16, torch.float16)):
         mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
         causal = False
-    if q.device.type != "cpu" or q.dtype not in (torch.bfloat16, torch.float16):
+    if _fused_everywhere or q.device.type != "cpu" or q.dtype not in (torch.bfloat16, torch.float16):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     scores = torch.baddbmm(
         q.new_zeros(1), q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), beta=0, alpha=1 / math.sqrt(q.shape[-1])
@@ -142,6 +157,10 @@ class Block(nn.Module):
         """The block's output at one position: the keys and values are those of all tokens, the query is one."""
         normed = self.ln_1(x)
         return self.mix(x[:, position] + self.attn(normed, query=normed[:, position : position + 1])[:, 0])
+
+    def through(self, function: Callable[..., Tensor], *arguments) -> Tensor:
+        """function(self, *arguments), seen as a call of the block by whoever brings its weights together first (FSDP)."""
+        return function(self, *arguments)
 
 
 BlockFunction = Callable[[int, Tensor], Tensor]

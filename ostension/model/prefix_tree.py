@@ -187,7 +187,7 @@ def run_tree(
     for index, block in enumerate(blocks):
         if replace is not None:
             x = replace(index, x)
-        x = transformer.run(_ends if index == len(blocks) - 1 else _all, block, x, tree)
+        x = transformer.run(block.through, _ends if index == len(blocks) - 1 else _all, x, tree)
     return x[tree.rows]
 
 

@@ -5,6 +5,10 @@ renames the folder to `step_N/`, and only then points `LATEST` at it. So a folde
 a kill leaves behind is a partial folder that nobody reads, or a pointer one save behind. Loading checks every file against
 the manifest: safetensors itself loads a flipped byte without complaint. Tensors are safetensors, the rest is JSON, nothing
 is pickled.
+
+One process writes whole tensors, `weights.safetensors` and so on. Of W processes each writes its rows of every tensor,
+`weights.00001-of-00004.safetensors`, and the manifest says which rows are where, under `tensors`: so a checkpoint can be read
+by any number of processes, each taking the rows that it needs. All processes must see the same folder.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,8 @@ from torch import Tensor
 from ostension.config import require
 from ostension.errors import CheckpointError, UsageError
 from ostension.files import PARTIAL_SUFFIX, fsync_folder, read_json, sha256_file, write_json, write_text
+from ostension.train.parts import PartFiles, SlicedRows, index_of, own_rows, part_name
+from ostension.world import ALONE, World
 
 FOLDER, POINTER, MANIFEST, STATE = "checkpoints", "LATEST", "manifest.json", "state.json"
 _STEP = re.compile(r"step_(\d{8,})")
@@ -59,10 +65,14 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder.
 
-    def __init__(self, run_folder: Path):
-        self.folder = Path(run_folder) / FOLDER
+    Args:
+        world: the processes that save together; what finds, deletes and repairs is for the first of them alone.
+    """
+
+    def __init__(self, run_folder: Path, world: World = ALONE):
+        self.folder, self.world = Path(run_folder) / FOLDER, world
 
     def paths(self) -> dict[int, Path]:
         """The complete checkpoints by step, in order."""
@@ -75,35 +85,69 @@ class CheckpointStore:
         """Where the checkpoint after `step` steps lies."""
         return self.folder / f"step_{step:08d}"
 
-    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+    def save(
+        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], rows: SlicedRows | None = None
+    ) -> Path:
         """Write one checkpoint; returns its folder, which has been read back and checked.
 
+        Args:
+            rows: of tensors that are slices of larger ones, which rows they are.
+
         Raises:
-            CheckpointError: if it cannot be written (a full disk); the older ones are untouched and nothing is left over.
+            CheckpointError: if it cannot be written (a full disk); the older ones are untouched and nothing is left over. If
+                one process cannot write its part, all raise it.
         """
         final = self.path(step)
         partial = final.with_name(final.name + PARTIAL_SUFFIX)
-        try:
-            self.folder.mkdir(exist_ok=True)
-            self._remove(partial)
-            partial.mkdir()
-            for name, group in tensors.items():
-                held = {key: value.detach().contiguous() for key, value in group.items()}
-                safetensors.torch.save_file(held, partial / f"{name}.safetensors")
-                _flush(partial / f"{name}.safetensors")
-            write_json(partial / STATE, {"step": step, **state})
-            write_json(partial / MANIFEST, manifest_of(partial))
-            fsync_folder(partial)
-            self._remove(final)  # one that was saved whole but for its pointer
-            publish(partial, final)
-            verify(final)
-            point_to(final)
-        except (OSError, safetensors.SafetensorError) as problem:
-            with contextlib.suppress(OSError):
+        with self._all_or_none(step, partial):
+            if self.world.first:
+                self.folder.mkdir(exist_ok=True)
                 self._remove(partial)
-            reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
-            raise CheckpointError(f"step {step} could not be saved: {reason}", source=self.folder) from None
+                partial.mkdir()
+        with self._all_or_none(step, partial):
+            written = self._write(partial, tensors, rows or {})
+        files = {name: facts for part in self.world.all_facts(written) for name, facts in part.items()}
+        with self._all_or_none(step, partial):
+            if self.world.first:
+                write_json(partial / STATE, {"step": step, **state})
+                index = {} if self.world.size == 1 else {"tensors": index_of(tensors, rows or {}, self.world.size)}
+                write_json(partial / MANIFEST, manifest_of(partial, files) | index)
+                fsync_folder(partial)
+                self._remove(final)  # one that was saved whole but for its pointer
+                publish(partial, final)
+        with self._all_or_none(step, partial):
+            verify(final, only={*written, STATE} if self.world.first else written)
+            if self.world.first:
+                point_to(final)
         return final
+
+    def _write(self, partial: Path, tensors: Mapping[str, Mapping[str, Tensor]], rows: SlicedRows) -> dict[str, dict[str, Any]]:
+        """This process's part of the tensors; the files' sizes and SHA-256."""
+        written = {}
+        for name, group in tensors.items():
+            file = partial / part_name(name, self.world.rank, self.world.size)
+            held = {key: value.detach() for key, value in group.items()}
+            if self.world.size > 1:
+                held = own_rows(held, rows.get(name, {}), self.world)
+            safetensors.torch.save_file({key: value.contiguous() for key, value in held.items()}, file)
+            _flush(file)
+            written[file.name] = facts_of(file)
+        return written
+
+    @contextlib.contextmanager
+    def _all_or_none(self, step: int, partial: Path) -> Iterator[None]:
+        """If what is inside fails in one process, it fails in all, and what was written so far is gone."""
+        reason = None
+        try:
+            yield
+        except (OSError, safetensors.SafetensorError) as problem:
+            reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+        reasons = [told for told in self.world.all_facts(reason) if told is not None]
+        if reasons:
+            with contextlib.suppress(OSError):
+                if self.world.first:
+                    self._remove(partial)
+            raise CheckpointError(f"step {step} could not be saved: {reasons[0]}", source=self.folder) from None
 
     def prune(self, keep: int, protected: Collection[int] = ()) -> list[int]:
         """Delete all but the newest `keep` and the `protected` steps; returns the steps that are gone.
@@ -125,7 +169,12 @@ class CheckpointStore:
                 self._remove(path)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that passes verification, or None where there is none at all.
+        """The newest checkpoint that passes verification (see `newest_path`), or None where there is none at all."""
+        path = self.newest_path()
+        return None if path is None else read_checkpoint(path)
+
+    def newest_path(self) -> Path | None:
+        """Where the newest checkpoint lies that passes verification; None where there is none at all.
 
         Each one that does not pass is named on stderr before the one before it is tried, and then set aside under the name
         `step_N.damaged`, so that it neither counts as one to keep nor stands where step N will be saved again. `LATEST`
@@ -137,7 +186,7 @@ class CheckpointStore:
         damaged = []
         for path in reversed(self.paths().values()):
             try:
-                found = load_checkpoint(path)
+                verify(path)
             except CheckpointError as problem:
                 print(f"ostension: WARNING: checkpoint not used: {problem}", file=sys.stderr)
                 damaged.append(path)
@@ -146,7 +195,7 @@ class CheckpointStore:
                 bad.rename(bad.with_name(f"{bad.name}.damaged"))
             with contextlib.suppress(OSError):
                 point_to(path)  # a kill may have come between the name and the pointer
-            return found
+            return path
         if damaged:
             what = f"none of the {len(damaged)} checkpoints can be used"
             raise CheckpointError(what, source=self.folder, fix="start in another folder")
@@ -175,14 +224,19 @@ def point_to(path: Path) -> None:
     write_text(path.parent / POINTER, path.name + "\n")
 
 
-def manifest_of(folder: Path) -> dict[str, Any]:
-    """Sizes and SHA-256 of the files in `folder`."""
-    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
-    return {"files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in files}}
+def manifest_of(folder: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes and SHA-256 of the files in `folder`; those in `known` are not read again."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    return {"files": {name: known.get(name) or facts_of(folder / name) for name in names}}
 
 
-def verify(path: Path) -> None:
-    """Check a checkpoint's files against its manifest.
+def facts_of(file: Path) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+
+
+def verify(path: Path, only: Collection[str] | None = None) -> dict[str, Any]:
+    """Check a checkpoint's files (or those named in `only`) against its manifest, which it gives.
 
     Raises:
         CheckpointError: naming the first file that is missing, of another size or of another content.
@@ -197,12 +251,15 @@ def verify(path: Path) -> None:
         file = path / name
         if Path(name).name != name:
             raise CheckpointError(f"names the file {name!r} outside its folder", source=path / MANIFEST)
+        if only is not None and name not in only:
+            continue
         if not file.is_file():
             raise CheckpointError("is missing", source=file, expected=f"a file of {expected['bytes']:,} bytes")
         if file.stat().st_size != expected["bytes"]:
             raise CheckpointError(f"has {file.stat().st_size:,} bytes", source=file, expected=f"{expected['bytes']:,}")
         if sha256_file(file) != expected["sha256"]:
             raise CheckpointError("its content is not what was saved", source=file, expected="the SHA-256 in the manifest")
+    return manifest
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -212,10 +269,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: if anything in it is not as it was saved.
     """
     verify(path)
-    state = read_json(path / STATE, CheckpointError)
+    return read_checkpoint(path)
+
+
+def read_checkpoint(path: Path, rows: SlicedRows | None = None) -> Checkpoint:
+    """Read a checkpoint that was verified; of the tensors in `rows`, by file and name, only those rows.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    index = verify(path, only=()).get("tensors")
+    state, rows = read_json(path / STATE, CheckpointError), rows or {}
+    tensors = {}
     try:
-        tensors = {file.stem: safetensors.torch.load_file(file) for file in sorted(path.glob("*.safetensors"))}
-    except (OSError, safetensors.SafetensorError) as problem:
+        with contextlib.ExitStack() as stack:
+            files = PartFiles(path, stack)
+            for name in sorted(index or [file.stem for file in path.glob("*.safetensors")]):
+                wanted = rows.get(name, {})
+                tensors[name] = files.assembled(index[name], wanted) if index else files.whole(name, wanted)
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as problem:
         raise CheckpointError(f"cannot be read: {problem}", source=path) from None
     return Checkpoint(path=path, step=state["step"], tensors=tensors, state=state)
 

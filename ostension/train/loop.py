@@ -5,6 +5,10 @@ AdamW on the float32 masters, round the weights from them, clamp the temperature
 (seed, step) and the batch is a function of the step, so that a checkpoint needs no position and no generator's state, and
 a run that was killed and resumed ends with the same bits as one that was not.
 
+Several processes, as `torchrun` starts them, run this loop together, each on its part of every batch (`world`, `parallel`).
+They take the same decisions from the same numbers: what one cannot know of the others (a signal, a batch that could not be
+read, a loss that is not finite) they tell each other before anyone acts on it. The first of them writes the run folder.
+
 The run folder holds `config.json` and `run.json` (written before step 0), `log.jsonl`, `checkpoints/` and at the end
 `model/`; after a divergence also `diverged_step_N/report.json`.
 """
@@ -14,36 +18,49 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from ostension import runtime
-from ostension.config import require, to_tree
-from ostension.errors import ConfigError, DataError, DivergenceError
-from ostension.files import folder_lock
+from ostension import world as worlds
+from ostension.config import changed_keys, require, to_tree
+from ostension.errors import CheckpointError, ConfigError, DataError, DivergenceError, OstensionError
+from ostension.files import folder_lock, read_json
 from ostension.model.clip import CLIP
-from ostension.runlog import RunLog, Tracker
+from ostension.runlog import NoLog, RunLog, Tracker
 from ostension.train.allocator import keep_large_blocks
 from ostension.train.batches import BatchSource
-from ostension.train.checkpoint import Checkpoint, CheckpointConfig, CheckpointStore, load_checkpoint, resolve_path
+from ostension.train.checkpoint import (
+    STATE,
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointStore,
+    read_checkpoint,
+    resolve_path,
+    verify,
+)
 from ostension.train.health import Measured, allowed_skips
 from ostension.train.meter import Meter
 from ostension.train.objective import Objective, StepLoss
 from ostension.train.optim import OptimConfig
-from ostension.train.prefetch import batches_ahead
+from ostension.train.parallel import Parallel
+from ostension.train.prefetch import batches_ahead, draw
 from ostension.train.run_folder import check_unchanged, write_run
 from ostension.train.schedule import ScheduleConfig, rate_factor
 from ostension.train.signals import StopSignals
 from ostension.train.state import Saver, TrainState
 from ostension.train.step import backward
+from ostension.world import TIMEOUT_S, World
 
 Evaluate = Callable[[CLIP, int], Mapping[str, float]]
 MODEL_FOLDER = "model"
 SAME_SIGNAL_S = 1.0
 LOWER_IS_BETTER = ("loss", "median_rank")  # by the ends of measurements' names
+Towers = Literal["none", "image", "text", "both"]
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
@@ -57,7 +74,10 @@ class TrainConfig:
         seed: of everything random in a step (the batches have their own).
         micro_batch: pairs that a process embeds at a time, for batches whose activations do not fit (see `train.step`); None
             embeds all at once.
+        checkpointing: towers whose blocks are computed again on the way back instead of kept: less memory, one more forward.
         precision: of the weights; "auto" is bf16 where the device has units for it. Masters are float32 in any case.
+        stochastic_rounding: towers whose matrices have no masters: they are bf16, and every update is rounded at random (see
+            `train.rounding`).
         average: decay of a running average of the weights, which then is what the run gives; None takes the last weights.
         non_finite: "stop" at the first loss or gradient that is not finite, or "skip:N" such steps in any 100.
         workers: processes or threads that make batches ahead; 0 makes them in between the steps.
@@ -65,7 +85,9 @@ class TrainConfig:
         evaluate_at: steps at which the evaluation is called besides, such as 10, 100, 1000.
         best: the measurement of the evaluation whose best checkpoint is kept: the highest, or the lowest of a loss
             (`LOWER_IS_BETTER`).
-        device: "auto", "cpu", "cuda", "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N"; several processes on one machine take a GPU each.
+        parallel: what several processes share: "ddp" the work, "fsdp" the weights and the optimiser's state as well.
+        timeout_s: how long a process waits for the others before it gives up.
     """
 
     steps: int | None = None
@@ -74,7 +96,9 @@ class TrainConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     micro_batch: int | None = None
+    checkpointing: Towers = "none"
     precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
+    stochastic_rounding: Towers = "none"
     average: float | None = None
     non_finite: str = "stop"
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
@@ -84,6 +108,8 @@ class TrainConfig:
     evaluate_at: tuple[int, ...] = ()
     best: str | None = None
     device: str = "auto"
+    parallel: Parallel = "ddp"
+    timeout_s: float = TIMEOUT_S
 
     def __post_init__(self):
         if (self.steps is None) == (self.epochs is None):
@@ -97,7 +123,12 @@ class TrainConfig:
         require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 or more")
         require(all(step >= 1 for step in self.evaluate_at), "train.evaluate_at", self.evaluate_at, "steps from 1")
         require(self.best is None or self.evaluates, "train.best", self.best, "nothing without train.evaluate_every")
+        require(self.timeout_s > 0, "train.timeout_s", self.timeout_s, "more than 0")
         allowed_skips(self.non_finite)
+        if self.stochastic_rounding != "none":
+            what = f"train.stochastic_rounding is {self.stochastic_rounding!r}, but train.precision is {self.precision!r}"
+            if self.precision not in ("auto", "bf16"):
+                raise ConfigError(what, expected="precision 'bf16', which is what is rounded to, or 'auto'")
 
     @property
     def evaluates(self) -> bool:
@@ -113,7 +144,8 @@ class TrainConfig:
         device = runtime.pick_device(self.device)
         precision = self.precision
         if precision == "auto":
-            precision = "bf16" if runtime.has_bfloat16_units(device) else "fp32"
+            wanted = self.stochastic_rounding != "none" or runtime.has_bfloat16_units(device)
+            precision = "bf16" if wanted else "fp32"
         steps = self.steps if self.epochs is None else max(1, round(self.epochs * steps_per_epoch))
         assert steps is not None
         return dataclasses.replace(
@@ -159,45 +191,55 @@ def train(
 
     Args:
         objective: what to minimise, with the model in it: `Contrastive(model)` is the paper's.
-        folder: of the run; held by this process alone until it returns.
+        folder: of the run; held by this process alone until it returns. All processes of a run must see it.
         resume: "auto" goes on from the newest checkpoint in `folder` that passes verification, or starts; "never" demands a
             folder without checkpoints; a path names the one checkpoint (or run folder) to start from, and no other is taken.
         allow_change: dotted settings that may differ from those of the checkpoint, such as `train.optim.lr`; recorded.
         evaluate: called with the model in eval mode and the steps done, every `config.evaluate_every` steps and at the end.
-            With `config.average` it is given the averaged weights, which are what the run will give.
+            With `config.average` it is given the averaged weights, which are what the run will give. Every process calls it,
+            as if it were alone; what the first of them measured counts.
 
     Raises:
         ConfigError: for settings that cannot be meant, or that differ from the checkpoint's and were not allowed to.
         CheckpointError: for a checkpoint that cannot be trusted, or a last one that cannot be written.
         DataError: for data that cannot be read, or a folder that is in use or cannot be written.
         DivergenceError: for a loss, gradient or weights past saving; nothing was written but a report.
+        ProcessError: when another process of the run has ended, stopped, or not answered for `config.timeout_s`.
     """
     folder = Path(folder).absolute()
     named = None if resume in ("auto", "never") else resolve_path(resume)  # before anything is created
     config = config.resolved(batches.num_samples / batches.batch_size)
-    steps, device = _steps_of(config), torch.device(config.device)
+    steps, model = _steps_of(config), objective.model
     _check(objective, batches, config, evaluate)
-    model = objective.model
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopSignals())
-        _enter_folder(stack, folder)
+        world = stack.enter_context(worlds.joined(torch.device(config.device).type, config.timeout_s))
+        stack.enter_context(world.watched())
+        device = torch.device(config.device if world.size == 1 else world.device)
+        stop = stack.enter_context(StopSignals(SAME_SIGNAL_S if world.size > 1 else 0.0))
+        world.together(lambda: _enter_folder(stack, folder) if world.first else None)
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         if device.type == "cpu":
             keep_large_blocks()
         objective.module.to(device).train()
         state = TrainState(
             objective, folder, optim=config.optim, dtype=PRECISIONS[config.precision], average=config.average,
-            non_finite=config.non_finite,
+            non_finite=config.non_finite, world=world, parallel=config.parallel,
+            unmastered=_towers(model, config.stochastic_rounding), seed=config.seed,
         )
-        store = CheckpointStore(folder)
-        store.remove_leftovers()
+        stack.callback(state.masters.release)
+        stack.enter_context(_checkpointing(model, config.checkpointing))
+        store = CheckpointStore(folder, world)
         tree = identity(objective, batches, config)
-        start = _starting_point(store, named, resume)
-        changed = _continue(state, start, tree, allow_change)
+        _check_agreement(world, tree)
+        start = _starting_point(store, named, resume, state)
+        changed = world.together(lambda: _continue(state, start, tree, allow_change))
 
-        facts = write_run(folder, tree, state.changes)
-        size = {"steps": steps, "step": state.step, "num_samples": batches.num_samples, "batch_size": batches.batch_size}
-        log = stack.enter_context(RunLog(folder, trackers, {**facts, **size}))
+        facts = world.by_first(lambda: write_run(folder, tree, state.changes))
+        size = {
+            "steps": steps, "step": state.step, "num_samples": batches.num_samples, "batch_size": batches.batch_size,
+            "processes": world.size,
+        }  # fmt: skip
+        log = stack.enter_context(RunLog(folder, trackers, {**facts, **size}) if world.first else NoLog())
         log.write("start" if start is None else "resume", state.step, config_hash=facts["config_hash"])
         for change in changed:
             log.write("change", **change)
@@ -212,7 +254,6 @@ def train(
             status = "diverged" if isinstance(problem, DivergenceError) else "failed"
             log.write("end", state.step, status=status, message=str(problem))
             raise
-        saver.save_last()
         if state.step < steps:
             log.write("end", state.step, status="stopped", signal=stop.received)
             return TrainResult(status="stopped", step=state.step, folder=folder, signal=stop.received, last=last)
@@ -220,7 +261,7 @@ def train(
         objective.module.eval()
         made_by = {name: facts[name] for name in ("config_hash", "versions", "git", "changes")}
         model.provenance = {**model.provenance, "run": {"settings": tree, "step": state.step, **made_by}}
-        objective.save(folder / MODEL_FOLDER)
+        world.together(lambda: objective.save(folder / MODEL_FOLDER) if world.first else None)
         log.write("end", state.step, status="finished", model=MODEL_FOLDER)
         return TrainResult(status="finished", step=state.step, folder=folder, model_folder=folder / MODEL_FOLDER, last=last)
 
@@ -230,25 +271,21 @@ def _run_steps(
     saver: Saver, evaluate: Evaluate | None,
 ) -> dict[str, Any]:
     """The loop: steps until the last one or a signal. Gives the last record of measurements."""
-    steps, device = _steps_of(config), torch.device(config.device)
+    world = state.world
+    steps, device = _steps_of(config), torch.device(config.device if world.size == 1 else world.device)
+    # Of several processes each draws its own random masks; the batches, and all that they decide together, are the same.
+    own = () if world.size == 1 else (world.rank,)
     meter, last = Meter(batches.batch_size, batches.num_samples, steps), {}
     measured = batch = None
-    with batches_ahead(batches, state.step, steps, config.workers) as stream:
-        while state.step < steps and stop.received is None:
-            waiting = time.perf_counter()
-            try:
-                batch = next(stream).to(device)
-            except DataError:
-                if stop.received is None:
-                    raise
-                break  # a signal to the whole process group ended the workers too
-            waited = time.perf_counter() - waiting
+    with batches_ahead(batches, state.step, steps, config.workers, world) as stream:
+        while state.step < steps and (drawn := draw(stream, stop, world)) is not None:
+            batch, waited = drawn[0].to(device), drawn[1]
             state.note_rejects(batch)
 
-            torch.manual_seed(runtime.seed_for(config.seed, "step", state.step))
+            torch.manual_seed(runtime.seed_for(config.seed, "step", state.step, *own))
             buffers = [(buffer, buffer.clone()) for buffer in objective.module.buffers()]
             lr = config.optim.lr * rate_factor(config.schedule, state.step, steps)
-            measured = measure(state, backward(objective, batch, config.micro_batch), lr)
+            measured = measure(state, backward(objective, batch, config.micro_batch, hold=state.masters.hold), lr)
             if measured.finite:
                 state.update(measured)
                 meter.add(waited, {**measured.record(), "texts_cut": batch.texts_cut})
@@ -282,7 +319,9 @@ def _run_steps(
 def measure(state: TrainState, found: StepLoss, lr: float) -> Measured:
     """The numbers of a step, fetched from the device at once, before the optimiser moves."""
     values = (found.loss, state.optimizer.gradient_norm(), *found.measured.values())
-    loss, norm, *others = torch.stack([value.detach().double() for value in values]).tolist()
+    # Of several processes the mean: equal numbers stay what they are, and one that is not finite is one for all.
+    numbers = state.world.mean(torch.stack([value.detach().double() for value in values]).cpu())
+    loss, norm, *others = numbers.tolist()
     return Measured(step=state.step, loss=loss, grad_norm=norm, lr=lr, values=dict(zip(found.measured, others, strict=True)))
 
 
@@ -320,21 +359,55 @@ def _enter_folder(stack: contextlib.ExitStack, folder: Path) -> None:
         raise DataError(f"cannot be used: {problem.strerror}", source=folder, expected="a folder that can be written") from None
 
 
-def _starting_point(store: CheckpointStore, named: Path | None, resume: str | Path) -> Checkpoint | None:
-    """The checkpoint to go on from, or None to start at step 0."""
-    existing = store.paths()
-    if named is not None:
-        start = load_checkpoint(named)
-        if existing and start.path.absolute() != store.path(max(existing)):
-            raise ConfigError(
-                f"the run folder holds step {max(existing)}, which a start from step {start.step} would come to replace",
-                source=f"--resume {named}",
-                fix="give the branch a run folder of its own",
-            )
-        return start
-    if resume == "never" and existing:
-        raise ConfigError(f"holds a run, at step {max(existing)}", source=store.folder.parent, fix="use --resume auto")
-    return store.newest()
+def _towers(model: CLIP, which: Towers) -> list[nn.Module]:
+    """The towers that a setting names."""
+    return [tower for name, tower in (("image", model.visual), ("text", model.text)) if which in (name, "both")]
+
+
+@contextlib.contextmanager
+def _checkpointing(model: CLIP, which: Towers) -> Iterator[None]:
+    """While entered, the blocks of the named towers are computed again on the way back."""
+    image, text = (True if which in (name, "both") else None for name in ("image", "text"))
+    model.set_checkpointing(image=image, text=text)
+    try:
+        yield
+    finally:
+        model.set_checkpointing(image=image and False, text=text and False)
+
+
+def _starting_point(store: CheckpointStore, named: Path | None, resume: str | Path, state: TrainState) -> Checkpoint | None:
+    """The checkpoint to go on from, or None to start at step 0. The first process looks, all read."""
+
+    def find() -> str | None:
+        store.remove_leftovers()
+        existing = store.paths()
+        if named is not None:
+            verify(named)
+            if existing and named.absolute() != store.path(max(existing)):
+                step = read_json(named / STATE, CheckpointError)["step"]
+                raise ConfigError(
+                    f"the run folder holds step {max(existing)}, which a start from step {step} would come to replace",
+                    source=f"--resume {named}",
+                    fix="give the branch a run folder of its own",
+                )
+            return str(named)
+        if resume == "never" and existing:
+            raise ConfigError(f"holds a run, at step {max(existing)}", source=store.folder.parent, fix="use --resume auto")
+        newest = store.newest_path()
+        return None if newest is None else str(newest)
+
+    path = state.world.by_first(find)
+    return None if path is None else state.world.together(lambda: read_checkpoint(Path(path), state.rows()))
+
+
+def _check_agreement(world: World, tree: Mapping[str, Any]) -> None:
+    """Stop processes that were started with different settings, or see different data."""
+    trees = world.all_facts(tree)
+    for place, other in zip(world.places, trees, strict=True):
+        differing = sorted(changed_keys(trees[0], other))
+        if differing:
+            what = f"{place} has other settings than {world.places[0]}: {', '.join(differing)}"
+            raise ConfigError(what, expected="the same command and the same data for all processes")
 
 
 def _continue(state: TrainState, start: Checkpoint | None, tree: Mapping[str, Any], allow_change: Sequence[str]) -> list[dict]:
@@ -356,6 +429,7 @@ def _evaluate(objective: Objective, config: TrainConfig, state: TrainState, log:
             values = state.world.together(lambda: dict(evaluate(objective.model, state.step)))
     finally:
         objective.module.train()
+    values = state.world.all_facts(values)[0]
     log.write("evaluation", state.step, **values)
     if config.best is None:
         return False
@@ -369,4 +443,3 @@ def _evaluate(objective: Objective, config: TrainConfig, state: TrainState, log:
         return False
     state.best_step, state.best_name, state.best_value = state.step, name, value
     return True
-    values = state.world.all_facts(values)[0]

@@ -1,4 +1,8 @@
-"""A polite stop: the first SIGTERM or Ctrl-C ends the run after the step, the second ends the process at once."""
+"""A polite stop: the first SIGTERM or Ctrl-C ends the run after the step, the second ends the process at once.
+
+Ctrl-C under `torchrun` reaches a process twice within moments, from the terminal and from `torchrun` itself. So of several
+processes a second signal counts only after a second.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 
@@ -16,10 +21,14 @@ class StopSignals:
 
     Attributes:
         received: the signal's number, or None.
+
+    Args:
+        patience_s: how soon after the first a signal still counts as the same one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 0.0) -> None:
         self.received: int | None = None
+        self._patience_s, self._first_at = patience_s, 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
@@ -34,8 +43,10 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            if time.monotonic() - self._first_at < self._patience_s:
+                return
             # Not sys.exit: whatever is being written is left as a kill would leave it, which every reader can stand.
             os._exit(128 + number)
-        self.received = number
+        self.received, self._first_at = number, time.monotonic()
         name = signal.Signals(number).name
         print(f"ostension: {name}: saving after this step; once more to stop at once", file=sys.stderr, flush=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ostension.data.rejects import Rejects
 from ostension.errors import CheckpointError
@@ -20,7 +20,10 @@ from ostension.train.checkpoint import Checkpoint, CheckpointConfig, CheckpointS
 from ostension.train.health import Health, Measured
 from ostension.train.objective import Objective
 from ostension.train.optim import MasterAdamW, OptimConfig
-from ostension.train.precision import Average, Masters
+from ostension.train.parallel import Parallel, masters_for
+from ostension.train.parts import SlicedRows
+from ostension.train.precision import Average
+from ostension.world import ALONE, World
 
 REJECTS_NAME = "rejects.jsonl"
 
@@ -38,14 +41,14 @@ class TrainState:
 
     def __init__(
         self, objective: Objective, folder: Path, *, optim: OptimConfig, dtype: torch.dtype, average: float | None,
-        non_finite: str,
+        non_finite: str, world: World = ALONE, parallel: Parallel = "ddp", unmastered: Sequence[nn.Module] = (), seed: int = 0,
     ):
-        self.objective, self.optim = objective, optim
-        self.masters = Masters(objective.module, dtype)
-        self.optimizer = MasterAdamW(self.masters, optim)
+        self.objective, self.optim, self.world = objective, optim, world
+        self.masters = masters_for(objective.module, dtype, world, parallel, unmastered)
+        self.optimizer = MasterAdamW(self.masters, optim, seed)
         self.average = None if average is None else Average(self.masters, average)
-        self.health = Health(folder, non_finite, self.optimizer)
-        self.rejects = Rejects(folder / REJECTS_NAME)
+        self.health = Health(folder, non_finite, self.optimizer, world)
+        self.rejects = Rejects(folder / REJECTS_NAME if world.first else None)
         self.step = 0
         self.changes: list[dict[str, Any]] = []
         self.best_step: int | None = None
@@ -54,34 +57,40 @@ class TrainState:
 
     def update(self, measured: Measured) -> None:
         """Move the weights by the collected gradients, at the measured learning rate."""
-        self.optimizer.step(measured.lr / self.optim.lr, measured.grad_norm)
+        self.optimizer.step(measured.lr / self.optim.lr, measured.grad_norm, measured.step)
         self.objective.after_update()
         if self.average is not None:
             self.average.update(self.step)
 
     def note_rejects(self, batch: Batch) -> None:
-        """Count and write down the pairs that the batch had to replace.
+        """Count and write down the pairs that the batch of all processes had to replace.
 
         Raises:
             DataError: if they are too many of late.
         """
         try:
-            self.rejects.add(self.step, len(batch), batch.rejects)
+            self.rejects.add(self.step, len(batch) * self.world.size, batch.rejects)
         except OSError as problem:
             print(f"ostension: warning: {REJECTS_NAME} cannot be written ({problem.strerror})", file=sys.stderr)
 
-    def final_weights(self) -> None:
-        """Give the model the weights that the run is for, in full precision: the average, or else the last."""
-        self.masters.restore_float32(None if self.average is None else self.average.tensors)
     def run_weights(self) -> contextlib.AbstractContextManager[None]:
         """For as long as it is entered, the model has the weights that the run is for: the average, if there is one."""
         return contextlib.nullcontext() if self.average is None else self.masters.lent(self.average.tensors)
 
+    def final_weights(self) -> None:
+        """Give the model the weights that the run is for, in full precision: the average, or else the last."""
+        self.masters.restore_float32(None if self.average is None else self.average.tensors)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint holds as tensors, by file."""
         found = {"weights": self.masters.state(), "optimizer": self.optimizer.state()}
         return found if self.average is None else {**found, "average": self.average.tensors}
+
+    def rows(self) -> SlicedRows:
+        """Of the tensors that are slices: which rows of the whole ones this process holds, by file and name."""
+        slices = self.masters.rows()
+        moments = {f"{part}.{name}": rows for part in ("first", "second") for name, rows in slices.items()}
+        return {"weights": slices, "optimizer": moments, "average": slices}
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds as JSON."""
@@ -133,16 +142,18 @@ class Saver:
         """Save, or say on stderr and in the log why that failed and put it off for a tenth of the interval."""
         step = self.state.step
         try:
-            self.store.save(step, self.state.tensors(), {"config": self.tree, **self.state.facts()})
+            self.store.save(step, self.state.tensors(), {"config": self.tree, **self.state.facts()}, self.state.rows())
         except CheckpointError as problem:
-            print(f"ostension: WARNING: {problem}; the run goes on and will try again", file=sys.stderr, flush=True)
+            if self.state.world.first:
+                print(f"ostension: WARNING: {problem}; the run goes on and will try again", file=sys.stderr, flush=True)
             self.log.write("warning", step, message=str(problem))
             self._retry_at = step + max(1, self.config.every // 10)
             return
         self.saved_step, self._retry_at = step, None
         kept_for_good = () if self.state.best_step is None else (self.state.best_step,)
-        gone = self.store.prune(self.config.keep, kept_for_good)
-        self.log.write("checkpoint", step, path=self.store.path(step).name, deleted=gone)
+        if self.state.world.first:
+            gone = self.store.prune(self.config.keep, kept_for_good)
+            self.log.write("checkpoint", step, path=self.store.path(step).name, deleted=gone)
 
     def save_last(self) -> None:
         """Save unless the present step is saved already.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 
 def import_everything():
     """Import what the jobs need, once, before the processes are forked."""
-    import torch.distributed.fsdp  # noqa: F401
 
+    import ostension.formats.load
     import ostension.train.loop  # noqa: F401
 
 
@@ -95,9 +99,6 @@ def one_has_a_problem():
 
 def one_is_lost(how, timeout_s):
     """Process 1 is killed or stopped; the others wait for it in a collective."""
-    import os
-    import signal
-
     import torch
 
     from ostension import world as worlds
@@ -111,9 +112,6 @@ def one_is_lost(how, timeout_s):
 
 def one_never_comes(timeout_s):
     """Process 1 does not join."""
-    import os
-    import time
-
     from ostension import world as worlds
 
     if os.environ["RANK"] == "1":
@@ -121,3 +119,99 @@ def one_never_comes(timeout_s):
         return
     with worlds.joined(timeout_s=timeout_s):
         pass
+
+
+class Parts:
+    """Pairs of six kinds, in the order of the real sampler, with faults at chosen steps of one process."""
+
+    worker_kind = "processes"
+
+    def __init__(self, size=32, batch_size=12, groups=False, note=None, rank=1, **faults):
+        self.size, self.batch_size, self.groups, self.note = size, batch_size, groups, note
+        self.rank, self.faults = rank, faults
+
+    @property
+    def sampler(self):
+        from ostension.data.sampler import Sampler
+
+        return Sampler(50, self.batch_size, 3)
+
+    @property
+    def num_samples(self):
+        return self.sampler.steps_per_epoch * self.batch_size
+
+    def identity(self):
+        return {"fingerprint": "parts", "other": self.faults.get("other", False) and os.environ.get("RANK")}
+
+    def batch(self, step, rank=0, world_size=1):
+        import torch
+
+        from ostension.errors import DataError
+        from ostension.runtime import torch_generator
+        from ostension.train.batches import Batch
+
+        mine = rank == self.rank
+        ids = self.sampler.batch(step, rank=rank, world_size=world_size).tolist()
+        if self.note is not None:
+            with open(f"{self.note}.{rank}", "a") as handle:
+                handle.write(f"{step}: {ids}\n")
+        at = {name: mine and value == step for name, value in self.faults.items()}
+        if at.get("kill"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if at.get("freeze"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if at.get("term"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if at.get("data_error"):
+            raise DataError("the shard is gone", source="shard-7")
+        if at.get("crash"):
+            raise RuntimeError("this fell over")
+        time.sleep(self.faults.get("sleep_s", 0.0))
+        kinds = torch.tensor([index % 6 for index in ids])
+        noise = [torch.randn(3, self.size, self.size, generator=torch_generator("pixels", index)) for index in ids]
+        images = torch.stack(noise) + 0.5 * kinds[:, None, None, None]
+        if at.get("nan"):
+            images[1, 0, 0, 0] = float("nan")
+        # One process has longer captions than another.
+        tokens = torch.zeros(len(ids), 4 + rank, dtype=torch.long)
+        tokens[:, 0], tokens[:, 1], tokens[:, 2] = 1022, 5 + kinds, 1023
+        rejects = (("bad-1", "no image"),) if at.get("reject") else ()
+        groups = kinds if self.groups else None
+        return Batch(images=images, tokens=tokens, keys=[f"pair-{index}" for index in ids], groups=groups, rejects=rejects)
+
+
+def trained(folder, preset="tiny-vit", steps=6, every=3, precision="fp32", batches=None, loss=None, evaluate=False, **settings):
+    """Train in `folder`; the status and the step."""
+    from ostension.losses import LossConfig
+    from ostension.model.clip import CLIP
+    from ostension.model.presets import preset as find_preset
+    from ostension.train.checkpoint import CheckpointConfig
+    from ostension.train.loop import TrainConfig, train
+    from ostension.train.objective import Contrastive
+    from ostension.train.optim import OptimConfig
+    from ostension.train.schedule import ScheduleConfig
+
+    resume = settings.pop("resume", "auto")
+    model = CLIP(find_preset(preset), seed=5)
+    config = TrainConfig(
+        steps=steps,
+        precision=precision,
+        optim=OptimConfig(lr=1e-3, **settings.pop("optim", {})),
+        schedule=ScheduleConfig(warmup_steps=2),
+        checkpoint=CheckpointConfig(every=every, keep=100),
+        log_every=1,
+        timeout_s=settings.pop("timeout_s", 60.0),
+        evaluate_every=2 if evaluate else 0,
+        **settings,
+    )
+    calls = []
+
+    def measure(model, step):
+        import torch
+
+        calls.append(step)
+        return {"mean": float(model.encode_image(torch.ones(2, 3, 32, 32), normalize=True).sum()), "calls": len(calls)}
+
+    objective = Contrastive(model, LossConfig(**(loss or {})))
+    result = train(objective, Parts(**(batches or {})), config, folder, resume=resume, evaluate=measure if evaluate else None)
+    return {"status": result.status, "step": result.step}

@@ -17,8 +17,6 @@ import time
 import traceback
 from pathlib import Path
 
-import pytest
-
 from ostension.errors import OstensionError
 
 LIMIT_S = 120.0
@@ -104,14 +102,6 @@ class Group:
 
     def stderr(self, rank: int) -> str:
         return (self.folder / f"{rank}.stderr").read_text()
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """A server for the module's tests."""
-    made = Processes()
-    yield made
-    made.close()
 
 
 def free_port() -> int:

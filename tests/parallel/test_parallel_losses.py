@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from process_harness import processes
-
-__all__ = ["processes"]
 
 CASES = [
     ("contrastive", "separate", None), ("contrastive", "separate", 3), ("contrastive", "share", None),

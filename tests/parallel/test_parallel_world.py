@@ -7,12 +7,9 @@ import signal
 import time
 
 import pytest
-from process_harness import processes
 
 from ostension import world as worlds
 from ostension.errors import ProcessError
-
-__all__ = ["processes"]
 
 
 @pytest.mark.parametrize("size", [2, 3])
