@@ -12,11 +12,11 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from ostension.data.pairs import Pair, PairSource
+from ostension.data.pairs import Pair, PairSource, image_digest
 from ostension.data.rejects import Rejects
 from ostension.data.sampler import equal_part, permute
 from ostension.data.workers import Note, in_line, in_processes, in_threads
@@ -37,7 +37,7 @@ class Decode(Protocol):
 
 
 class Order(Protocol):
-    """Which samples lie at which positions of which step: `Sampler`, or `InOrder` for evaluation."""
+    """Which samples lie at which positions of which step: `Sampler`, `Mixture`, or `InOrder` for evaluation."""
 
     @property
     def num_samples(self) -> int: ...
@@ -47,7 +47,9 @@ class Order(Protocol):
 
     def part(self, step: int, start: int, stop: int) -> np.ndarray: ...
 
-    def visit(self, step: int) -> int: ...
+    def visits(self, step: int, start: int, stop: int) -> np.ndarray: ...
+
+    def pool(self, sample: int) -> tuple[int, int]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +69,11 @@ class InOrder:
         first = step * self.batch_size
         return np.arange(min(first + start, self.num_samples), min(first + stop, self.num_samples))
 
-    def visit(self, step: int) -> int:
-        return 0
+    def visits(self, step: int, start: int, stop: int) -> np.ndarray:
+        return np.zeros(len(self.part(step, start, stop)), dtype=np.int64)
+
+    def pool(self, sample: int) -> tuple[int, int]:
+        return 0, self.num_samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,7 @@ class Loaded:
         images: (B, ...) what `decode` gave, stacked.
         texts: B texts.
         rejects: samples that were replaced: key and reason.
+        digests: (B,) a 64-bit hash of each encoded image, if asked for.
     """
 
     ids: np.ndarray
@@ -88,6 +94,7 @@ class Loaded:
     images: np.ndarray
     texts: tuple[str, ...]
     rejects: tuple[tuple[str, str], ...] = ()
+    digests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,6 +109,7 @@ class Loader:
         strict: raise on the first bad sample instead of replacing it.
         rejects: where bad samples are counted; by default they are counted and limited, but not written to a file.
         seed: of decoding and of substitutes.
+        digests: also give a hash of each encoded image.
     """
 
     def __init__(
@@ -111,6 +119,7 @@ class Loader:
         decode: Decode,
         *,
         seed: int = 0,
+        digests: bool = False,
         workers: int = 0,
         kind: Literal["processes", "threads"] = "processes",
         strict: bool = False,
@@ -119,7 +128,7 @@ class Loader:
         assert order.num_samples == len(source), (order.num_samples, len(source))
         self.order, self.workers, self.kind = order, workers, kind
         self.rejects = rejects or Rejects()
-        self._work = _Work(source=source, order=order, decode=decode, seed=seed, strict=strict)
+        self._work = _Work(source=source, order=order, decode=decode, seed=seed, strict=strict, digests=digests)
 
     def load(self, step: int, *, rank: int = 0, world_size: int = 1) -> Loaded:
         """One batch, loaded here and now; its rejects are returned but not counted."""
@@ -150,6 +159,16 @@ class Loader:
             answers.close()  # type: ignore[attr-defined]  # all three are generators: ends the workers
 
 
+class _Row(NamedTuple):
+    """A sample that could be used."""
+
+    sample: int
+    key: str
+    image: np.ndarray
+    text: str
+    digest: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Work:
     """What a worker does: load the samples at some positions of one step."""
@@ -159,25 +178,25 @@ class _Work:
     decode: Decode
     seed: int
     strict: bool
+    digests: bool
 
     def __call__(self, task: tuple[int, int, int], note: Note) -> Loaded:
         step, start, stop = task
-        visit = self.order.visit(step)
+        samples, visits = self.order.part(step, start, stop).tolist(), self.order.visits(step, start, stop).tolist()
         rejects: list[tuple[str, str]] = []
-        rows = [self._usable(int(sample), step, visit, rejects, note) for sample in self.order.part(step, start, stop)]
+        rows = [self._usable(*pair, step, rejects, note) for pair in zip(samples, visits, strict=True)]
         return Loaded(
-            ids=np.array([sample for sample, _, _, _ in rows], dtype=np.int64),
-            keys=tuple(key for _, key, _, _ in rows),
-            images=np.stack([image for _, _, image, _ in rows]) if rows else np.empty((0,)),
-            texts=tuple(text for _, _, _, text in rows),
+            ids=np.array([row.sample for row in rows], dtype=np.int64),
+            keys=tuple(row.key for row in rows),
+            images=np.stack([row.image for row in rows]) if rows else np.empty((0,)),
+            texts=tuple(row.text for row in rows),
             rejects=tuple(rejects),
+            digests=np.array([row.digest for row in rows], dtype=np.uint64) if self.digests else None,
         )
 
-    def _usable(
-        self, sample: int, step: int, visit: int, rejects: list[tuple[str, str]], note: Note
-    ) -> tuple[int, str, np.ndarray, str]:
+    def _usable(self, sample: int, visit: int, step: int, rejects: list[tuple[str, str]], note: Note) -> _Row:
         """The sample, decoded; or the first of its substitutes that can be."""
-        for candidate in itertools.islice(self._candidates(sample, step, visit), MAX_IN_A_ROW):
+        for candidate in itertools.islice(self._candidates(sample, visit, step), MAX_IN_A_ROW):
             key = self.source.key(candidate)
             note(f"sample {key} (number {candidate})")
             try:
@@ -188,8 +207,8 @@ class _Work:
                     raise
                 rejects.append((key, error.what))
                 continue
-            return candidate, key, image, text
-        count, (key, reason) = min(MAX_IN_A_ROW, self.order.num_samples), rejects[-1]
+            return _Row(candidate, key, image, text, image_digest(pair.image) if self.digests else 0)
+        count, (key, reason) = min(MAX_IN_A_ROW, self.order.pool(sample)[1]), rejects[-1]
         raise DataError(
             f"{count} samples in a row could not be used, the last {key} ({reason})", fix="see: ostension data inspect"
         )
@@ -201,14 +220,16 @@ class _Work:
             # A decoder knows bytes; say which sample they are.
             raise type(error)(error.what, source=pair.key, expected=error.expected, fix=error.fix) from None
 
-    def _candidates(self, sample: int, step: int, visit: int) -> Iterator[int]:
-        """The sample, then others in an order of its own: first those that the global batch does not have."""
+    def _candidates(self, sample: int, visit: int, step: int) -> Iterator[int]:
+        """The sample, then others of its source in an order of its own: first those that the global batch does not have."""
         yield sample
         taken = frozenset(self.order.part(step, 0, self.order.batch_size).tolist())
-        size, spare = self.order.num_samples, []
+        offset, size = self.order.pool(sample)
+        spare = []
         for first in range(0, size, 256):
             positions = np.arange(first, min(first + 256, size), dtype=np.uint64)
-            for candidate in permute(positions, size, (self.seed, "substitute", visit, sample)).tolist():
+            for place in permute(positions, size, (self.seed, "substitute", visit, sample)).tolist():
+                candidate = offset + place
                 if candidate not in taken:
                     yield candidate
                 elif candidate != sample:
@@ -230,4 +251,5 @@ def _join(parts: Sequence[Loaded]) -> Loaded:
         images=np.concatenate([part.images for part in filled]),
         texts=together("texts"),
         rejects=together("rejects"),
+        digests=None if parts[0].digests is None else np.concatenate([part.digests for part in parts]),
     )

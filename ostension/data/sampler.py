@@ -61,10 +61,6 @@ class Sampler:
         """The epoch to which `step` belongs, from 0."""
         return step // self.steps_per_epoch
 
-    def visit(self, step: int) -> int:
-        """A number that differs between two visits of one sample: the epoch, or with replacement the step."""
-        return step if self.replacement else self.epoch(step)
-
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """The samples of `rank`'s part of global batch number `step`, as int64 of shape (batch_size / world_size,).
 
@@ -82,6 +78,16 @@ class Sampler:
         first = batch * self.batch_size
         positions = np.arange(first + start, first + stop, dtype=np.uint64)
         return permute(positions, self.num_samples, (self.seed, "order", epoch)).astype(np.int64)
+
+    def visits(self, step: int, start: int, stop: int) -> np.ndarray:
+        """For each of `part` a number that differs between two visits of one sample: the epoch, or the number of the draw."""
+        if self.replacement:
+            return np.arange(step * self.batch_size + start, step * self.batch_size + stop)
+        return np.full(stop - start, self.epoch(step))
+
+    def pool(self, sample: int) -> tuple[int, int]:
+        """First and number of the samples among which a substitute is looked for: all."""
+        return 0, self.num_samples
 
 
 def equal_part(batch_size: int, rank: int, world_size: int) -> tuple[int, int]:

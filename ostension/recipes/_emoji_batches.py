@@ -79,7 +79,7 @@ class EmojiBatches:
     def __init__(self, emoji: EmojiSet, config: EmojiBatchesConfig, model: CLIP):
         self.emoji, self.config = emoji, config
         self.tokenizer, self.preprocess = model.tokenizer, model.config.preprocess
-        self.length = None if model.config.text.causal else model.config.text.context_length
+        self.length = model.config.text.context_length if model.config.text.sees_padding else None
         rows = emoji.rows("train")
         self.rows_of = {int(concept): rows[emoji.concept[rows] == concept] for concept in np.unique(emoji.concept[rows])}
         self.seen = np.array(sorted(self.rows_of))
@@ -103,7 +103,7 @@ class EmojiBatches:
         whole = self._whole(step)
         if world_size == 1:
             return whole
-        return dataclasses.replace(whole.rows(start, stop), texts_cut=whole.texts_cut if rank == 0 else 0)  # counted once
+        return dataclasses.replace(whole.part(slice(start, stop)), texts_cut=whole.texts_cut if rank == 0 else 0)  # counted once
 
     def _whole(self, step: int) -> Batch:
         config = self.config

@@ -26,7 +26,8 @@ class Batch:
         images: (B, 3, S, S), preprocessed.
         tokens: (B, T), T at most the context length; see `pad_tokens`.
         keys: where each pair comes from, for diagnosis.
-        groups: (B,) a number per pair, equal for pairs that are not each other's negatives; None where all differ.
+        groups: (B,) a number per pair, equal for pairs that are not each other's negatives, or (B, K) numbers of which one
+            in common is enough; None where all differ.
         rejects: pairs that could not be used and were replaced: their key and why.
         texts_cut: captions that were longer than the context.
     """
@@ -52,12 +53,6 @@ class Batch:
             return self
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "tokens")}
         return dataclasses.replace(self, **moved, groups=None if self.groups is None else self.groups.to(device))
-
-    def rows(self, start: int, stop: int) -> Batch:
-        """The pairs from `start` up to `stop`; what was replaced and cut is told of the whole batch."""
-        tensors = {name: getattr(self, name)[start:stop] for name in ("images", "tokens")}
-        groups = None if self.groups is None else self.groups[start:stop]
-        return dataclasses.replace(self, **tensors, keys=self.keys[start:stop], groups=groups)
 
 
 class BatchSource(Protocol):

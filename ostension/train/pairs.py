@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
 from ostension.config import require, to_tree
-from ostension.data.loader import Loader
+from ostension.data.captions import AllCaptions
+from ostension.data.layout import USUAL, Layout
+from ostension.data.loader import Loaded, Loader
+from ostension.data.mixture import Mixture
 from ostension.data.open import open_pairs
-from ostension.data.pairs import Pair, PairSource
+from ostension.data.pairs import Joined, Pair, PairSource
 from ostension.data.sampler import Sampler
 from ostension.errors import DataError
-from ostension.image.decode import open_image
 from ostension.image.transforms import Transform
 from ostension.model.clip import CLIP
 from ostension.model.config import TextConfig
@@ -30,26 +33,38 @@ class PairBatchesConfig:
     """How batches are made from a source of pairs.
 
     Attributes:
-        data: what `open_pairs` opens.
+        data: what `open_pairs` opens, or a list of such. A recipe may leave it empty, for the user to name.
+        weights: how much of each batch comes from each entry of `data`, in any unit; each then has epochs of its own (see
+            `data.mixture`). Without, all entries are one source.
+        layout: what holds the images and the captions, where that is not as usual.
         batch_size: pairs in a global batch.
         seed: of the order, the captions and the crops.
-        captions: of a pair's several, "random" draws one at each visit, "first" always takes the first.
-        crop: "random" cuts a square of the short side's length at a random place (the paper's only augmentation),
-            "center" takes the model's own preprocessing.
-        groups: "caption" makes pairs of equal caption one group (see `losses`); "none" treats all pairs as different.
+        captions: of a pair's several, "random" draws one at each visit, "first" always takes the first; "all" makes each of
+            them a pair of its own, once an epoch.
+        crop: "random" resizes the short side and cuts a square at a random place (the paper's only augmentation), "center"
+            takes the model's own preprocessing.
+        groups: pairs of one group are not each other's negatives, if the loss is told so (`losses`): "caption" makes those
+            of equal caption a group (but for case and spaces), "image" those of equal image file, "both" those of either.
         replacement: draw samples with replacement.
     """
 
-    data: str
+    data: str | tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    layout: Layout = USUAL
     batch_size: int = 256
     seed: int = 0
-    captions: Literal["random", "first"] = "random"
+    captions: Literal["random", "first", "all"] = "random"
     crop: Literal["random", "center"] = "random"
-    groups: Literal["none", "caption"] = "none"
+    groups: Literal["none", "caption", "image", "both"] = "none"
     replacement: bool = False
 
     def __post_init__(self):
         require(self.batch_size >= 1, "batches.batch_size", self.batch_size, "1 or more")
+        if self.weights:
+            count = 1 if isinstance(self.data, str) else len(self.data)
+            require(len(self.weights) == count, "batches.weights", self.weights, f"one for each of {count} entries of data")
+        if self.layout.shares:
+            require(self.captions == "random", "batches.layout.shares", self.layout.shares, "captions='random' with it")
 
     def build(self, model: CLIP) -> PairBatches:
         """The batches for a model: its transform, its tokenizer.
@@ -57,7 +72,15 @@ class PairBatchesConfig:
         Raises:
             DataError: if the data cannot be opened, or is smaller than one batch.
         """
-        return PairBatches(open_pairs(self.data), self, model.transform, model.tokenizer, model.config.text)
+        return PairBatches(self.open(), self, model.transform, model.tokenizer, model.config.text)
+
+    def open(self) -> PairSource:
+        """The source; with weights, `Joined` from one source for each."""
+        require(bool(self.data), "batches.data", self.data, "one or more sources")
+        entries = [self.data] if isinstance(self.data, str) else self.data
+        if not self.weights:
+            return open_pairs(entries, layout=self.layout)
+        return Joined([open_pairs(entry, layout=self.layout) for entry in entries])
 
 
 class PairBatches:
@@ -68,9 +91,17 @@ class PairBatches:
     def __init__(
         self, source: PairSource, config: PairBatchesConfig, transform: Transform, tokenizer: Tokenizer, text: TextConfig
     ):
-        self.source, self.config, self.tokenizer, self.text = source, config, tokenizer, text
-        self.sampler = Sampler(len(source), config.batch_size, config.seed, config.replacement)
-        self._loader = Loader(source, self.sampler, _Decode(config, transform), seed=config.seed)
+        self.config, self.tokenizer, self.text = config, tokenizer, text
+        self.source = _each_caption(source, config) if config.captions == "all" else source
+        self.order: Mixture | Sampler
+        if config.weights:
+            assert isinstance(self.source, Joined)
+            sizes = tuple(map(len, self.source.sources))
+            self.order = Mixture(sizes, config.weights, config.batch_size, config.seed, config.replacement)
+        else:
+            self.order = Sampler(len(self.source), config.batch_size, config.seed, config.replacement)
+        digests = config.groups in ("image", "both")
+        self._loader = Loader(self.source, self.order, _Decode(config, transform), seed=config.seed, digests=digests)
 
     @property
     def batch_size(self) -> int:
@@ -78,12 +109,16 @@ class PairBatches:
 
     @property
     def num_samples(self) -> int:
-        """Samples that an epoch visits: whole batches."""
-        return self.sampler.steps_per_epoch * self.batch_size
+        """Samples that an epoch visits: whole batches; of several sources with weights, as many as they have together."""
+        return self.order.steps_per_epoch * self.batch_size
 
     def identity(self) -> Mapping[str, Any]:
         # Not the path: the same data may lie elsewhere tomorrow.
         settings = {name: value for name, value in to_tree(self.config).items() if name != "data"}
+        if isinstance(self.order, Mixture):
+            assert isinstance(self.source, Joined)
+            parts = [{"fingerprint": part.fingerprint(), "num_pairs": len(part)} for part in self.source.sources]
+            return {**settings, "sources": parts}
         return {**settings, "fingerprint": self.source.fingerprint(), "num_pairs": len(self.source)}
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
@@ -93,10 +128,22 @@ class PairBatches:
             images=torch.from_numpy(loaded.images),
             tokens=pad_tokens(rows, self.tokenizer.pad_id, self.text),
             keys=loaded.keys,
-            groups=torch.tensor([_group_of(text) for text in loaded.texts]) if self.config.groups == "caption" else None,
+            groups=self._groups(loaded),
             rejects=loaded.rejects,
             texts_cut=cut,
         )
+
+    def _groups(self, loaded: Loaded) -> Tensor | None:
+        """Hashes of content, which are the same in every process: (B,), or (B, 2) for "both"."""
+        kind = self.config.groups
+        if kind == "none":
+            return None
+        columns = [] if kind == "image" else [np.array([_hash_of(text) for text in loaded.texts], dtype=np.uint64)]
+        if kind != "caption":
+            assert loaded.digests is not None
+            columns.append(loaded.digests)
+        numbers = torch.from_numpy(np.stack(columns, 1).view(np.int64))
+        return numbers if kind == "both" else numbers[:, 0].contiguous()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,29 +154,38 @@ class _Decode:
     transform: Transform
 
     def __call__(self, pair: Pair, generator: np.random.Generator) -> tuple[np.ndarray, str]:
-        texts = [text for text in pair.texts if text.strip()]
-        if not texts:
-            raise DataError("no caption")
         # Drawn whether used or not, so that the crops do not depend on the captions' setting.
-        which, where = generator.random(2)
-        text = texts[int(which * len(texts))] if self.config.captions == "random" else texts[0]
+        which, across, down = generator.random(3)
+        text = self._caption(pair, which)
         if self.config.crop == "center":
             return self.transform(pair.image).numpy(), text
-        settings = self.transform.config
-        picture = open_image(
-            pair.image, max_pixels=settings.max_pixels, max_bytes=settings.max_bytes, exif=settings.exif, alpha=settings.alpha
-        )
-        return self.transform(random_square(picture, where)).numpy(), text
+        return self._cropped(pair.image, place=(across, down)).numpy(), text
+
+    def _caption(self, pair: Pair, which: float) -> str:
+        captions = [number for number, text in enumerate(pair.texts) if text.strip()]
+        if not captions:
+            raise DataError("no caption")
+        if self.config.captions != "random":
+            return pair.texts[captions[0]]
+        if not pair.weights:
+            return pair.texts[captions[int(which * len(captions))]]
+        shares = np.cumsum([pair.weights[number] for number in captions])
+        return pair.texts[captions[int(np.searchsorted(shares, which * shares[-1], side="right"))]]
+
+    @functools.cached_property
+    def _cropped(self) -> Transform:
+        """The short side to size whatever the model's own rule is: what is squashed or padded leaves nothing to choose."""
+        return Transform(dataclasses.replace(self.transform.config, resize="shortest"))
 
 
-def random_square(picture: Image.Image, where: float) -> Image.Image:
-    """The square of the short side's length at `where` (from 0 up to 1) along the long side."""
-    side = min(picture.size)
-    left = int(where * (picture.width - side + 1))
-    top = int(where * (picture.height - side + 1))
-    return picture.crop((left, top, left + side, top + side))
+def _each_caption(source: PairSource, config: PairBatchesConfig) -> PairSource:
+    """The source with every caption as a pair of its own, source by source where they have weights."""
+    if config.weights:
+        assert isinstance(source, Joined)
+        return Joined([AllCaptions(part) for part in source.sources])
+    return AllCaptions(source)
 
 
-def _group_of(caption: str) -> int:
+def _hash_of(caption: str) -> int:
     normal = " ".join(caption.lower().split())
-    return int.from_bytes(hashlib.blake2b(normal.encode("utf-8", "replace"), digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(hashlib.blake2b(normal.encode("utf-8", "replace"), digest_size=8).digest(), "little")

@@ -82,7 +82,7 @@ def test_drawing_with_replacement_repeats_samples_and_needs_no_full_batch():
     sampler = Sampler(3, 64, 1, replacement=True)
     assert set(sampler.batch(0).tolist()) == {0, 1, 2}
     assert sampler.batch(0).tolist() != sampler.batch(1).tolist()
-    assert sampler.visit(5) == 5 and Sampler(64, 32).visit(5) == 2
+    assert sampler.visits(5, 1, 3).tolist() == [321, 322] and Sampler(64, 32).visits(5, 1, 3).tolist() == [2, 2]
 
 
 def test_unequal_parts_and_empty_sources_are_refused():

@@ -154,7 +154,7 @@ class FakeBatches:
             os._exit(9)
         time.sleep(at.get("sleep_s", 0.0))
         ids = self.sampler.batch(step).tolist()
-        visit = self.sampler.visit(step)
+        visit = self.sampler.epoch(step)
         noise = [torch.randn(3, self.size, self.size, generator=torch_generator("pixels", index, visit)) for index in ids]
         kinds = torch.tensor([index % 6 for index in ids])
         images = torch.stack(noise) + 0.5 * kinds[:, None, None, None]

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from ostension.config import from_tree, to_tree
+from ostension.data.layout import Layout
 from ostension.data.pairs import Pair, Summary
 from ostension.errors import ConfigError, DataError
+from ostension.image.transforms import Transform
+from ostension.losses import LossConfig
 from ostension.model.clip import CLIP
 from ostension.model.presets import preset
-from ostension.runtime import numpy_generator
-from ostension.train.pairs import PairBatches, PairBatchesConfig, random_square
+from ostension.train.objective import Contrastive
+from ostension.train.pairs import PairBatches, PairBatchesConfig
 from ostension.train.prefetch import batches_ahead
+
+sys.path.append(str(Path(__file__).parents[1] / "data"))
+from shard_making import members, write_tar
 
 
 class Pictures:
@@ -115,14 +124,14 @@ def test_the_center_crop_is_the_models_own_preprocessing():
         assert torch.equal(image, MODEL.transform(Pictures().read(int(key.split("/")[1])).image))
 
 
-def test_the_random_square_reaches_both_ends_and_stays_inside():
-    wide, high = Image.new("RGB", (40, 20)), Image.new("RGB", (20, 40))
-    wide.putpixel((39, 0), (255, 0, 0))
-    high.putpixel((0, 0), (255, 0, 0))
-    assert random_square(wide, 0.999).getpixel((19, 0)) == (255, 0, 0)
-    assert random_square(high, 0.0).getpixel((0, 0)) == (255, 0, 0)
-    places = numpy_generator("squares").random(50)
-    assert {random_square(wide, where).size for where in places} == {(20, 20)}
+def test_the_random_square_reaches_both_ends_whatever_the_models_own_resize():
+    squash = Transform(dataclasses.replace(MODEL.transform.config, resize="squash"))
+    config = PairBatchesConfig(data="memory", batch_size=20)
+    batches = PairBatches(Pictures(), config, squash, MODEL.tokenizer, MODEL.config.text)
+    blue = np.array([batches.batch(step).images[:, 2].mean((1, 2)).numpy() for step in range(4)]).ravel()
+    left, right = (squash(np.full((9, 9, 3), level, np.uint8))[2].mean().item() for level in (9.5 * 6, 29.5 * 6))
+    assert left - 0.2 < blue.min() < left + 0.3 and right - 0.3 < blue.max() < right + 0.2
+    assert len(np.unique(blue.round(3))) > 20
 
 
 @pytest.mark.parametrize("fault", ["broken", "silent"])
@@ -164,6 +173,98 @@ def test_equal_captions_make_a_group():
     equal = batch.groups[:, None] == batch.groups
     assert equal.tolist() == [[one == other for other in kinds] for one in kinds]
     assert make().batch(0).groups is None
+
+
+def test_equal_images_make_a_group_in_every_process():
+    class Twins(Pictures):
+        def read(self, index):
+            return dataclasses.replace(super().read(index % 5), texts=(f"text {index}", f"text {index}"))
+
+    whole = make(Twins(), groups="image", captions="first").batch(0)
+    kinds = [int(key.split("/")[1]) % 5 for key in whole.keys]
+    assert (whole.groups[:, None] == whole.groups).tolist() == [[one == other for other in kinds] for one in kinds]
+    parts = [make(Twins(), groups="both", captions="first").batch(0, rank, 3).groups for rank in range(3)]
+    assert torch.equal(torch.cat(parts)[:, 1], whole.groups) and len(set(torch.cat(parts)[:, 0].tolist())) == 6
+    objective = Contrastive(MODEL, LossConfig(duplicates="share"))
+    with torch.no_grad():
+        embedded = objective.embed(whole)
+        assert objective.loss(embedded, torch.cat(parts)).loss == objective.loss(embedded, whole.groups).loss
+
+
+def test_captions_are_drawn_by_their_shares():
+    class Weighted(Pictures):
+        def read(self, index):
+            return dataclasses.replace(super().read(index), texts=("often", " ", "seldom"), weights=(3, 5, 1))
+
+    batches = make(Weighted(), batch_size=20)
+    often, seldom = (tuple(batches.tokenizer.ragged([text])[0]) for text in ("often", "seldom"))
+    drawn = [tuple(row.tolist()) for step in range(20) for row in batches.batch(step).tokens]
+    assert set(drawn) == {often, seldom} or {row[: len(often)] for row in drawn} <= {often, seldom[: len(often)]}
+    share = sum(row[: len(often)] == often for row in drawn) / len(drawn)
+    assert 0.69 < share < 0.81  # standard deviation 0.022
+
+
+def test_all_captions_are_pairs_of_an_epoch():
+    batches = make(Pictures(10), batch_size=5, captions="all")
+    assert batches.num_samples == 20 and batches.identity()["num_pairs"] == 20
+    keys = [key for step in range(4) for key in batches.batch(step).keys]
+    assert set(keys) == {f"mem/{index}#{caption}" for index in range(10) for caption in (1, 2)}
+
+
+def mixture(tmp_path, **settings):
+    for name, start in (("a", 0), ("b", 100)):
+        write_tar(tmp_path / f"{name}.tar", members(30, start))
+    data = (str(tmp_path / "a.tar"), str(tmp_path / "b.tar"))
+    return PairBatchesConfig(data=data, weights=(3, 1), batch_size=8, **settings).build(MODEL)
+
+
+def test_sources_with_weights_give_their_shares_in_every_batch(tmp_path):
+    batches = mixture(tmp_path)
+    for step in range(12):
+        keys = batches.batch(step).keys
+        assert sum(key.startswith("b/") for key in keys) == 2
+    parts = [batches.batch(7, rank, 4).keys for rank in range(4)]
+    assert [key for part in parts for key in part] == list(batches.batch(7).keys)
+    first = [key for step in range(5) for key in batches.batch(step).keys if key.startswith("a/")]
+    assert len(set(first)) == 30
+
+
+def test_a_bad_sample_of_a_mixture_is_replaced_by_one_of_its_source(tmp_path):
+    bad = [("bad.png", b"no image"), ("bad.txt", b"x")]
+    write_tar(tmp_path / "a.tar", members(10))
+    write_tar(tmp_path / "b.tar", [*members(10, 100), *bad])
+    data = (str(tmp_path / "a.tar"), str(tmp_path / "b.tar"))
+    batches = PairBatchesConfig(data=data, weights=(1, 1), batch_size=10).build(MODEL)
+    found = [batches.batch(step) for step in range(6)]
+    assert all(sum(key.startswith("b/") for key in batch.keys) == 5 for batch in found)
+    assert {key for batch in found for key, _ in batch.rejects} == {"b/bad"}
+
+
+def test_the_identity_of_a_mixture_tells_weights_and_every_content(tmp_path):
+    one = mixture(tmp_path)
+    assert one.identity()["weights"] == [3, 1] and [part["num_pairs"] for part in one.identity()["sources"]] == [30, 30]
+    assert len({part["fingerprint"] for part in one.identity()["sources"]}) == 2
+    assert not {"data", "fingerprint"} & one.identity().keys()
+    assert from_tree(PairBatchesConfig, to_tree(one.config)) == one.config
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"data": "x", "weights": (1, 2)}, {"data": ("x", "y"), "weights": (1,)}, {"data": ()}, {"data": "x", "batch_size": 0}],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings):
+    with pytest.raises(ConfigError, match="batches"):
+        PairBatchesConfig(**settings).open()
+
+
+def test_shares_without_drawing_are_refused():
+    with pytest.raises(ConfigError, match=r"batches\.layout\.shares"):
+        PairBatchesConfig(data="x", captions="all", layout=Layout(texts=("a",), shares=(1,)))
+
+
+def test_one_sample_and_drawing_with_replacement_make_full_batches():
+    batch = make(Pictures(1), batch_size=4, replacement=True).batch(3)
+    assert list(batch.keys) == ["mem/0"] * 4 and len({image.numpy().tobytes() for image in batch.images}) > 1
 
 
 def test_the_identity_holds_the_content_and_not_the_place():
