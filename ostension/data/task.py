@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ostension.config import from_tree, require
-from ostension.data.task_parts import Folds, Kind, Metric, Oracle, Source, Split, chance_level
+from ostension.data.task_parts import Folds, Kind, Metric, Oracle, PreprocessChange, Source, Split, chance_level
 from ostension.errors import ConfigError, DataError, LimitError, unknown_name
 from ostension.files import sha256_json
 from ostension.registry import RecordRegistry
@@ -61,7 +61,8 @@ class Task:
         group_by: whether results are split by the values of those fields, or by class and values.
         group_weights: shares of the groups ("value", or "label/value") by which an average is weighted.
         captions_per_image: of a retrieval task.
-        preprocess: settings of `PreprocessConfig` that this task needs changed.
+        preprocess: settings of `PreprocessConfig` that this task needs changed (those of `PreprocessChange`).
+        cut_px: pixels that are cut off each side of every picture before anything else.
         sources: forms in which the data may lie.
         licence, citation: of the data.
         notes: the traps of this data set, one line each; `show` and `validate` print them.
@@ -92,6 +93,7 @@ class Task:
     group_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     captions_per_image: int | None = None
     preprocess: dict[str, Any] = dataclasses.field(default_factory=dict)
+    cut_px: int = 0
     sources: tuple[Source, ...] = ()
     licence: str
     citation: str
@@ -107,7 +109,8 @@ class Task:
         else:
             self._check_classes()
         self.prompt_templates()
-        self._check_preprocess()
+        from_tree(PreprocessChange, self.preprocess)
+        require(self.cut_px >= 0, "cut_px", self.cut_px, "0 or more")
         if self.metric == "worst_group":
             require(bool(self.groups), "groups", self.groups, "a field of the samples, for the metric worst_group")
 
@@ -237,13 +240,6 @@ class Task:
         for name in ("classes", "class_set", "classes_of", "subset", "texts", "superclass_of", "numbers_from"):
             require(getattr(self, name) is None, name, getattr(self, name), "nothing for a retrieval task")
         require((self.captions_per_image or 0) >= 1, "captions_per_image", self.captions_per_image, "1 or more")
-
-    def _check_preprocess(self) -> None:
-        if self.preprocess:
-            from ostension.image.transforms import PreprocessConfig
-
-            from_tree(PreprocessConfig, {"image_size": 224, **self.preprocess})
-            require("image_size" not in self.preprocess, "preprocess.image_size", self.preprocess, "it left to the model")
 
 
 def names_that_differ(names: dict[str, tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ostension.data.sets.base import LabelledSet, SelectedSet, ids_sha256, is_split
+from ostension.data.sets.base import CutSet, LabelledSet, SelectedSet, ids_sha256, is_split
 from ostension.data.sets.fetch import fetch
 from ostension.data.sets.open import open_set
 from ostension.data.task import Source, Task, read_task
@@ -67,8 +67,8 @@ def open_task(
 
     Args:
         task: a record, its name, or a TOML file.
-        data: the data itself, or a folder below which the record's sources lie; by default the folder that the environment
-            variable OSTENSION_DATA names.
+        data: the data itself, or a folder below which the record's sources lie; by default the folder of a TOML file that
+            says where its data lies, or the folder that the environment variable OSTENSION_DATA names.
         split: the split's name.
         download: whether a source with a URL may be fetched.
 
@@ -77,7 +77,9 @@ def open_task(
         DataError: for data that cannot be read, and for a label that is no class.
     """
     if not isinstance(task, Task):
-        task = read_task(task)
+        path, task = Path(task), read_task(task)
+        if data is None and path.suffix == ".toml" and any(source.path for source in task.sources):
+            data = path.parent
     task.split(split)
     found = open_data(task, data, download=download)
     part = select(task, found, split)
@@ -85,6 +87,8 @@ def open_task(
     for note in notes:
         _LOG.warning(note)
     classes = tuple(task.display_names())
+    if task.cut_px:
+        part = CutSet(found, part.indices, task.cut_px)
     return TaskData(
         task=task,
         split=split,

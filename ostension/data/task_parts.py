@@ -129,6 +129,19 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PreprocessChange:
+    """Settings of `image.transforms.PreprocessConfig` that a task may change; a test holds the two together.
+
+    They stand here once more, because records must be readable without the model's packages.
+    """
+
+    resize: Literal["shortest", "squash", "longest"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    short_side: int | None = None
+    alpha: Literal["white", "drop"] = "white"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Oracle:
     """Published results, in percent, that a correct evaluation comes near to.
 

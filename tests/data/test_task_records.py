@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 
 from ostension.data.suite import read_suite, suite_names
 from ostension.data.task import read_task, task_names
+from ostension.data.task_parts import PreprocessChange
 from ostension.errors import ConfigError
+from ostension.image.transforms import PreprocessConfig
 from ostension.model.presets import preset_names
 from ostension.text.prompts import prompt_set, prompt_set_names
 
@@ -125,8 +129,13 @@ def test_label_orders_that_trap_are_tied_to_keys():
     assert read_task("oxford_pets").key_of("0") is None  # whose numbers? nobody said
 
 
-def test_kitti_is_not_cropped():
-    assert read_task("kitti").preprocess == {"resize": "squash"}
+def test_kitti_is_not_cropped_and_objectnet_loses_its_border():
+    assert read_task("kitti").preprocess == {"resize": "squash"} and read_task("objectnet").cut_px == 2
+
+
+def test_what_a_task_may_change_are_settings_of_the_preprocessing():
+    ours, theirs = typing.get_type_hints(PreprocessChange), typing.get_type_hints(PreprocessConfig)
+    assert ours.items() <= theirs.items()
 
 
 def test_shifts_take_their_classes_from_imagenet():
@@ -163,7 +172,8 @@ def test_every_suite_can_be_read(name):
 def test_suites_have_the_sizes_in_their_names():
     sizes = {name: len(read_suite(name).tasks) for name in suite_names()}
     assert sizes == {
-        "clip27": 27, "kornblith12": 12, "elevater20": 20, "shifts7": 7, "retrieval": 3, "domainbed5": 5, "groups": 4, "local": 10,
+        "clip27": 27, "kornblith12": 12, "elevater20": 20, "shifts7": 7, "retrieval": 3, "domainbed5": 5, "groups": 4,
+        "local": 10,
     }  # fmt: skip
     assert set(read_suite("clip27").tasks) == set(PAPER)
     assert set(read_suite("kornblith12").tasks) <= set(PAPER) and set(read_suite("elevater20").tasks) <= set(PAPER)

@@ -8,6 +8,7 @@ that names it.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,30 @@ class SelectedSet(LabelledSet):
 
     def summary(self) -> Summary:
         return Summary(num_pairs=len(self), num_bytes=self.parent.summary().num_bytes, rejects={})
+
+
+class CutSet(SelectedSet):
+    """Some samples of a set, with `cut_px` pixels cut off each side of every picture."""
+
+    def __init__(self, parent: LabelledSet, indices: np.ndarray, cut_px: int):
+        super().__init__(parent, indices)
+        self.cut_px = cut_px
+
+    def image(self, index: int) -> bytes:
+        """The rest of the picture as PNG."""
+        from ostension.image.decode import read_picture
+
+        image = read_picture(super().image(index), name=self.ids[index]).image
+        box = (self.cut_px, self.cut_px, image.width - self.cut_px, image.height - self.cut_px)
+        if box[2] <= box[0] or box[3] <= box[1]:
+            what = f"a picture of {image.width} x {image.height} pixels"
+            raise DataError(what, source=self.ids[index], expected=f"more than {2 * self.cut_px} each way")
+        buffer = io.BytesIO()
+        image.crop(box).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    def content(self) -> list[Any]:
+        return ["cut", self.cut_px, *super().content()]
 
 
 def ids_sha256(ids: Sequence[str]) -> str:
