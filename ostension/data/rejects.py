@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ostension.errors import DataError
 
@@ -31,6 +32,15 @@ class Rejects:
         self.counts: Counter[str] = Counter()
         self._recent: deque[tuple[int, int]] = deque()  # samples seen before the batch, rejects in it
         self._seen = 0
+
+    def state(self) -> dict[str, Any]:
+        """All that it carries, as JSON."""
+        return {"counts": dict(self.counts), "seen": self._seen, "recent": [list(entry) for entry in self._recent]}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`: the window of a resumed run is that of one that was not stopped."""
+        self.counts = Counter(state["counts"])
+        self._seen, self._recent = state["seen"], deque((seen, count) for seen, count in state["recent"])
 
     def add(self, step: int, num_samples: int, rejects: Sequence[tuple[str, str]]) -> None:
         """Take in the rejects (key, reason) of one batch of `num_samples`.

@@ -95,7 +95,7 @@ class TrainState:
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds as JSON."""
         best = None if self.best_step is None else {"step": self.best_step, "name": self.best_name, "value": self.best_value}
-        return {"changes": self.changes, "health": self.health.state(), "rejects": dict(self.rejects.counts), "best": best}
+        return {"changes": self.changes, "health": self.health.state(), "rejects": self.rejects.state(), "best": best}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from `checkpoint`.
@@ -112,7 +112,7 @@ class TrainState:
             else:  # a run that was allowed to begin averaging now
                 self.average = Average(self.masters, self.average.decay)
         self.health.load(checkpoint.state["health"])
-        self.rejects.counts.update(checkpoint.state["rejects"])
+        self.rejects.load(checkpoint.state["rejects"])
         self.step, self.changes = checkpoint.step, list(checkpoint.state["changes"])
         if checkpoint.state["best"] is not None:
             best = checkpoint.state["best"]

@@ -126,6 +126,23 @@ def test_bad_samples_that_lie_far_back_do_not_stop_the_run():
     assert rejects.counts["broken"] == 30
 
 
+def test_rejects_go_on_from_their_state_as_if_they_had_not_stopped():
+    def run(stops):
+        rejects = Rejects(limit=0.1, window=100)
+        for step in range(60):
+            if step in stops:
+                state = json.loads(json.dumps(rejects.state()))
+                rejects = Rejects(limit=0.1, window=100)
+                rejects.load(state)
+            try:
+                rejects.add(step, 10, [("a/1", "broken")] * (2 if step > 20 else step % 3 == 0))
+            except DataError as error:
+                return step, str(error), rejects.counts
+        return None
+
+    assert run(()) == run((3, 22, 24)) == run(range(60)) and run(())[0] in range(21, 30)
+
+
 def test_a_source_without_any_good_sample_ends_at_once(tmp_path):
     content = [(f"{number}.{suffix}", b"no") for number in range(9) for suffix in ("png", "txt")]
     source = TarShards([write_tar(tmp_path / "bad.tar", content)])
