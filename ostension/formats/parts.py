@@ -18,7 +18,7 @@ from ostension.errors import CheckpointError
 from ostension.files import read_json, write_json
 from ostension.formats.load import load
 from ostension.formats.manifest import verify as verify_manifest
-from ostension.formats.manifest import whole_folder, write_manifest
+from ostension.formats.manifest import write_manifest
 from ostension.formats.writer import write_model
 from ostension.model.captioner import NAME, Captioner, CaptionModel
 from ostension.model.clip import CLIP
@@ -39,16 +39,6 @@ def save_with_part(
         write_manifest(partial)
 
     write_model(model, folder, "ostension", overwrite=overwrite, check=add)
-
-
-def save_part(folder: str | os.PathLike, name: str, part: nn.Module, settings: Any, *, overwrite: bool = False) -> None:
-    """Write `part` into a folder of its own, with a manifest."""
-    try:
-        with whole_folder(Path(folder), overwrite=overwrite) as partial:
-            write_part(partial, name, part, settings)
-            write_manifest(partial)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot be written: {error}", source=folder, fix="nothing was left behind") from None
 
 
 def write_part(folder: Path, name: str, part: nn.Module, settings: Any) -> None:

@@ -45,7 +45,7 @@ class Captioner(nn.Module):
     def __init__(self, config: DecoderConfig, model: CLIP, *, seed: int | None = 0):
         super().__init__()
         text = model.config.text
-        if not text.causal or model.tokenizer.start_id is None:
+        if not getattr(text, "causal", False) or model.tokenizer.start_id is None:
             raise ConfigError(
                 "a captioner cannot stand on this text tower", source=model.config.name,
                 expected="a causal one, whose tokenizer has a start token",

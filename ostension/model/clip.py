@@ -28,6 +28,7 @@ from ostension.model.positions import resize_image_positions, resize_text_positi
 from ostension.model.resnet import ResNet
 from ostension.model.taps import Taps
 from ostension.model.text_tower import TextTransformer
+from ostension.model.towers.bag_of_words import BagOfWords
 from ostension.model.towers.bert import BertTower
 from ostension.model.towers.config import BertConfig, EfficientNetConfig
 from ostension.model.towers.efficientnet import EfficientNetLite
@@ -355,6 +356,8 @@ def text_tower(config: TextTowerConfig, embed_dim: int) -> Any:
     """The module of a text tower."""
     if isinstance(config, TextConfig):
         return TextTransformer(config, embed_dim)
+    if isinstance(config, BagConfig):
+        return BagOfWords(config, embed_dim)
     return BertTower(config, embed_dim) if isinstance(config, BertConfig) else TransformersTextTower(config, embed_dim)
 
 

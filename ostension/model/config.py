@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ostension.config import require
 from ostension.image.transforms import PreprocessConfig
 from ostension.model.towers.config import (
+    BagConfig,
     BertConfig,
     EfficientNetConfig,
     TransformersImageConfig,
@@ -218,7 +219,7 @@ if TYPE_CHECKING:
     AnyTokenizerConfig = Any
 else:
     ImageTowerConfig = VitConfig | ResNetConfig | EfficientNetConfig | TransformersImageConfig
-    TextTowerConfig = TextConfig | BertConfig | TransformersTextConfig
+    TextTowerConfig = TextConfig | BagConfig | BertConfig | TransformersTextConfig
     AnyTokenizerConfig = TokenizerConfig | SentencePieceConfig | WordPieceConfig | FastTokenizerConfig
 
 

@@ -190,3 +190,32 @@ class TransformersTextConfig:
     def sees_padding(self) -> bool:
         """Whether what stands after a text changes its embedding."""
         return False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BagConfig:
+    """A text tower that knows no order: the mean of a text's token embeddings, and a projection (`towers.bag_of_words`)."""
+
+    kind: Literal["bag_of_words"] = "bag_of_words"
+    context_length: int = 77
+    vocab_size: int = 49408
+    width: int = 512
+
+    def __post_init__(self):
+        for key in ("context_length", "vocab_size", "width"):
+            require(getattr(self, key) >= 1, f"text.{key}", getattr(self, key), "1 or more")
+
+    @property
+    def projection(self) -> bool:
+        """This tower always ends in one."""
+        return True
+
+    @property
+    def depth(self) -> int:
+        """Blocks: none."""
+        return 0
+
+    @property
+    def sees_padding(self) -> bool:
+        """Whether what stands after a text changes its embedding."""
+        return False
