@@ -6,7 +6,8 @@ that its largest number is the largest of float16. All is computed in float32, s
 float16 then holds numbers down to 1e-12 of the largest, and squares of gradients span more than that. A second moment v that
 became 0 while the first did not would leave a step of m / eps, bounded by nothing but eps: with eps = 1e-8, 100 learning
 rates for a gradient that is 1e-6 of its tensor's largest. So v is kept at least at the smallest number that its scale can
-say. It is then never too small by more than a rounding, and no step is larger than the one of float32.
+say. It is then never too small by more than a rounding, which is a third at the lower end of the range, and no step is
+more than 1.23 times as large as the one of float32.
 """
 
 from __future__ import annotations
