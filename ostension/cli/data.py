@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -24,16 +24,25 @@ class Inspect:
     Examples:
       ostension data inspect emoji
       ostension data inspect "cc/{00000..00331}.tar" --check 20000
-      ostension data inspect pairs.csv --json
+      ostension data inspect "data/train-*.parquet" --texts caption alt --json
+      ostension data inspect https://host/a.tar pairs.csv --weights 3 1
 
     Args:
-        source: The name emoji, tar shards (lists in braces, patterns), a .csv or .tsv, a folder, or several with :: between.
+        source: The name emoji, tar shards (lists in braces, patterns), Parquet, a .csv or .tsv, a folder; here or at URLs.
+        weights: How much of each batch would come from each source; without, they are one source.
+        image: Column of tables with the images, if it is not one of the usual ones.
+        texts: Columns with the texts; of tar shards, txt and keys of the JSON.
+        lines: Each line of a text is a caption.
         check: How many pairs to read and decode, spread evenly over the source; 0 for none.
         samples: How many pairs to print.
         json: Print one JSON object instead of lines.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[tuple[str, ...], tyro.conf.Positional]
+    weights: tuple[float, ...] = ()
+    image: str | None = None
+    texts: tuple[str, ...] = ()
+    lines: bool = False
     check: int = 1000
     samples: int = 3
     json: bool = False
@@ -42,19 +51,29 @@ class Inspect:
         for name in ("check", "samples"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} is {getattr(self, name)}", expected="0 or more")
+        if not self.source:
+            raise UsageError("the source is missing", expected="emoji, files, folders or URLs")
+        if self.weights and (len(self.weights) != len(self.source) or min(self.weights) <= 0):
+            raise UsageError(f"--weights is {self.weights}", expected="a positive number for each source")
 
     def run(self) -> int:
         from tqdm import tqdm
 
-        from ostension.data.inspection import inspect_pairs
+        from ostension.data.inspection import inspect_mixture, inspect_pairs
+        from ostension.data.layout import Layout
         from ostension.data.open import open_pairs
 
-        found = inspect_pairs(
-            open_pairs(self.source),
-            num_checked=self.check,
-            num_samples=self.samples,
-            progress=lambda indices: iter(tqdm(indices, desc="pairs", leave=False, disable=None)),
-        )
+        layout = Layout(image=self.image, texts=self.texts, lines=self.lines)
+        options: dict[str, Any] = {
+            "num_checked": self.check,
+            "num_samples": self.samples,
+            "progress": lambda indices: iter(tqdm(indices, desc="pairs", leave=False, disable=None)),
+        }
+        if self.weights:
+            sources = {name: open_pairs(name, layout=layout) for name in self.source}
+            found = inspect_mixture(sources, self.weights, **options)
+        else:
+            found = inspect_pairs(open_pairs(self.source, layout=layout), **options)
         print(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=2) if self.json else _as_lines(found))
         return 1 if found.num_unusable or found.notes else 0
 
@@ -102,6 +121,9 @@ def _as_lines(found: Inspection) -> str:
     ]
     if found.num_identical_images is not None:
         lines.append(f"identical     {found.num_identical_images:,} images have the bytes of an earlier one")
+    for part in found.sources:
+        epochs = f"passed {part.epochs:.2f} times in as many samples as all have"
+        lines.append(f"source        {part.name}: {part.num_pairs:,} pairs, {part.share:.1%} of every batch, {epochs}")
     lines += [f"left out      {count:,} x {reason}" for reason, count in found.rejects.items()]
     lines += [f"torn          {note}" for note in found.notes]
     if found.num_checked:

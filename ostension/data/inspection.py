@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ostension.data.pairs import PairSource
+from ostension.data.pairs import Joined, PairSource
 from ostension.errors import DataError, LimitError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """One of several sources with weights.
+
+    Attributes:
+        share: its part of every batch.
+        epochs: how often it is passed while as many samples are taken as all sources have.
+    """
+
+    name: str
+    num_pairs: int
+    share: float
+    epochs: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +43,7 @@ class Inspection:
         formats: checked images by format and mode.
         traits: checked images by what is unusual about them (see `image.decode.TRAITS`).
         samples: the first few pairs: key, captions, metadata.
+        sources: the parts of a mixture; empty for one source.
     """
 
     num_pairs: int
@@ -49,6 +65,7 @@ class Inspection:
     formats: dict[str, int]
     traits: dict[str, int]
     samples: tuple[dict[str, Any], ...]
+    sources: tuple[Share, ...] = ()
 
 
 def inspect_pairs(
@@ -114,11 +131,22 @@ def inspect_pairs(
     )
 
 
+def inspect_mixture(sources: Mapping[str, PairSource], weights: Sequence[float], **options: Any) -> Inspection:
+    """The same of several sources with weights (see `mixture`); `options` are those of `inspect_pairs`."""
+    total, num_pairs = sum(weights), sum(map(len, sources.values()))
+    parts = tuple(
+        Share(name=name, num_pairs=len(source), share=weight / total, epochs=weight / total * num_pairs / len(source))
+        for (name, source), weight in zip(sources.items(), weights, strict=True)
+    )
+    return dataclasses.replace(inspect_pairs(Joined(list(sources.values())), **options), sources=parts)
+
+
 def _identical(source: PairSource) -> int | None:
     # Only shards have the hashes at hand; elsewhere every image would have to be read.
     from ostension.data.tar_shards import TarShards
 
-    if not isinstance(source, TarShards):
+    parts = source.sources if isinstance(source, Joined) else [source]
+    if not all(isinstance(part, TarShards) for part in parts):
         return None
     return len(source) - len(np.unique(source.image_digests()))
 

@@ -50,6 +50,25 @@ def test_inspect_knows_the_embedded_set(capsys):
     assert "pairs         8,143 in 31.4 MB" in capsys.readouterr().out
 
 
+def test_inspect_shows_the_parts_of_a_mixture(tmp_path, capsys):
+    for name, count, start in (("a", 30, 0), ("b", 10, 100)):
+        write_tar(tmp_path / f"{name}.tar", members(count, start))
+    assert main(["data", "inspect", str(tmp_path / "a.tar"), str(tmp_path / "b.tar"), "--weights", "3", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "pairs         40 in" in printed and "identical     0 images" in printed
+    for name, count, share, epochs in (("a", 30, "75.0%", "1.00"), ("b", 10, "25.0%", "1.00")):
+        line = f"{name}.tar: {count} pairs, {share} of every batch, passed {epochs} times in as many samples as all have"
+        assert line in printed
+
+
+def test_inspect_takes_the_texts_that_it_is_told(tmp_path, capsys):
+    write_tar(tmp_path / "a.tar", [*members(3), ("x.png", members(1)[0][1]), ("x.json", b'{"alt": ["one", "two"]}')])
+    arguments = ["data", "inspect", str(tmp_path / "a.tar"), "--json", "--texts", "txt", "alt"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_pairs"] == 4 and found["captions"] == 1.25 and found["sources"] == []
+
+
 def test_index_makes_indexes_and_makes_them_again_when_forced(tmp_path, capsys):
     path = write_tar(tmp_path / "a.tar", members(3))
     assert main(["data", "index", str(tmp_path)]) == 0
@@ -76,6 +95,9 @@ def test_a_torn_shard_is_shown_and_exits_1(tmp_path, capsys):
     [
         (["inspect", "nowhere.tar"], 1, "nowhere.tar: no such file"),
         (["inspect", "emoji", "--check", "-1"], 2, "--check is -1"),
+        (["inspect", "emoji", "--weights", "1", "2"], 2, "--weights is (1.0, 2.0)"),
+        (["inspect", "--json"], 2, "the source is missing"),
+        (["inspect", "emoji", "--image", "jpg"], 1, "there is no table among the data"),
         (["index", "."], 1, "no tar shard in this folder"),
         (["idnex", "."], 2, "unknown command 'data idnex'"),
     ],
