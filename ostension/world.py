@@ -180,15 +180,17 @@ class World:
 
     def _missing(self) -> list[int]:
         """The processes that do not say within moments that they, too, have lost somebody."""
-        if self.store is None:
-            return []
         missing = [rank for rank in range(self.size) if rank != self.rank]
-        with contextlib.suppress(RuntimeError):  # the store may have gone with its process
+        if self.size == 2 or self.store is None:
+            return missing if self.size == 2 else []
+        with contextlib.suppress(RuntimeError):
             self.store.set(f"lost/{self.rank}", "1")
             deadline = time.monotonic() + ROLL_CALL_S
-            while len(missing) and time.monotonic() < deadline:
+            while missing and time.monotonic() < deadline:
+                time.sleep(0.1)
+                if not _store_lives():  # asking it would fill the screen with torch's own words
+                    return [] if "TORCHELASTIC_USE_AGENT_STORE" in os.environ else [0]
                 missing = [rank for rank in missing if not self.store.check([f"lost/{rank}"])]
-                time.sleep(0.05)
             return missing
         return []
 
@@ -289,6 +291,15 @@ def _started_by_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")) and (
         int(os.environ["WORLD_SIZE"]) > 1
     )
+
+
+def _store_lives() -> bool:
+    """Whether somebody listens where the processes met: process 0, or torchrun itself."""
+    try:
+        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _is_loss(problem: RuntimeError) -> bool:

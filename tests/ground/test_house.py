@@ -23,7 +23,7 @@ ROWS = [
     ("curate",),
     ("serve", "export"),
     ("recipes",),
-    ("cli",),
+    ("cli", "__main__"),
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 CORE = {"torch", "numpy", "PIL", "safetensors", "regex", "ftfy", "tyro", "tqdm"}

@@ -180,8 +180,22 @@ class Parts:
         return Batch(images=images, tokens=tokens, keys=[f"pair-{index}" for index in ids], groups=groups, rejects=rejects)
 
 
-def trained(folder, preset="tiny-vit", steps=6, every=3, precision="fp32", batches=None, loss=None, evaluate=False, **settings):
-    """Train in `folder`; the status and the step."""
+def trained(
+    folder,
+    preset="tiny-vit",
+    steps=6,
+    every=3,
+    precision="fp32",
+    batches=None,
+    loss=None,
+    evaluate=False,
+    kill=None,
+    **settings,
+):
+    """Train in `folder`; the status and the step.
+
+    `kill` is (name, step, rank): this process dies by SIGKILL on entering that function of a save of that step.
+    """
     from ostension.losses import LossConfig
     from ostension.model.clip import CLIP
     from ostension.model.presets import preset as find_preset
@@ -191,6 +205,17 @@ def trained(folder, preset="tiny-vit", steps=6, every=3, precision="fp32", batch
     from ostension.train.optim import OptimConfig
     from ostension.train.schedule import ScheduleConfig
 
+    if kill is not None and os.environ["RANK"] == str(kill[2]):
+        from ostension.train import checkpoint
+
+        function = getattr(checkpoint, kill[0])
+
+        def dying(path, *rest):
+            if f"{kill[1]:08d}" in str(path):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(path, *rest)
+
+        setattr(checkpoint, kill[0], dying)
     resume = settings.pop("resume", "auto")
     model = CLIP(find_preset(preset), seed=5)
     config = TrainConfig(
@@ -215,3 +240,52 @@ def trained(folder, preset="tiny-vit", steps=6, every=3, precision="fp32", batch
     objective = Contrastive(model, LossConfig(**(loss or {})))
     result = train(objective, Parts(**(batches or {})), config, folder, resume=resume, evaluate=measure if evaluate else None)
     return {"status": result.status, "step": result.step}
+
+
+def resaved(source, target, parallel="ddp", precision="fp32", average=None, optim=None):
+    """Load the newest checkpoint of one run folder, as a resumed run does, and save the state in another."""
+    from pathlib import Path
+
+    from ostension import world as worlds
+    from ostension.model.clip import CLIP
+    from ostension.model.presets import preset
+    from ostension.train.checkpoint import CheckpointStore, read_checkpoint
+    from ostension.train.loop import PRECISIONS
+    from ostension.train.objective import Contrastive
+    from ostension.train.optim import OptimConfig
+    from ostension.train.state import TrainState
+
+    with worlds.joined(timeout_s=30) as world:
+        Path(target).mkdir(exist_ok=True)
+        state = TrainState(
+            Contrastive(CLIP(preset("tiny-vit"), seed=77)), Path(target), optim=OptimConfig(lr=1e-3, **(optim or {})),
+            dtype=PRECISIONS[precision], average=average, non_finite="stop", world=world, parallel=parallel,
+        )  # fmt: skip
+        path = world.by_first(lambda: str(CheckpointStore(source).newest_path()))
+        state.load(read_checkpoint(Path(path), state.rows()))
+        saved = CheckpointStore(target, world).save(state.step, state.tensors(), {"config": {}, **state.facts()}, state.rows())
+        held = sum(tensor.numel() for group in state.tensors().values() for tensor in group.values())
+        return {"step": state.step, "files": sorted(path.name for path in saved.iterdir()), "held": held}
+
+
+def fills_the_disk(folder):
+    """Process 1 cannot write its part of a checkpoint."""
+    import resource
+
+    import torch
+
+    from ostension import world as worlds
+    from ostension.errors import CheckpointError
+    from ostension.train.checkpoint import CheckpointStore
+
+    with worlds.joined(timeout_s=30) as world:
+        store = CheckpointStore(folder, world)
+        tensors = {"weights": {"matrix": torch.ones(4, 10_000)}}
+        store.save(1, tensors, {})
+        if world.rank == 1:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        try:
+            store.save(2, tensors, {})
+        except CheckpointError as problem:
+            return str(problem)
