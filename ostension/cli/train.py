@@ -57,7 +57,7 @@ class Train:
         resume: 'auto' (the newest checkpoint of RUN, if any), 'never', or the path of a checkpoint or run folder.
         allow_change: Settings that may differ from the checkpoint's.
         device: 'auto', 'cpu', 'cuda', 'cuda:N'.
-        threads: Threads for the computation; by default OMP_NUM_THREADS, or all cores.
+        threads: Threads for the computation; by default OMP_NUM_THREADS, or all cores, shared by the processes here.
         track: Also send the numbers to these: tensorboard, wandb, trackio.
         dry_run: Print all settings as JSON and stop.
     """
@@ -93,7 +93,6 @@ class Train:
     dry_run: bool = False
 
     def run(self) -> int:
-        from ostension import runtime
         from ostension.recipes import RECIPES
 
         if self.list_recipes:
@@ -108,9 +107,19 @@ class Train:
             raise UsageError("--run is missing", expected="the folder of the run")
         if getattr(pretraining.batches, "data", None) == "":
             raise UsageError(f"the recipe {self.recipe} has no data of its own", expected="image-text pairs as --data")
-        if self.threads is not None or "OMP_NUM_THREADS" not in os.environ:
-            runtime.set_threads(self.threads)
+        self._set_threads()
         return self._train(pretraining, self.folder)
+
+    def _set_threads(self) -> None:
+        """Threads of this process: as asked for, else an equal share of the cores that the processes here have."""
+        from ostension import runtime, world
+
+        shared = world.processes_here()
+        if self.threads is None and shared > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+            # torchrun itself says 1 where nothing was said, whatever the machine has.
+            runtime.set_threads(max(1, runtime.available_cores() // shared))
+        elif self.threads is not None or "OMP_NUM_THREADS" not in os.environ:
+            runtime.set_threads(self.threads)
 
     def _resolved(self) -> Pretraining:
         """The recipe, or the paper's settings for the named model, with the flags' values in their places."""
@@ -203,24 +212,20 @@ class Train:
         return found
 
     def _train(self, pretraining: Pretraining, folder: Path) -> int:
+        from ostension import world
         from ostension.train.progress import Progress
         from ostension.train.trackers import named_trackers
 
-        trackers: list[Tracker] = [Progress(), *named_trackers(self.track)]
-        print(f"run folder: {folder}", file=sys.stderr)
+        speaks = world.is_first()
+        trackers: list[Tracker] = [Progress(), *named_trackers(self.track)] if speaks else []
+        if speaks:
+            print(f"run folder: {folder}", file=sys.stderr)
         resume = self.resume if self.resume in ("auto", "never") else Path(self.resume)
         result = pretraining.run(folder, resume=resume, allow_change=self.allow_change, trackers=trackers)
-        print(
-            json.dumps(
-                {
-                    "status": result.status,
-                    "step": result.step,
-                    "run": str(result.folder),
-                    "model": None if result.model_folder is None else str(result.model_folder),
-                    **{name: result.last[name] for name in ("loss", "image_accuracy", "text_accuracy") if name in result.last},
-                }
-            )
-        )
+        shown = {name: result.last[name] for name in ("loss", "image_accuracy", "text_accuracy") if name in result.last}
+        made = None if result.model_folder is None else str(result.model_folder)
+        if speaks:
+            print(json.dumps({"status": result.status, "step": result.step, "run": str(result.folder), "model": made, **shown}))
         # A scheduler that asked for a stop got it; a person who pressed Ctrl-C is told by the usual status.
         return 130 if result.signal == signal.SIGINT else 0
 
