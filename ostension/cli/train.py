@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from ostension.runlog import Tracker
     from ostension.train.pretraining import Pretraining
 
+# Flags that say what a plan is for, and what `PlanConfig` calls them.
+PLAN_FLAGS = {
+    "world_size": "world_size", "pairs": "pairs", "flops_per_s": "flops_per_s", "device_name": "device",
+    "caption_tokens": "caption_tokens",
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
@@ -33,7 +39,8 @@ class Train:
     Args:
         folder: Folder of the run: settings, log, checkpoints, the trained model.
         model: Architecture by name (`ostension model list`).
-        data: Pairs: tar shards ('a/{000..099}.tar'), a folder, .csv, .tsv, several with '::', or 'emoji'.
+        data: Pairs: tar shards ('a/{000..099}.tar'), Parquet, a folder, .csv, .tsv, URLs, 'emoji'; several as one source.
+        weights: How much of each batch comes from each --data; each then has epochs of its own.
         recipe: A complete run by name instead of --model; --data where it brings none.
         smoke: The recipe's small form, which only shows that it runs.
         list_recipes: Print the recipes and stop.
@@ -60,11 +67,19 @@ class Train:
         threads: Threads for the computation; by default OMP_NUM_THREADS, or all cores, shared by the processes here.
         track: Also send the numbers to these: tensorboard, wandb, trackio.
         dry_run: Print all settings as JSON and stop.
+        plan: Print parameters, operations, memory of a process and time, and stop; nothing large is allocated.
+        world_size: With --plan: processes that share the batch.
+        pairs: With --plan: pairs in the data, where the run is so many epochs and the data is not at hand.
+        flops_per_s: With --plan: operations a second that one process sustains.
+        device_name: With --plan: cpu, v100, a100, h100 or h200.
+        caption_tokens: With --plan: tokens of a caption with its start and end; by default the context length.
+        json: With --plan: print one JSON object.
     """
 
     folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     model: str | None = None
-    data: str | None = None
+    data: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None
     recipe: str | None = None
     smoke: bool = False
     list_recipes: bool = False
@@ -91,6 +106,13 @@ class Train:
     threads: int | None = None
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     dry_run: bool = False
+    plan: bool = False
+    world_size: int | None = None
+    pairs: int | None = None
+    flops_per_s: float | None = None
+    device_name: str | None = None
+    caption_tokens: int | None = None
+    json: bool = False
 
     def run(self) -> int:
         from ostension.recipes import RECIPES
@@ -100,6 +122,8 @@ class Train:
                 print(f"{name}\t{RECIPES.summary(name)}")
             return 0
         pretraining = self._resolved()
+        if self._plans():
+            return self._print_plan(pretraining)
         if self.dry_run:
             print(json.dumps(pretraining.tree(), indent=2))
             return 0
@@ -141,11 +165,11 @@ class Train:
             raise UsageError("a recipe names its model", fix="leave --model out, or use --set")
         found = RECIPES.load(str(self.recipe))
         made = found.smoke() if self.smoke else found.recipe()
-        if self.data is None:
+        if not self.data:
             return made
         if found.pairs is None:
             raise UsageError(f"the recipe {self.recipe} brings its own data", fix="leave --data out")
-        return made.changed({"batches.data": self.data})
+        return made.changed({"batches.data": self._sources()})
 
     def _from_model(self) -> Pretraining:
         from ostension.train.loop import TrainConfig
@@ -153,7 +177,7 @@ class Train:
         from ostension.train.pairs import PairBatchesConfig
         from ostension.train.pretraining import Pretraining
 
-        if (self.model is None and self.start is None) or self.data is None:
+        if (self.model is None and self.start is None) or not self.data:
             raise UsageError("--model and --data are missing", expected="both, or a --recipe")
         if (self.steps is None) == (self.epochs is None) and not (self.fixres is not None and self.steps is None):
             raise UsageError("the length of the run is not given", expected="one of --steps and --epochs")
@@ -163,7 +187,11 @@ class Train:
         # Appendix F of the paper: residual networks take Adam's own settings.
         optim = OptimConfig(beta2=0.999, eps=1e-8) if model.vision.kind == "resnet" else OptimConfig()
         length = {"epochs": 1.0} if self.steps is None and self.epochs is None else {"steps": self.steps, "epochs": self.epochs}
-        return Pretraining(model=model, batches=PairBatchesConfig(data=self.data), train=TrainConfig(**length, optim=optim))
+        batches = PairBatchesConfig(data=self._sources())
+        return Pretraining(model=model, batches=batches, train=TrainConfig(**length, optim=optim))
+
+    def _sources(self) -> str | tuple[str, ...]:
+        return self.data[0] if len(self.data) == 1 else self.data
 
     def _architecture(self) -> ModelConfig:
         """What --model names, or what the weights of --from are for."""
@@ -189,10 +217,30 @@ class Train:
             raise UsageError("--fixres goes on from a trained model", expected="its folder as --from")
         return fixres(base, self.fixres, base.start)
 
+    def _plans(self) -> bool:
+        """Whether a plan is asked for."""
+        given = [name for name in (*PLAN_FLAGS, "json") if getattr(self, name) not in (None, False)]
+        if given and not self.plan:
+            raise UsageError(f"--{given[0].replace('_', '-')} says something about a plan", fix="add --plan, or leave it out")
+        return self.plan
+
+    def _print_plan(self, pretraining: Pretraining) -> int:
+        from ostension.cli._plan import as_lines
+        from ostension.recipes import RECIPES
+        from ostension.train.plan import PlanConfig, make_plan
+
+        config = PlanConfig(**{key: getattr(self, name) for name, key in PLAN_FLAGS.items() if getattr(self, name) is not None})
+        if config.pairs is None and self.recipe is not None and getattr(pretraining.batches, "data", None) == "":
+            config = dataclasses.replace(config, pairs=RECIPES.load(self.recipe).pairs)
+        plan = make_plan(pretraining, config)
+        print(json.dumps(plan.tree(), indent=2) if self.json else as_lines(plan))
+        return 0
+
     def _flags(self) -> dict[str, Any]:
         """The flags that were given, by the settings that they stand for."""
         places = {
             "batch_size": ("batches.batch_size",),
+            "weights": ("batches.weights",),
             "lr": ("train.optim.lr",),
             "warmup_steps": ("train.schedule.warmup_steps",),
             "precision": ("train.precision",),
