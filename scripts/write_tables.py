@@ -5,6 +5,8 @@ A page holds a pair of markers; what stands between them is made from the record
     <!-- speed: benchmarks/records/encode_image.json -->
     <!-- end -->
 
+Behind `tasks`, `suites` and `traps` stands the folder of the records instead of a file.
+
 `speed` makes one table a group of a benchmark's figures, `demo` the table of the demo's results.
 
     python scripts/write_tables.py [--check]
@@ -20,8 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ostension.data.suite import read_suite
+from ostension.data.task import read_task
+
 ROOT = Path(__file__).parents[1]
-MARKED = re.compile(r"(<!-- (speed|demo): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (speed|demo|tasks|suites|traps): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The demo's rows: the record, its metric, and how the row is headed.
 DEMO_ROWS = (
     ("zero-shot/seen-names", "top1", "name the picture, seen names, unseen style, top-1"),
@@ -70,18 +75,48 @@ def demo_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def task_table(folder: Path) -> str:
+    """The task records: what is asked, how it is scored, how many samples there are."""
+    lines = ["| task | data | classes | templates | metric | chance | samples |", "|---|---|---|---|---|---|---|"]
+    for task in map(read_task, sorted(folder.glob("*.toml"))):
+        samples = ", ".join(f"{name} {split.count:,}" for name, split in task.splits.items())
+        chance = "-" if task.chance is None else percent(task.chance)
+        classes, templates = task.num_classes or "-", len(task.prompt_templates())
+        lines.append(f"| `{task.name}` | {task.title} | {classes} | {templates} | {task.metric} | {chance} | {samples} |")
+    return "\n".join(lines)
+
+
+def suite_table(folder: Path) -> str:
+    """The suites and their tasks."""
+    lines = ["| suite | what | score | tasks |", "|---|---|---|---|"]
+    for suite in map(read_suite, sorted(folder.glob("*.toml"))):
+        tasks = ", ".join(f"`{name}`" for name in suite.tasks)
+        notes = "".join(f" {note}" for note in suite.notes)
+        lines.append(f"| `{suite.name}` ({len(suite.tasks)}) | {suite.title}.{notes} | {suite.score} | {tasks} |")
+    return "\n".join(lines)
+
+
+def trap_list(folder: Path) -> str:
+    """What every record warns of."""
+    tasks = [task for task in map(read_task, sorted(folder.glob("*.toml"))) if task.notes]
+    return "\n".join(f"- `{task.name}`: {' '.join(task.notes)}" for task in tasks)
+
+
 def percent(share: float) -> str:
     """A share in percent, with two figures for small ones."""
     return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
 
 
 MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {"speed": lambda record: speed_tables(nested(record)), "demo": demo_table}
+LISTS: dict[str, Callable[[Path], str]] = {"tasks": task_table, "suites": suite_table, "traps": trap_list}
 
 
 def filled(text: str) -> str:
     """A page's text with every marked table made anew."""
 
     def fill(match: re.Match) -> str:
+        if match[2] in LISTS:
+            return f"{match[1]}{LISTS[match[2]](ROOT / match[3])}\n{match[5]}"
         record = json.loads((ROOT / match[3]).read_text(encoding="utf-8"))
         return f"{match[1]}{MAKERS[match[2]](record)}\n{match[5]}"
 

@@ -144,6 +144,11 @@ class Task:
             return ("{}",)
         return as_templates(self.templates if self.templates is not None else self.template_set or ())
 
+    @property
+    def takes_several(self) -> bool:
+        """Whether a sample may have several labels: multi-label tasks, and frames whose label is a set."""
+        return self.kind == "multilabel" or self.metric == "pm_k"
+
     def prompts(self) -> dict[str, tuple[str, ...]]:
         """All prompts of each class by its label key."""
         templates = self.prompt_templates()

@@ -93,7 +93,7 @@ def _labels(task: Task, part: LabelledSet, split: str) -> tuple[list[str], list[
         samples = sum(unknown.values())
         error = unknown_label(task, next(iter(unknown)), split)
         problems.append(f"{len(unknown):,} labels on {samples:,} samples are no class: {error}")
-    if task.kind != "multilabel":
+    if not task.takes_several:
         odd = [part.ids[index] for index, labels in enumerate(part.labels) if len(labels) != 1]
         if odd:
             problems.append(f"{split}: {len(odd):,} samples have no label or several, such as {odd[0]!r}")

@@ -33,7 +33,7 @@ class TaskData:
         split: its name.
         samples: the pictures (or embeddings, or captions) of the split, in order; a `PairSource`.
         classes: label keys in the order of the targets.
-        targets: (N,) positions in `classes`; (N, C) of 0 and 1 for a multi-label task; None for a retrieval task.
+        targets: (N,) positions in `classes`; (N, C) of 0 and 1 where samples have several labels; None for retrieval.
         groups: (N,) values by the name of each of the task's groups that the data has.
         notes: what differs from the record, one line each.
     """
@@ -108,7 +108,7 @@ def open_data(task: Task, data: str | os.PathLike | None = None, *, download: bo
         DataError: if it cannot be read.
     """
     location, source = _locate(task, data, download)
-    found = open_set(location, source, several=task.kind == "multilabel")
+    found = open_set(location, source, several=task.takes_several)
     if source is not None and source.holds is not None and found.splits is None:
         found.splits = [source.holds] * len(found)
     return found
@@ -131,6 +131,8 @@ def select(task: Task, found: LabelledSet, split: str) -> SelectedSet:
     chosen = np.ones(len(found), dtype=bool)
     for field, values in rules.items():
         chosen &= np.fromiter((value in values for value in columns[field]), dtype=bool, count=len(found))
+    if wanted.classes_only:
+        chosen &= np.fromiter((any(map(task.key_of, labels)) for labels in found.labels), dtype=bool, count=len(found))
     if not chosen.any():
         known = "; ".join(f"{field}: {', '.join(sorted(set(columns[field]))[:8])}" for field in rules or columns)
         raise DataError(f"no sample of the split {split!r}", source=found.location, expected=f"one of {known}")
@@ -163,7 +165,7 @@ def _targets(task: Task, part: LabelledSet, classes: tuple[str, ...]) -> np.ndar
                 raise DataError(f"{len(texts)} captions", source=f"{part.location} ({name})", expected=expected)
         return None
     places = {key: place for place, key in enumerate(classes)}
-    several = task.kind == "multilabel"
+    several = task.takes_several
     targets = np.zeros((len(part), len(classes)) if several else len(part), dtype=np.int64)
     for index, labels in enumerate(part.labels):
         if not several and len(labels) != 1:

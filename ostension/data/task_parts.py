@@ -42,6 +42,7 @@ class Split:
         ids_sha256: hash of its sample ids in order (`labelled_set.ids_sha256`), where known.
         select: which samples belong to it, by their field ("split", "domain", a column): one of the values. Without it,
             those whose split has this split's name.
+        classes_only: the data also has samples of classes that are none of the task's; they are not of this split.
         evidence: how well the count is known.
         note: what to know about it.
     """
@@ -49,6 +50,7 @@ class Split:
     count: int
     ids_sha256: str | None = None
     select: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    classes_only: bool = False
     evidence: Evidence = "read"
     note: str = ""
 

@@ -235,6 +235,7 @@ class LabelledPictures:
             self.templates, self.metric = FOLDER_TEMPLATES, "accuracy"
         else:
             names, self.templates, self.metric = task.label_names(), task.prompt_templates(), task.metric
+            labels = [task.key_of(label) or label for label in labels]
             _check_split(config, task, len(source))
         for index, label in enumerate(labels):
             if label not in names:

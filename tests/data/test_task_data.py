@@ -82,6 +82,13 @@ def test_splits_of_the_data_are_found_by_their_usual_words_or_by_the_records_sel
         open_task(missing, tmp_path / "pets")
 
 
+def test_samples_of_other_classes_are_left_out_only_where_the_record_says_so(tmp_path):
+    write_folder(tmp_path / "pets", {"cat": 2, "cow": 3, "dog": 2})
+    splits = "{ test = { count = 4, classes_only = true } }"
+    found = open_task(write_record(tmp_path / "my.toml", splits=splits), tmp_path / "pets")
+    assert found.notes == () and found.targets.tolist() == [0, 0, 1, 1]
+
+
 def test_groups_come_with_the_samples(tmp_path):
     rows = ["image,label,place"]
     for index in range(4):
