@@ -40,8 +40,8 @@ Side = Literal["image", "text"]
 PACKAGE = "package:"
 _OWN = {"image": ("vit", "dinov2"), "text": ("bert",)}
 _WHOLE = ("clip", "siglip")  # model_type of folders that `load` reads
-# Names of projections: what a new embedding space has no use for.
-_HEADS = ("proj", "text_projection", "text_projection_bias", "attnpool.c_proj.weight", "attnpool.c_proj.bias")
+# Names of projections within a tower: what a new embedding space has no use for.
+HEADS = ("proj", "text_projection", "text_projection_bias", "attnpool.c_proj.weight", "attnpool.c_proj.bias")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,8 @@ def load_tower(
     Args:
         name: a folder or file, `package:NAME` for an installed package of weights, or `hf-hub:ORG/NAME`.
         image_size, context_length: other than the model's own; positions are interpolated, or cut.
-        pool: the feature, "mean" or "class" (or "pooler", with `transformers`), where the folder does not say it.
-        preprocess: a family or a whole configuration, where the folder does not say it.
+        pool: the feature, "mean" or "class" (or "pooler", with `transformers`), in place of what the folder says.
+        preprocess: a family or a whole configuration, in place of what the folder says.
 
     Raises:
         CheckpointError: if the files cannot be found, trusted or understood, or something is not known and was not given.
@@ -173,7 +173,12 @@ def assemble(
 
 def model_config(image: Tower, text: Tower, *, embed_dim: int | None = None, name: str, **settings: Any) -> ModelConfig:
     """The configuration of a model of two towers; see `assemble`."""
-    assert image.preprocess is not None and text.tokenizer is not None
+    assert text.tokenizer is not None
+    if image.preprocess is None:
+        raise CheckpointError(
+            "does not say its preprocessing", source=image.provenance.get("source"),
+            fix="say it: load_tower(..., preprocess='openai', or a PreprocessConfig)",
+        )  # fmt: skip
     width = embed_dim or image.embed_dim or image.width
     return ModelConfig(
         name=name, embed_dim=width, vision=_headed(image, width), text=_headed(text, width), preprocess=image.preprocess,
@@ -198,7 +203,9 @@ def fill(model: CLIP, tower: Tower) -> bool:
     part, config = (model.visual, model.config.vision) if tower.side == "image" else (model.text, model.config.text)
     ours, theirs = ({**to_tree(value), "projection": None} for value in (config, tower.config))
     if tower.side == "image":
-        ours["preprocess"], theirs["preprocess"] = to_tree(model.config.preprocess), to_tree(tower.preprocess)
+        # How a picture is cut is the model's affair; what its numbers mean is the weights'.
+        for key in ("mean", "std") if tower.preprocess is not None else ():
+            ours[key], theirs[key] = (getattr(value, key) for value in (model.config.preprocess, tower.preprocess))
     else:
         assert tower.tokenizer is not None
         ours["tokenizer"], theirs["tokenizer"] = to_tree(model.config.tokenizer), to_tree(tower.tokenizer.config)
@@ -213,7 +220,7 @@ def fill(model: CLIP, tower: Tower) -> bool:
     state = part.state_dict()
     fits = tower.embed_dim == model.config.embed_dim
     for name, tensor in tower.state.items():
-        if name in _HEADS and (not fits or name not in state):
+        if name in HEADS and (not fits or name not in state):
             continue
         state[name].copy_(tensor)
     if tower.tokenizer is not None:
@@ -267,7 +274,8 @@ def _read_lite(state: Mapping[str, Tensor], asked: _Asked) -> Found:
 
 def _read_vit(state: Mapping[str, Tensor], tree: Mapping[str, Any], asked: _Asked) -> Found:
     preprocess = _preprocess(asked, tree)
-    read = tower_layouts.read_vit(state, tree, asked.folder / "config.json", preprocess.image_size)
+    size = asked.image_size if preprocess is None else preprocess.image_size
+    read = tower_layouts.read_vit(state, tree, asked.folder / "config.json", size)
     return _tower("image", read.config, read.state, preprocess=preprocess), read.left_out
 
 
@@ -316,8 +324,11 @@ def _of_transformers(tree: Mapping[str, Any], side: Side, asked: _Asked) -> Foun
     if side == "image":
         preprocess = _preprocess(asked, settings)
         pool: Any = _pool(asked)
+        size = asked.image_size if preprocess is None else preprocess.image_size
+        if size is None:
+            raise asked.needs("image_size", "224")
         image = TransformersImageConfig(
-            image_size=preprocess.image_size, settings=settings, width=width, pool=pool, projection=False
+            image_size=size, settings=settings, width=width, pool=pool, projection=False
         )  # fmt: skip
         return _tower("image", image, state, preprocess=preprocess), ()
     length, named = _sentence_settings(asked)
@@ -365,8 +376,8 @@ def _sentence_settings(asked: _Asked) -> tuple[int | None, str | None]:
     return length, pool
 
 
-def _preprocess(asked: _Asked, tree: Mapping[str, Any]) -> PreprocessConfig:
-    """What preprocessor_config.json says, or the caller."""
+def _preprocess(asked: _Asked, tree: Mapping[str, Any]) -> PreprocessConfig | None:
+    """What preprocessor_config.json says, or the caller; None if neither does."""
     native = tree.get("image_size")
     size = asked.image_size or (native if isinstance(native, int) else None)
     if asked.preprocess is not None:
@@ -376,7 +387,7 @@ def _preprocess(asked: _Asked, tree: Mapping[str, Any]) -> PreprocessConfig:
     reading = Reading(path=asked.path, layout="hf", embed_dim=1, vision={"image_size": size}, text={})
     hf_common.add_preprocess(reading, asked.folder, crops=False)
     if "preprocess" not in reading.facts:
-        raise asked.needs("preprocess", "'openai', or a PreprocessConfig")
+        return None
     found: PreprocessConfig = reading.facts["preprocess"].value
     if asked.image_size is None or asked.image_size == found.image_size:
         return found

@@ -30,7 +30,7 @@ from ostension.model.taps import Taps
 from ostension.model.text_tower import TextTransformer
 from ostension.model.towers.bag_of_words import BagOfWords
 from ostension.model.towers.bert import BertTower
-from ostension.model.towers.config import BertConfig, EfficientNetConfig
+from ostension.model.towers.config import BagConfig, BertConfig, EfficientNetConfig
 from ostension.model.towers.efficientnet import EfficientNetLite
 from ostension.model.towers.transformers_towers import TransformersImageTower, TransformersTextTower
 from ostension.model.vit import VisionTransformer
@@ -210,7 +210,7 @@ class CLIP(nn.Module):
         """Training or evaluation mode; what is frozen (`train.freeze`) stays in evaluation mode."""
         super().train(mode)
         for name in self.frozen.modules:
-            self.get_submodule(name).train(False)
+            self.get_submodule(name).training = False
         return self
 
     def logits(self, images: Float[Tensor, "B E"], texts: Float[Tensor, "C E"]) -> Float[Tensor, "B C"]:

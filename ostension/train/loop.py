@@ -43,10 +43,12 @@ from ostension.train.checkpoint import (
     resolve_path,
     verify,
 )
+from ostension.train.freeze import frozen_names
 from ostension.train.health import Measured, allowed_skips
 from ostension.train.meter import Meter
 from ostension.train.objective import Objective, StepLoss
 from ostension.train.optim import OptimConfig
+from ostension.train.patch_dropout import PatchDropoutConfig
 from ostension.train.parallel import Parallel
 from ostension.train.prefetch import batches_ahead, draw
 from ostension.train.run_folder import check_unchanged, write_run
@@ -78,6 +80,7 @@ class TrainConfig:
         precision: of the weights; "auto" is bf16 where the device has units for it. Masters are float32 in any case.
         stochastic_rounding: towers whose matrices have no masters: they are bf16, and every update is rounded at random (see
             `train.rounding`).
+        patch_dropout: share of the patches that is left out of every picture, and for how long (FLIP).
         average: decay of a running average of the weights, which then is what the run gives; None takes the last weights.
         non_finite: "stop" at the first loss or gradient that is not finite, or "skip:N" such steps in any 100.
         workers: processes or threads that make batches ahead; 0 makes them in between the steps.
@@ -99,6 +102,7 @@ class TrainConfig:
     checkpointing: Towers = "none"
     precision: Literal["auto", "bf16", "fp32", "fp64"] = "auto"
     stochastic_rounding: Towers = "none"
+    patch_dropout: PatchDropoutConfig = dataclasses.field(default_factory=PatchDropoutConfig)
     average: float | None = None
     non_finite: str = "stop"
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
@@ -228,6 +232,7 @@ def train(
         )
         stack.callback(state.masters.release)
         stack.enter_context(_checkpointing(model, config.checkpointing))
+        stack.callback(PatchDropoutConfig().set, model, 0, 1)
         store = CheckpointStore(folder, world)
         tree = identity(objective, batches, config)
         _check_agreement(world, tree)
@@ -284,6 +289,7 @@ def _run_steps(
 
             torch.manual_seed(runtime.seed_for(config.seed, "step", state.step, *own))
             buffers = [(buffer, buffer.clone()) for buffer in objective.module.buffers()]
+            config.patch_dropout.set(objective.model, state.step, steps)
             lr = config.optim.lr * rate_factor(config.schedule, state.step, steps)
             measured = measure(state, backward(objective, batch, config.micro_batch, hold=state.masters.hold), lr)
             if measured.finite:
@@ -329,8 +335,12 @@ def identity(objective: Objective, batches: BatchSource, config: TrainConfig) ->
     """The tree of all settings that decide the result of a run; two runs with equal trees end with equal weights."""
     settings = {key: value for key, value in to_tree(config).items() if key not in FREE}
     start = objective.model.provenance.get("start", {}).get("fingerprint")
+    towers = {side: tower["sha256"] for side, tower in objective.model.provenance.get("towers", {}).items()}
+    frozen = frozen_names(objective.module)
     return {
         **({} if start is None else {"start": start}),
+        **({"towers": towers} if towers else {}),
+        **({"frozen": frozen} if frozen else {}),
         "model": to_tree(objective.model.config),
         "data": to_tree(dict(batches.identity())),
         "objective": to_tree(dict(objective.identity())),
@@ -350,6 +360,7 @@ def _check(objective: Objective, batches: BatchSource, config: TrainConfig, eval
     if batches.num_samples < batches.batch_size:
         raise DataError(f"the data has {batches.num_samples} pairs", expected=f"at least one batch of {batches.batch_size}")
     objective.check()
+    config.patch_dropout.check(objective.model, _steps_of(config))
 
 
 def _enter_folder(stack: contextlib.ExitStack, folder: Path) -> None:

@@ -19,8 +19,10 @@ from ostension.model.config import ModelConfig
 from ostension.model.fingerprint import NOT_BEHAVIOUR, fingerprint
 from ostension.runlog import Tracker
 from ostension.train.batches import BatchSource
+from ostension.train.freeze import FreezeConfig
 from ostension.train.loop import Evaluate, TrainConfig, TrainResult, train
 from ostension.train.objective import ContrastiveConfig, ObjectiveConfig
+from ostension.train.towers import TowersConfig
 
 
 class BatchesConfig(Protocol):
@@ -51,6 +53,8 @@ class Pretraining:
         start: a model's folder or file (any layout that `formats.load` reads) whose weights the run begins with. It may be
             for another image size or context length than `model`: its positions are interpolated. Otherwise it must be
             what `model` says.
+        towers: where one or both towers' first weights come from.
+        freeze: what is not trained.
         evaluation: what is measured every `train.evaluate_every` steps; it decides nothing about the result.
     """
 
@@ -59,6 +63,8 @@ class Pretraining:
     train: TrainConfig
     objective: ObjectiveConfig = dataclasses.field(default_factory=ContrastiveConfig)
     start: Path | None = None
+    towers: TowersConfig = dataclasses.field(default_factory=TowersConfig)
+    freeze: FreezeConfig = dataclasses.field(default_factory=FreezeConfig)
     evaluation: EvaluationConfig | None = None
 
     def tree(self) -> dict[str, Any]:
@@ -86,18 +92,26 @@ class Pretraining:
             train=from_tree(TrainConfig, tree["train"], source),
             objective=from_tree(type(self.objective), tree["objective"], source),
             start=None if tree["start"] is None else Path(tree["start"]),
+            towers=from_tree(TowersConfig, tree["towers"], source),
+            freeze=from_tree(FreezeConfig, tree["freeze"], source),
             evaluation=None if self.evaluation is None else from_tree(type(self.evaluation), tree["evaluation"], source),
         )
 
     def initial_model(self) -> CLIP:
-        """The model before the first step, in float32: random weights, or those of `start`.
+        """The model before the first step, in float32: random weights, or those of `start` and of `towers`; and frozen.
 
         Raises:
-            CheckpointError: for a start that cannot be loaded.
-            ConfigError: for one that is another model.
+            CheckpointError: for a start or a tower that cannot be loaded.
+            ConfigError: for one that is another model, or if nothing would be trained.
         """
-        if self.start is None:
-            return CLIP(self.model, seed=self.train.seed)
+        model = CLIP(self.model, seed=self.train.seed) if self.start is None else self._started()
+        self.towers.fill(model)
+        self.freeze.apply(model)
+        return model
+
+    def _started(self) -> CLIP:
+        """The model of `start`."""
+        assert self.start is not None
         model = load(self.start, device="cpu", dtype="float32")
         sizes = {"image_size": self.model.vision.image_size, "context_length": self.model.text.context_length}
         if sizes != {"image_size": model.config.vision.image_size, "context_length": model.config.text.context_length}:
