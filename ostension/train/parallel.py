@@ -27,6 +27,7 @@ from ostension.errors import ConfigError
 from ostension.model.clip import CLIP
 from ostension.model.layers import Block
 from ostension.model.resnet import Bottleneck
+from ostension.model.towers.bert import PostBlock
 from ostension.train.precision import Masters, copy_exactly, global_norm, kept_in_float32
 from ostension.train.rows import Rows
 from ostension.train.whole_norm import synchronise
@@ -142,13 +143,19 @@ class Sharded(Masters):
         """The model computes with the values of `state` and gets its own back afterwards."""
         live = self.state()
         own = {name: live[name].clone() for name in state}
-        try:
+
+        def give(values: Mapping[str, Tensor]) -> None:
             with torch.no_grad():
-                copy_exactly({name: live[name] for name in state}, state, None)
+                copy_exactly({name: live[name] for name in values}, values, None)
+            for module in self.model.modules():  # let go of what was brought together from other values
+                if hasattr(module, "reshard"):
+                    module.reshard()  # type: ignore[operator]
+
+        try:
+            give(state)
             yield
         finally:
-            with torch.no_grad():
-                copy_exactly({name: live[name] for name in own}, own, None)
+            give(own)
 
     @torch.no_grad()
     def restore_float32(self, state: Mapping[str, Tensor] | None = None) -> None:
@@ -297,7 +304,10 @@ def _shard(model: nn.Module, dtype: torch.dtype, world: World) -> Callable[[], N
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     towers = [tower for module in model.modules() if isinstance(module, CLIP) for tower in (module.visual, module.text)]
-    blocks = [module for module in model.modules() if isinstance(module, (Block, Bottleneck))]
+    if not towers:
+        what = "train.parallel is 'fsdp', but what is trained has no image and text tower whose weights could be spread"
+        raise ConfigError(what, fix="use 'ddp'")
+    blocks = [block for tower in towers for block in tower.modules() if isinstance(block, (Block, Bottleneck, PostBlock))]
     names = kept_in_float32(model)
     whole = {weight for name, weight in model.named_parameters() if name in names or weight.ndim == 0}
     mesh = init_device_mesh(torch.device(world.device).type, (world.size,))
@@ -306,13 +316,15 @@ def _shard(model: nn.Module, dtype: torch.dtype, world: World) -> Callable[[], N
     before = [(module, _look(module)) for module in (*blocks, *towers)]
     # What is changed in place while gradients are recorded would be a danger; nothing here is.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view", category=UserWarning)
-    for module in (*blocks, *towers):
-        # Also the towers let go of their weights after each forward: a step embeds several times, and what an evaluation
-        # brought together would otherwise still be there, unchanged, after the next step.
-        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True, ignored_params=whole)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=whole)
         for method in ("single", "through"):
-            if isinstance(module, Block):
-                register_fsdp_forward_method(module, method)
+            if hasattr(block, method):
+                register_fsdp_forward_method(block, method)
+    for tower in towers:
+        # What is outside of the blocks is little, and stays together until the way back is done: FSDP sees only what a
+        # tower returns, while taps hand out hidden states by a side door.
+        fully_shard(tower, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=whole)
 
     def undo() -> None:
         for module, look in before:

@@ -9,9 +9,11 @@ import time
 
 def import_everything():
     """Import what the jobs need, once, before the processes are forked."""
+    import importlib
 
-    import ostension.formats.load
-    import ostension.train.loop  # noqa: F401
+    # FSDP and gradient checkpointing ask for torch's compiler, which takes two seconds to import.
+    for name in ("torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp", "ostension.train.loop"):
+        importlib.import_module(name)
 
 
 def pairs(batch, width=5):
@@ -216,7 +218,7 @@ def trained(
             return function(path, *rest)
 
         setattr(checkpoint, kill[0], dying)
-    resume = settings.pop("resume", "auto")
+    resume, captioning = settings.pop("resume", "auto"), settings.pop("captioning", False)
     model = CLIP(find_preset(preset), seed=5)
     config = TrainConfig(
         steps=steps,
@@ -238,6 +240,11 @@ def trained(
         return {"mean": float(model.encode_image(torch.ones(2, 3, 32, 32), normalize=True).sum()), "calls": len(calls)}
 
     objective = Contrastive(model, LossConfig(**(loss or {})))
+    if captioning:
+        from ostension.model.decoder import DecoderConfig
+        from ostension.train.captioning import CaptioningConfig
+
+        objective = CaptioningConfig(decoder=DecoderConfig(layers=1, head_width=32)).build(model)
     result = train(objective, Parts(**(batches or {})), config, folder, resume=resume, evaluate=measure if evaluate else None)
     return {"status": result.status, "step": result.step}
 

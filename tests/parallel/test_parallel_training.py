@@ -81,10 +81,12 @@ def test_low_precision_weights_over_float32_masters(processes, one, tmp_path, pa
     [
         {"micro_batch": 2},
         {"loss": {"duplicates": "share", "chunk_rows": 2}, "batches": {"groups": True}},
+        {"captioning": True},
+        {"checkpointing": "both"},
     ],
-    ids=["pieces", "groups"],
+    ids=["pieces", "groups", "captioning", "checkpointing"],
 )
-def test_pieces_and_groups_change_nothing(processes, one, tmp_path, settings, parallel):
+def test_pieces_groups_and_other_losses_change_nothing(processes, one, tmp_path, settings, parallel):
     whole = {**case(precision="fp64", steps=3), **settings}
     processes.run("trained", 2, folder=str(tmp_path / "run"), parallel=parallel, **whole)
     assert losses(tmp_path / "run") == pytest.approx(losses(one(**whole)), abs=1e-9)
@@ -101,8 +103,11 @@ def test_all_processes_together_see_the_batches_of_one(processes, tmp_path):
     assert notes[1] == notes[2] == notes[3]
 
 
-def test_one_folder_is_written_and_says_how_many_processes_there_were(processes, tmp_path):
-    found = processes.run("trained", 2, folder=str(tmp_path / "run"), steps=4, evaluate=True, parallel="fsdp", average=0.9)
+def test_one_folder_is_written_and_evaluations_are_those_of_the_first(processes, one, tmp_path):
+    settings = {"steps": 4, "evaluate": True, "average": 0.9}
+    found = processes.run("trained", 2, folder=str(tmp_path / "run"), parallel="fsdp", **settings)
+    # An evaluation of averaged weights leaves nothing behind.
+    assert losses(tmp_path / "run") == pytest.approx(losses(one(**settings)), abs=1e-4)
     assert found == [{"status": "finished", "step": 4}] * 2
     assert [record["kind"] for record in read_records(tmp_path / "run", ["start", "end"])] == ["start", "end"]
     assert len(read_records(tmp_path / "run", ["step"])) == 4
