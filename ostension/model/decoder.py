@@ -5,7 +5,8 @@ Captioners put it on the states of a text tower (`captioner`), a language model 
 Departures from a textbook decoder: LayerNorm before each part; what is read of the image is projected once to the decoder's
 width and normalised, for all blocks; the matrix of the logits is its own and has no bias.
 
-Letters: B batch, T tokens, P places in the image, F features of a place, W width, V vocabulary, R tokens of a whole batch.
+Letters: B batch, I images (B, or 1), T tokens, P places in the image, F features of a place, W width, V vocabulary, R tokens
+of a whole batch.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ class CrossBlock(Block):
         self.ln_cross = nn.LayerNorm(width, eps=norm_eps)
         self.cross = Attention(width, heads)
 
-    def read(self, x: Float[Tensor, "B T W"], image: Float[Tensor, "B P W"]) -> Float[Tensor, "B T W"]:
-        """The block's output."""
+    def read(self, x: Float[Tensor, "B T W"], image: Float[Tensor, "I P W"]) -> Float[Tensor, "B T W"]:
+        """The block's output; one image (I = 1) is read by all rows, and its keys and values are made once."""
         x = x + self.attn(self.ln_1(x), causal=True)
-        return self.mix(x + self.cross(image, query=self.ln_cross(x)))
+        keys_values = self.cross.keys_values(image).expand(len(x), -1, -1)
+        return self.mix(x + self.cross.project(self.cross.read(self.cross.queries(self.ln_cross(x)), keys_values)))
 
 
 class Decoder(nn.Module):
@@ -84,8 +86,8 @@ class Decoder(nn.Module):
         self.head = nn.Parameter(torch.empty(vocab_size, width))
         self.checkpointing = False
 
-    def forward(self, x: Float[Tensor, "B T W"], places: Float[Tensor, "B P F"]) -> Float[Tensor, "B T W"]:
-        """The states of tokens that came as `x`."""
+    def forward(self, x: Float[Tensor, "B T W"], places: Float[Tensor, "I P F"]) -> Float[Tensor, "B T W"]:
+        """The states of tokens that came as `x`, each row with its image, or all with one."""
         image = self.ln_image(self.image_proj(places))
         for block in self.resblocks:
             if self.checkpointing and torch.is_grad_enabled():

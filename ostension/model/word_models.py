@@ -141,8 +141,8 @@ class LanguageModel(WordModel):
             initialise_decoder(head, seed, width=config.width, layers=config.decoder.layers, token_std=std)
         self.head = head
 
-    def states(self, places: Float[Tensor, "B P F"], tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T W"]:
-        """The decoder's state at each token."""
+    def states(self, places: Float[Tensor, "I P F"], tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T W"]:
+        """The decoder's state at each token; all rows read the same image if there is one only."""
         x = nn.functional.embedding(tokens, self.head.token_embedding) + self.head.positional_embedding[: tokens.shape[1]]  # type: ignore[arg-type,index]
         return self.head.decoder(x, places)  # type: ignore[operator]
 
@@ -167,7 +167,7 @@ class LanguageModel(WordModel):
         return found
 
     def _mean_log_likelihood(self, places: Tensor, tokens: Tensor, ends: Tensor) -> Tensor:
-        states = self.states(places.expand(len(tokens), -1, -1), tokens)
+        states = self.states(places, tokens)
         return -next_token_loss(self.head.decoder, states, tokens, ends).float()  # type: ignore[arg-type]
 
 
