@@ -15,7 +15,7 @@ Metric = Literal[
     "accuracy", "mean_per_class", "map_11_point", "roc_auc", "mean_top1_top5", "macro_f1_present", "worst_group", "pm_k",
     "recall_at_k",
 ]  # fmt: skip
-SourceKind = Literal["folder", "csv", "parquet", "shards", "npz", "hf", "text", "embedded"]
+SourceKind = Literal["folder", "csv", "parquet", "shards", "npz", "hf", "karpathy", "text", "embedded"]
 # How well a number is known: read in its source, read in somebody's notes of it, remembered and checked against other
 # numbers, or only remembered.
 Evidence = Literal["read", "second-hand", "remembered-checked", "remembered"]
@@ -28,6 +28,7 @@ _SOURCE_FIELDS: dict[str, frozenset[str]] = {
     "shards": frozenset({"label", "texts"}),
     "npz": frozenset({"image", "label", "embeddings"}),
     "hf": frozenset({"image", "label", "id", "texts"}),
+    "karpathy": frozenset({"images"}),
     "text": frozenset(),
     "embedded": frozenset({"label"}),
 }
@@ -88,11 +89,12 @@ class Source:
 
     Attributes:
         kind: folder (of class folders), csv (images and labels), parquet, shards (tar), npz (arrays), hf (a folder of the
-            Hugging Face library), text (sentences, drawn when read), embedded (shipped with this package).
+            Hugging Face library), karpathy (a JSON of captions and splits), text (sentences, drawn when read), embedded
+            (shipped with this package).
         path: below the folder of data; may have a pattern for shards.
         levels: of a folder, what each level of folders says: "split", "label", "domain" or another group's name.
         image, label, split, id, texts: columns, array names ("{split}_images") or fields of a sample's JSON.
-        images: of a csv, the folder below the table's that its image paths are relative to.
+        images: of a csv or a Karpathy file, the folder below the file's that its image paths are relative to.
         embeddings: of an npz, the array of ready embeddings instead of images.
         holds: the one split that it holds, where the data itself does not say.
         url, sha256, num_bytes: where one file may be fetched from, if the user allows it, and what must arrive.

@@ -147,6 +147,35 @@ def test_sentences_are_drawn_in_black_on_white_and_all_of_them_fits(tmp_path):
     assert found.image(0) == found.image(0)
 
 
+def test_a_karpathy_file_gives_pictures_splits_and_captions(tmp_path):
+    (tmp_path / "pictures/val").mkdir(parents=True)
+    (tmp_path / "pictures/val/a.png").write_bytes(PICTURES[0])
+    entry = {"filepath": "val", "filename": "a.png", "split": "test", "sentences": [{"raw": " A cat. "}, {"raw": "It."}]}
+    (tmp_path / "d.json").write_text(json.dumps({"images": [entry, {**entry, "filename": "b.png", "split": "train"}]}))
+    source = Source(kind="karpathy", path="d.json", images="pictures")
+    found = open_set(tmp_path / "d.json", source)
+    assert found.texts[0] == ("A cat.", "It.") and found.splits == ["test", "train"] and found.image(0) == PICTURES[0]
+    assert found.ids == ["val/a.png", "val/b.png"]
+    with pytest.raises(DataError, match=r"b\.png: cannot be read"):
+        found.image(1)
+    for change, message in (({"filepath": "../.."}, "outside"), ({"sentences": []}, "no captions"), ({"split": 3}, "no split")):
+        (tmp_path / "d.json").write_text(json.dumps({"images": [{**entry, **change}]}))
+        with pytest.raises(DataError, match=rf"d\.json \(image 0\): .*{message}"):
+            open_set(tmp_path / "d.json", source)
+    (tmp_path / "d.json").write_text('{"images": [3]}')
+    with pytest.raises(DataError, match="is no image of a Karpathy file"):
+        open_set(tmp_path / "d.json", source)
+
+
+def test_rows_with_captions_of_one_picture_are_one_sample(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(PICTURES[0] if name == "a" else PICTURES[1])
+    (tmp_path / "c.csv").write_text("image,caption,split\na.png,one,test\nb.png,two,train\na.png,three,test\n")
+    found = open_set(tmp_path / "c.csv", Source(kind="csv", path="c.csv", texts="caption"))
+    assert found.ids == ["a.png", "b.png"] and found.texts == [("one", "three"), ("two",)]
+    assert found.splits == ["test", "train"] and found.image(1) == PICTURES[1] and found.labels == [(), ()]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

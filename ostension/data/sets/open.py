@@ -11,6 +11,7 @@ from ostension.data.sets.arrow import ArrowSet, is_saved_folder
 from ostension.data.sets.base import LabelledSet
 from ostension.data.sets.drawn import DrawnTexts
 from ostension.data.sets.folder import FolderSet
+from ostension.data.sets.karpathy import KarpathySet
 from ostension.data.sets.shards import ShardSet
 from ostension.data.sets.shipped import EmbeddedEmoji
 from ostension.data.sets.table import TableSet
@@ -88,6 +89,7 @@ _OPENERS: dict[str, Callable[[Path, Source | None, bool], LabelledSet]] = {
     "hf": lambda location, source, several: ArrowSet(location, source, several=several),
     "shards": _open_shards,
     "npz": lambda location, source, several: ArraySet(location, source, several=several),
+    "karpathy": lambda location, source, several: KarpathySet(location, source.images if source else None),
     "text": lambda location, source, several: DrawnTexts(location),
     "embedded": lambda location, source, several: EmbeddedEmoji(),
 }

@@ -17,6 +17,8 @@ IMAGE_COLUMNS = ("filepath", "image", "image_path", "path", "file", "file_name",
 class TableSet(LabelledSet):
     """The rows of a CSV or TSV file with a header line; every column that is nothing else is a field.
 
+    With captions (`source.texts`) the rows of one picture are one sample.
+
     Args:
         path: the table, UTF-8; tabs separate where its name ends in .tsv.
         source: columns, where they are not called as usual, and the folder below the table's that paths are relative to.
@@ -58,7 +60,23 @@ class TableSet(LabelledSet):
             fields={column: [row[at] for _, row in rows] for at, column in enumerate(header) if at not in used},
             texts=None if texts is None else [(row[texts],) for _, row in rows],
         )
+        if texts is not None:
+            self._join()
         self._sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def _join(self) -> None:
+        """Make one sample of the rows of one picture, with all their captions; its other columns are those of the first."""
+        assert self.texts is not None
+        first: dict[str, int] = {}
+        captions: dict[str, list[str]] = {}
+        for row, (name, texts) in enumerate(zip(self.ids, self.texts, strict=True)):
+            first.setdefault(name, row)
+            captions.setdefault(name, []).extend(texts)
+        rows = list(first.values())
+        self.ids, self.texts = list(first), [tuple(texts) for texts in captions.values()]
+        self.labels, self._images = [self.labels[row] for row in rows], [self._images[row] for row in rows]
+        self.splits = None if self.splits is None else [self.splits[row] for row in rows]
+        self.fields = {name: [values[row] for row in rows] for name, values in self.fields.items()}
 
     def image(self, index: int) -> bytes:
         return read_picture_file(self._folder / self._images[index])
