@@ -79,27 +79,28 @@ class Band:
     high: np.ndarray
 
 
-def bootstrap_laws(
+def bootstrap_lines(
     compute: np.ndarray, error: np.ndarray, rule: Rule = "frontier", *, resamples: int = 2000, seed: int = 0
-) -> list[ScalingLaw]:
-    """The law fitted to `resamples` draws of the runs with replacement.
+) -> np.ndarray:
+    """Slope and intercept of the line fitted to each of `resamples` draws of the runs with replacement (R, 2).
 
     Draws that cannot be fitted (one compute only) are drawn again.
 
     Raises:
         DataError: if the runs themselves cannot be fitted.
     """
-    compute, error = (np.asarray(values, dtype=np.float64) for values in (compute, error))
     fit_scaling_law(compute, error, rule)
+    x, y = _logs(compute, error)
     generator = numpy_generator(seed, "scaling band")
-    laws: list[ScalingLaw] = []
-    while len(laws) < resamples:
-        chosen = generator.integers(len(compute), size=len(compute))
-        try:
-            laws.append(fit_scaling_law(compute[chosen], error[chosen], rule))
-        except DataError:
-            continue
-    return laws
+    found = np.empty((0, 2))
+    while len(found) < resamples:
+        chosen = generator.integers(len(x), size=(resamples, len(x)))
+        if rule == "frontier":
+            lines = _lines(*_frontiers(x[chosen], y[chosen]))
+        else:
+            lines = _lines(x[chosen], y[chosen], np.ones(chosen.shape, dtype=bool))
+        found = np.concatenate([found, lines[np.isfinite(lines).all(axis=1)]])
+    return found[:resamples]
 
 
 def prediction_band(
@@ -124,8 +125,8 @@ def prediction_band(
     """
     require(0 < level < 1, "level", level, "between 0 and 1")
     at = np.asarray(at, dtype=np.float64)
-    laws = bootstrap_laws(compute, error, rule, resamples=resamples, seed=seed)
-    predictions = np.stack([law.predict(at) for law in laws])
+    slopes, intercepts = bootstrap_lines(compute, error, rule, resamples=resamples, seed=seed).T
+    predictions = 10 ** (intercepts[:, None] + slopes[:, None] * np.log10(at))
     if of == "run":
         fitted = fit_scaling_law(compute, error, rule)
         drawn = numpy_generator(seed, "scaling residuals").choice(residuals(fitted), size=predictions.shape)
@@ -168,3 +169,25 @@ def _frontier(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     filled = np.unique(bins)
     centres = (edges[filled] + edges[filled + 1]) / 2
     return centres, np.array([y[bins == each].min() for each in filled])
+
+
+def _frontiers(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`_frontier` of each row of (R, N): the bins' centres and smallest y (R, bins), and which bins hold anything."""
+    low = x.min(axis=1, keepdims=True)
+    width = (x.max(axis=1, keepdims=True) + BIN_MARGIN - low) / NUM_BINS
+    bins = np.minimum((x - low) // width, NUM_BINS - 1)
+    inside = bins[:, :, None] == np.arange(NUM_BINS)
+    lowest = np.where(inside, y[:, :, None], np.inf).min(axis=1)
+    return low + width * (np.arange(NUM_BINS) + 0.5), lowest, inside.any(axis=1)
+
+
+def _lines(x: np.ndarray, y: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Slope and intercept (R, 2) of least squares in each row of (R, M), over the used places; nan where x is all one."""
+    count = used.sum(axis=1)
+    x, y = np.where(used, x, 0.0), np.where(used, y, 0.0)
+    mean_x, mean_y = x.sum(axis=1) / count, y.sum(axis=1) / count
+    from_x = np.where(used, x - mean_x[:, None], 0.0)
+    spread = (from_x**2).sum(axis=1)
+    spread = np.where(spread > 1e-18 * np.maximum(1.0, mean_x**2), spread, np.nan)  # rounding is no spread
+    slope = (from_x * y).sum(axis=1) / spread
+    return np.stack([slope, mean_y - slope * mean_x], axis=1)

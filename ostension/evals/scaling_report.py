@@ -18,7 +18,7 @@ from ostension.evals.scaling_law import (
     RULES,
     Rule,
     ScalingLaw,
-    bootstrap_laws,
+    bootstrap_lines,
     fit_scaling_law,
     prediction_band,
 )
@@ -150,9 +150,9 @@ def chart(points: Points, tree: Mapping[str, Any]) -> str:
 
 def _rule(points: Points, rule: Rule, at: Sequence[float], options: Mapping[str, Any]) -> dict[str, Any]:
     law = fit_scaling_law(points.compute, points.error, rule)
-    laws = bootstrap_laws(points.compute, points.error, rule, resamples=options["resamples"], seed=options["seed"])
+    lines = bootstrap_lines(points.compute, points.error, rule, resamples=options["resamples"], seed=options["seed"])
     ends = ((1 - options["level"]) / 2, (1 + options["level"]) / 2)
-    low, high = np.quantile([one.slope for one in laws], ends)
+    low, high = np.quantile(lines[:, 0], ends)
     note = None
     if len(law.places) < MIN_PLACES:
         note = f"the line goes through {len(law.places)} places; nothing tells how far runs fall from it"
@@ -198,7 +198,7 @@ def _check(points: Points, rules: Sequence[Rule], options: Mapping[str, Any]) ->
         raise DataError(
             f"without the dearest run {len(cheap)} are left", source="--check", expected=f"{MIN_PLACES} or more to predict from"
         )
-    best = int(np.argmin(dearest.error))
+    best = len(dearest) - 1 - int(np.argmin(dearest.error[::-1]))  # of equally good ones the last
     compute, came = float(dearest.compute[best]), float(dearest.error[best])
     found = {}
     for rule in rules:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ostension.errors import DataError
-from ostension.evals.scaling_law import fit_scaling_law, prediction_band
+from ostension.evals.scaling_law import bootstrap_lines, fit_scaling_law, prediction_band
+from ostension.runtime import numpy_generator
 
 POINTS = json.loads((Path(__file__).parent / "scaling_points.json").read_text(encoding="utf-8"))["points"]
 
@@ -84,3 +85,22 @@ def test_the_band_holds_the_law_and_repeats_itself():
 def test_runs_that_cannot_be_fitted_are_refused(compute, error, message):
     with pytest.raises(DataError, match=message):
         fit_scaling_law(np.array(compute), np.array(error))
+
+
+@pytest.mark.parametrize("rule", ["frontier", "least-squares"])
+def test_the_bootstrap_at_once_is_the_fit_of_each_draw(rule):
+    generator = np.random.default_rng(1)
+    compute = np.logspace(3, 9, 17) * np.exp(generator.standard_normal(17))
+    error = np.minimum(1.0, 3.0 * compute**-0.2 * np.exp(0.1 * generator.standard_normal(17)))
+    lines = bootstrap_lines(compute, error, rule, resamples=40, seed=5)
+    draws = numpy_generator(5, "scaling band").integers(17, size=(40, 17))
+    for line, chosen in zip(lines, draws, strict=True):
+        law = fit_scaling_law(compute[chosen], error[chosen], rule)
+        assert line == pytest.approx([law.slope, law.intercept])
+
+
+def test_draws_of_one_compute_are_drawn_again():
+    lines = bootstrap_lines(np.array([10.0, 10.0, 1e6]), np.array([0.5, 0.4, 0.1]), "least-squares", resamples=200)
+    assert lines.shape == (200, 2)
+    assert np.isfinite(lines).all()
+    assert (lines[:, 0] < 0).all()
