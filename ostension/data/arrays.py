@@ -7,10 +7,11 @@ sent to a worker is the path.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,44 @@ def cached_arrays(kind: str, key: Any, make: Callable[[], tuple[Mapping[str, np.
         DataError: if the cache folder cannot be written.
     """
     path = cache_folder("arrays") / f"{sha256_json([kind, key])[:32]}.arrays"
-    if path.is_file():
+    found = _kept(path, kind)
+    if found is not None:
+        return found
+    with one_at_a_time(path.name):
+        found = _kept(path, kind)
+        if found is not None:
+            return found
+        arrays, facts = make()
         try:
-            return MappedArrays(path, kind)
-        except DataError:
-            pass  # a torn file of a cache is made again
-    arrays, facts = make()
+            write_arrays(path, kind, arrays, facts)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+        return MappedArrays(path, kind)
+
+
+def _kept(path: Path, kind: str) -> MappedArrays | None:
+    """What the cache holds; a torn file in it is made again."""
     try:
-        write_arrays(path, kind, arrays, facts)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    return MappedArrays(path, kind)
+        return MappedArrays(path, kind) if path.is_file() else None
+    except DataError:
+        return None
+
+
+@contextlib.contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """While entered, no other process or thread of this machine makes what `name` stands for; where locks cannot be, nothing.
+
+    The processes of a run open the same data at the same moment; the first makes the index, the others find it.
+    """
+    import fcntl
+
+    with contextlib.ExitStack() as stack:
+        try:
+            cache_folder("locks").mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(open(cache_folder("locks") / name, "w")), fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
 
 
 def cannot_write(path: Path, error: OSError) -> DataError:

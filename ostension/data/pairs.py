@@ -62,7 +62,11 @@ class Summary:
 
 @runtime_checkable
 class PairSource(Protocol):
-    """A fixed list of pairs that can be read in any order, from any process or thread."""
+    """A fixed list of pairs that can be read in any order, from any process or thread.
+
+    A source whose pairs have several texts each may also have `text_counts()` (see `captions`), which says how many without
+    reading images.
+    """
 
     def __len__(self) -> int: ...
 

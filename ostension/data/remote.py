@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from ostension.data.arrays import cache_folder, cannot_write
+from ostension.data.arrays import cache_folder, cannot_write, one_at_a_time
 from ostension.errors import ConfigError, DataError, LimitError, MissingExtraError, OstensionError, require_extra
 from ostension.files import sha256_json
 
@@ -147,7 +147,9 @@ class RemoteFile:
             DataError: if the copy cannot be written.
         """
         path = self._copy_path()
-        if not (path.is_file() and path.stat().st_size == self.size):
+        with one_at_a_time(path.parent.name):
+            if path.is_file() and path.stat().st_size == self.size:
+                return path
             with self.downloaded() as partial:
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)

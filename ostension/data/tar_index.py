@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ostension.data.arrays import MappedArrays, cache_folder, cannot_write, joined_texts, text_at, write_arrays
+from ostension.data.arrays import MappedArrays, cache_folder, cannot_write, joined_texts, one_at_a_time, text_at, write_arrays
 from ostension.data.pairs import IMAGE_SUFFIXES, image_digest
 from ostension.data.remote import RemoteFile
 from ostension.data.tar_scan import TornArchive, scan
@@ -152,33 +152,45 @@ def open_index(path: Path | RemoteFile, folder: Path | None = None, *, verified_
     Raises:
         DataError: if the shard is no tar archive, or is not the one that was indexed.
     """
+    index = _kept(path, folder, verified_mtime_ns)
+    if index is not None:
+        return index
     places = index_places(path, folder)
+    with one_at_a_time(places[-1].name):
+        index = _kept(path, folder, verified_mtime_ns)
+        if index is not None:
+            return index
+        if isinstance(path, RemoteFile):
+            with path.downloaded() as local:
+                try:
+                    index = build_index(local)
+                except DataError as error:
+                    raise DataError(error.what, source=path, expected=error.expected) from None
+        else:
+            index = build_index(path)
+        problem: OSError | None = None
+        for place in places:
+            try:
+                save_index(index, place)
+            except OSError as error:
+                problem = error
+                continue
+            return load_index(place)
+        assert problem is not None
+        raise cannot_write(places[-1], problem)
+
+
+def _kept(path: Path | RemoteFile, folder: Path | None, verified_mtime_ns: int | None) -> ShardIndex | None:
+    """The index that was kept, if there is one."""
     status = None if isinstance(path, RemoteFile) else _stat(path)
-    for place in places:
+    for place in index_places(path, folder):
         if place.is_file():
             index = load_index(place)
             if isinstance(path, Path):
                 assert status is not None
                 _refuse_changed(path, status, index, place, verified_mtime_ns)
             return index
-    if isinstance(path, RemoteFile):
-        with path.downloaded() as local:
-            try:
-                index = build_index(local)
-            except DataError as error:
-                raise DataError(error.what, source=path, expected=error.expected) from None
-    else:
-        index = build_index(path)
-    problem: OSError | None = None
-    for place in places:
-        try:
-            save_index(index, place)
-        except OSError as error:
-            problem = error
-            continue
-        return load_index(place)
-    assert problem is not None
-    raise cannot_write(places[-1], problem)
+    return None
 
 
 def index_places(path: Path | RemoteFile, folder: Path | None = None) -> list[Path]:

@@ -10,6 +10,7 @@ import bisect
 import dataclasses
 import itertools
 import json
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -23,13 +24,15 @@ from ostension.config import to_tree
 from ostension.data.arrays import cached_arrays
 from ostension.data.layout import TEXT_MEMBER, USUAL, Layout, captions_of
 from ostension.data.pairs import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Pair, Summary, check_index
-from ostension.data.remote import THREADS, RemoteFile, UnreachableError
-from ostension.data.tar_index import NO_TEXT, ShardIndex, open_index
+from ostension.data.remote import RemoteFile, UnreachableError
+from ostension.data.tar_index import NO_TEXT, ShardIndex, index_places, open_index
 from ostension.errors import DataError, LimitError
 from ostension.files import sha256_json
 
 MAX_OPEN_SHARDS = 128  # two descriptors each: the file, and the map of its index
+INDEXED_AT_ONCE = 4  # shards at URLs, each of which needs its size on disk for that time
 MAX_GAP_BYTES = 64 << 10  # members of one sample that lie no farther apart are read at once
+_LOG = logging.getLogger("ostension.data")
 
 
 class TarShards:
@@ -62,8 +65,11 @@ class TarShards:
             raise DataError(f"no such shard{more}", source=missing[0], expected=f"{len(self.shards)} shards")
         self._texts = layout.texts or (TEXT_MEMBER,)
         self._index_folder = index_folder
-        remote = any(isinstance(shard, RemoteFile) for shard in self.shards)
-        with ThreadPoolExecutor(THREADS if remote else 1) as pool:
+        remote = [shard for shard in self.shards if isinstance(shard, RemoteFile)]
+        new = sum(not any(place.is_file() for place in index_places(shard, index_folder)) for shard in remote)
+        if new:
+            _LOG.warning(f"{new} shards at URLs are read once, to index them")
+        with ThreadPoolExecutor(INDEXED_AT_ONCE if remote else 1) as pool:
             self._facts = list(pool.map(self._open_first, self.shards))
         self._ends = list(itertools.accumulate(facts.num_pairs for facts in self._facts))
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()

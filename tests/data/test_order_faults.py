@@ -6,11 +6,13 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from shard_making import decode, members, write_tar
 
+from ostension.data.arrays import cached_arrays
 from ostension.data.loader import Loader
 from ostension.data.mixture import Mixture
 from ostension.data.open import open_pairs
@@ -113,3 +115,15 @@ def test_a_worker_holds_nothing_for_each_row_of_a_table(tmp_path):
     assert len(message) < 2000
     done = subprocess.run([sys.executable, "-c", WORKER], input=message, capture_output=True, check=True)
     assert int(done.stdout) < 6_000  # kB; the rows as Python objects would be 80 MB
+
+
+def test_processes_that_open_new_data_at_once_index_it_once(tmp_path, cache_folder):
+    path = write_tar(tmp_path / "a.tar", members(200))
+    code = f"from ostension.data.open import open_pairs; print(open_pairs({str(path)!r}).fingerprint())"
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert len({process.communicate(timeout=120)[0] for process in running}) == 1
+    assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == ["a.tar", "a.tar.idx"]
+    made = []
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: cached_arrays("test", [1], lambda: (made.append(1) or {"x": np.arange(3)}, {})), range(8)))
+    assert made == [1]
