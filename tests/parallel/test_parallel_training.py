@@ -58,7 +58,7 @@ def test_in_float64_the_losses_are_those_of_one_process(processes, one, tmp_path
 @pytest.mark.parametrize(("preset", "parallel"), [("tiny-vit", "ddp"), ("tiny-vit", "fsdp"), ("tiny-resnet", "ddp")])
 def test_in_float32_they_are_the_same_to_rounding(processes, one, tmp_path, preset, parallel):
     # Adam's first steps are the signs of gradients, which rounding decides where a gradient is next to nothing.
-    settings = case(preset, steps=4, optim={"eps": 1e-4})
+    settings = case(preset, steps=4, **({"optim": {"eps": 1e-4}} if preset == "tiny-resnet" else {}))
     processes.run("trained", 2, folder=str(tmp_path / "run"), parallel=parallel, **settings)
     assert losses(tmp_path / "run") == pytest.approx(losses(one(**settings)), abs=1e-5)
 
