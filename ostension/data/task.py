@@ -18,7 +18,7 @@ from ostension.data.task_parts import Folds, Kind, Metric, Oracle, PreprocessCha
 from ostension.errors import ConfigError, DataError, LimitError, unknown_name
 from ostension.files import sha256_json
 from ostension.registry import RecordRegistry
-from ostension.text.prompts import as_classes, as_templates, fill, prompt_set
+from ostension.text.prompts import as_classes, as_templates, prompt_set
 
 __all__ = ["TASKS", "Folds", "Oracle", "Source", "Split", "Task", "read_task", "task_names"]
 
@@ -148,14 +148,6 @@ class Task:
     def takes_several(self) -> bool:
         """Whether a sample may have several labels: multi-label tasks, and frames whose label is a set."""
         return self.kind == "multilabel" or self.metric == "pm_k"
-
-    def prompts(self) -> dict[str, tuple[str, ...]]:
-        """All prompts of each class by its label key."""
-        templates = self.prompt_templates()
-        return {
-            key: tuple(fill(template, name) for name in names for template in templates)
-            for key, names in self.label_names().items()
-        }
 
     def key_of(self, label: str) -> str | None:
         """The label key that a sample's label means, by the record's rules; None if it means no class."""

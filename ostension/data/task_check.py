@@ -98,7 +98,7 @@ def _labels(task: Task, part: LabelledSet, split: str) -> tuple[list[str], list[
         if odd:
             problems.append(f"{split}: {len(odd):,} samples have no label or several, such as {odd[0]!r}")
     empty = [key for key in task.display_names() if key not in set(keys.values())]
-    warnings = [f"{split}: {len(empty):,} classes have no sample: {_some(empty)}"] if empty else []
+    warnings = [f"{split}: no sample of {len(empty):,} of {task.num_classes:,} classes: {_some(empty)}"] if empty else []
     return problems, warnings
 
 

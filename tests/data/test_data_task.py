@@ -46,6 +46,16 @@ def test_a_users_own_record_keeps_its_keys_names_and_order(tmp_path):
     assert task.metric == "mean_per_class" and task.splits["test"].count == 20 and task.chance == 0.5
 
 
+def test_whole_prompts_may_stand_in_place_of_templates(tmp_path):
+    text = RECORD.replace('templates = ["a photo of a {}.", "a drawing of a {}."]\n', "")
+    text += '\n[texts]\nn02 = ["a dog at play", "a hound"]\nn01 = "a sleeping cat"\n'
+    task = read_task(write(tmp_path, text))
+    assert task.label_names() == {"n01": ("a sleeping cat",), "n02": ("a dog at play", "a hound")}
+    assert task.prompt_templates() == ("{}",) and task.display_names()["n01"] == ("cat",)
+    with pytest.raises(ConfigError, match="texts and classes differ"):
+        read_task(write(tmp_path, text.replace('n02 = ["a dog', 'n03 = ["a dog')))
+
+
 def test_the_class_list_hash_sees_names_keys_and_order(tmp_path):
     hashes = {
         read_task(write(tmp_path, text)).class_list_sha256

@@ -154,7 +154,7 @@ def test_checking_finds_leaks_twins_broken_pictures_and_empty_classes(tmp_path):
     assert any("not a picture" in line and "'test/dog/1.png'" in line for line in found.problems)
     assert any("in the splits test and train" in line and "1 of them with different labels" in line for line in found.problems)
     assert any("occur more than once in test" in line for line in found.warnings)
-    assert any("train: 1 classes have no sample: 'dog'" in line for line in found.warnings)
+    assert any("train: no sample of 1 of 2 classes: 'dog'" in line for line in found.warnings)
     quick = check_data(task, open_data(task, tmp_path / "pets"), pictures=False)
     assert quick.num_pictures == 0 and quick.problems == ()
 

@@ -136,6 +136,15 @@ def test_embeddings_stand_in_for_pictures(tmp_path):
         found.image(0)
 
 
+def test_numbers_are_names_where_an_npz_has_names(tmp_path):
+    pixels, names = np.zeros((2, 4, 4), np.uint8), np.array(["cat", "dog"])
+    np.savez(tmp_path / "a.npz", images=pixels, labels=np.array([1, 0]), names=names)
+    assert open_set(tmp_path / "a.npz").labels == [("dog",), ("cat",)]
+    np.savez(tmp_path / "b.npz", images=pixels, labels=np.array([1, 2]), names=names)
+    with pytest.raises(DataError, match="labels from 1 to 2, and 2 names"):
+        open_set(tmp_path / "b.npz")
+
+
 def test_sentences_are_drawn_in_black_on_white_and_all_of_them_fits(tmp_path):
     long = "word " * 300
     (tmp_path / "test.tsv").write_text(f"a fine film\t1\n{long}\t0\n")

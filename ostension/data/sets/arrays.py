@@ -16,6 +16,7 @@ from ostension.files import sha256_file
 
 IMAGE_ARRAYS = ("images", "image", "x", "data")
 LABEL_ARRAYS = ("labels", "label", "y", "targets")
+NAME_ARRAYS = ("names", "class_names", "classes")
 EMBEDDING_ARRAYS = ("embeddings", "features", "feats")
 MAX_ARRAY_BYTES = 32_000_000_000
 SPLIT_PART = "{split}"
@@ -23,6 +24,8 @@ SPLIT_PART = "{split}"
 
 class ArraySet(LabelledSet):
     """Arrays of an npz file: pictures (N, H, W) or (N, H, W, 3) of bytes, or embeddings (N, E), and labels (N,).
+
+    Where there is an array of the classes' names ("names") and labels are numbers, the label is the name.
 
     Args:
         source: names of the arrays; "{split}_images" stands for one array a split. Without it the usual names.
@@ -37,11 +40,17 @@ class ArraySet(LabelledSet):
         data_name = source.embeddings or source.image or _usual(arrays, (*IMAGE_ARRAYS, *EMBEDDING_ARRAYS), "images", path)
         label_name = source.label or _usual(arrays, LABEL_ARRAYS, "labels", path)
         embeddings = source.embeddings is not None or data_name.replace(SPLIT_PART + "_", "") in EMBEDDING_ARRAYS
+        names = next((arrays[name] for name in NAME_ARRAYS if name in arrays and arrays[name].dtype.kind == "U"), None)
         parts, labels, splits, ids = [], [], [], []
         for split in _splits(arrays, data_name):
             data, keys = (_array(arrays, name.replace(SPLIT_PART, split), path) for name in (data_name, label_name))
             _check(data, keys, embeddings, path)
             parts.append(data)
+            if names is not None and names.ndim == 1 and keys.dtype.kind in "iu":
+                if keys.size and not 0 <= keys.min() <= keys.max() < len(names):
+                    what = f"labels from {keys.min()} to {keys.max()}, and {len(names)} names"
+                    raise DataError(what, source=path, expected="numbers of names, from 0")
+                keys = names[keys]
             for index, key in enumerate(keys):
                 name = f"{split}/{index}" if split else str(index)
                 labels.append(label_texts(key.item() if keys.ndim == 1 else key, f"{path} ({name})", several=several))

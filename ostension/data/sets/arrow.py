@@ -38,7 +38,7 @@ class ArrowSet(LabelledSet):
     Args:
         location: a file or a folder.
         source: columns, where they are not called as usual.
-        several: unused here: a list in the label column is several labels.
+        several: whether a text may be several labels with | between them; a list always is.
 
     Raises:
         DataError: for files that cannot be read, columns that are not there, a sample without a label.
@@ -104,12 +104,13 @@ class ArrowSet(LabelledSet):
     ) -> Sequence[tuple[str, ...]]:
         found = []
         for value, name in zip(values, ids, strict=True):
+            where = f"{self._arguments[0]} ({name})"
             if names is not None:
                 numbers = value if isinstance(value, list) else [value]
                 if not all(isinstance(number, int) and 0 <= number < len(names) for number in numbers):
-                    raise DataError(f"the label is {value!r}", source=name, expected=f"0 to {len(names) - 1}")
+                    raise DataError(f"the label is {value!r}", source=where, expected=f"0 to {len(names) - 1}")
                 value = [names[number] for number in numbers]
-            found.append(label_texts(value, name, several=several))
+            found.append(label_texts(value, where, several=several))
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
