@@ -12,6 +12,9 @@ _EXPORTS = {
     "check_disjoint": "leaks",
     "Sampler": "sampler",
     "load_emoji": "embedded",
+    "read_task": "task",
+    "open_task": "task_data",
+    "read_suite": "suite",
 }
 
 __all__ = [*_EXPORTS]

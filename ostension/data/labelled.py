@@ -12,6 +12,8 @@ import numpy as np
 
 from ostension.data.open import open_pairs
 from ostension.data.pairs import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, Pair, PairSource, Summary, check_index, image_digest
+from ostension.data.sets.arrow import is_saved_folder
+from ostension.data.sets.open import open_set
 from ostension.errors import DataError, LimitError
 from ostension.files import sha256_json
 
@@ -71,12 +73,14 @@ class LabelledFolder:
 
 
 def open_labelled(data: str) -> PairSource:
-    """A folder with one subfolder a class, or whatever `open_pairs` opens.
+    """A folder with one subfolder a class, an npz, a folder of the Hugging Face library, or whatever `open_pairs` opens.
 
     Raises:
         DataError, ConfigError: if it is neither, or cannot be read.
     """
     path = Path(data)
+    if is_saved_folder(path) or (path.suffix == ".npz" and path.is_file()):
+        return open_set(path)
     if path.is_dir() and not any(path.glob("*.tar")) and any(entry.is_dir() for entry in path.iterdir()):
         return LabelledFolder(path)
     return open_pairs(data)

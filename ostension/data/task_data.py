@@ -210,7 +210,7 @@ def _locate(task: Task, data: str | os.PathLike | None, download: bool) -> tuple
         if source.path and root.name == Path(source.path).name and root.exists():
             return root, source
     for source in task.sources:
-        if source.url is not None and (download or not root.exists()):
+        if source.url is not None and (download or not root.exists() or (root.is_dir() and not any(root.iterdir()))):
             return fetch(source, root, allowed=download), source
     if task.name and (root / task.name).exists():
         return root / task.name, None

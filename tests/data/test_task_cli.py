@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
+import io
 import json
+import threading
 
+import numpy as np
 import pytest
 from labelled_making import write_folder, write_record
 
@@ -108,6 +113,34 @@ def test_validate_without_data_checks_the_record_and_prints_its_traps(run, tmp_p
     path = write_record(tmp_path / "bad.toml", templates='["{} {}"]')
     status, out, err = run("validate", path)
     assert status == 1 and not out and "bad.toml" in err and "2 times" in err
+
+
+def test_a_file_is_fetched_only_with_the_flag(run, tmp_path):
+    buffer = io.BytesIO()
+    np.savez(buffer, images=np.arange(64, dtype=np.uint8).reshape(4, 4, 4), labels=np.array(["cat", "dog", "cat", "dog"]))
+    body = buffer.getvalue()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    (tmp_path / "sets").mkdir()
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        facts = f'url = "http://127.0.0.1:{server.server_port}/a", sha256 = "{hashlib.sha256(body).hexdigest()}"'
+        source = f'[{{ kind = "npz", path = "pets.npz", {facts}, num_bytes = {len(body)} }}]'
+        write_record(tmp_path / "my.toml", sources=source)
+        status, _, err = run("validate", "my.toml", "--data", "sets")
+        assert status == 1 and "is not allowed; allow it with --download" in err and not list((tmp_path / "sets").iterdir())
+        status, out, _ = run("validate", "my.toml", "--data", "sets", "--download")
+        assert status == 0 and "test 4; 4 pictures read" in out
+        server.shutdown()
+    assert run("validate", "my.toml", "--data", "sets")[0] == 0
 
 
 def test_names_are_cleaned_and_kept_apart():

@@ -14,6 +14,7 @@ import pytest
 from labelled_making import picture, write_folder, write_saved, write_shard
 from PIL import Image
 
+from ostension.data.labelled import LABEL, label_of, open_labelled
 from ostension.data.sets.fetch import fetch
 from ostension.data.sets.open import open_set
 from ostension.data.task_parts import Source
@@ -113,6 +114,12 @@ def test_every_form_gives_the_same_pictures_labels_and_splits(tmp_path, make):
     again = pickle.loads(pickle.dumps(found))
     assert again.image(3) == found.image(3) and again.labels == found.labels
     assert found.summary().num_pairs == 4 and len(set(found.image_digests())) == 4
+
+
+@pytest.mark.parametrize("make", [make_saved, make_npz])
+def test_evaluation_during_training_opens_them_too(tmp_path, make):
+    found = open_labelled(str(make(tmp_path / "set")))
+    assert [label_of(found.read(index), LABEL) for index in range(4)] == LABELS
 
 
 @pytest.mark.parametrize("make", [make_csv, make_parquet, make_shards])
