@@ -19,7 +19,8 @@ Letters: P patches (with the class token where there is one), T tokens, W width,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 
 from ostension.errors import ConfigError
 from ostension.model.config import ModelConfig, ResNetConfig, TextConfig, VitConfig
@@ -40,11 +41,6 @@ class Products:
     macs: int
     again: bool = False
     pixels: bool = False
-
-    @property
-    def backward_macs(self) -> int:
-        """Multiply-adds of its two gradients."""
-        return self.macs if self.pixels else 2 * self.macs
 
 
 def image_products(config: VitConfig | ResNetConfig, embed_dim: int, *, whole: bool = True) -> list[Products]:
@@ -92,15 +88,33 @@ def total(products: list[Products]) -> int:
     return sum(part.macs for part in products)
 
 
-def training(products: list[Products], *, checkpointing: bool = False, forwards: int = 1) -> int:
+def training(
+    products: list[Products], *, checkpointing: bool = False, forwards: int = 1, trained: Collection[str] | None = None
+) -> int:
     """Multiply-adds of training on one image or text.
 
     Args:
         checkpointing: the blocks run forward once more.
         forwards: how often all of it runs forward; two where embeddings are cached before the loss is known.
+        trained: names of the tower's weights that are; None is all of them. A frozen part costs no gradient of its weights,
+            and none of its input where nothing before it is trained. Exact for towers that are trained or frozen as a whole;
+            a part that is trained in part counts as a whole one.
     """
-    again = sum(part.macs for part in products if part.again) if checkpointing else 0
-    return forwards * total(products) + again + sum(part.backward_macs for part in products)
+    others = [] if trained is None else [name for name in trained if not name.startswith(tuple(part.name for part in products))]
+    gains = {found[0] for name in others if (found := _BLOCK.match(name))}  # blocks that train a norm
+    below = trained is None or any(not name.startswith(_AFTER) and not _BLOCK.match(name) for name in others)
+    cost = forwards * total(products)
+    for part in products:
+        own = trained is None or any(name.startswith(part.name) for name in trained)
+        below = below or part.name.startswith(tuple(gains))
+        gradients = own + (below and not part.pixels)
+        cost += part.macs * (gradients + (checkpointing and part.again and gradients > 0))
+        below = below or own
+    return cost
+
+
+_BLOCK = re.compile(r".*resblocks\.\d+\.")
+_AFTER = ("ln_post", "ln_final", "attn_pool")  # what has no product of its own and stands behind all blocks
 
 
 def _vit(config: VitConfig, embed_dim: int, whole: bool) -> Iterator[Products]:

@@ -75,9 +75,10 @@ def traced() -> bool:
 
 
 def _onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's fused operators may be called: nothing records, traces or casts, and they know the dtype."""
+    """Whether oneDNN's fused operators may be called: nothing records, traces or casts, and they know tensor and dtype."""
     return (
         not torch.is_grad_enabled()
+        and type(x) in (Tensor, nn.Parameter)  # no fake and no distributed ones
         and x.device.type == "cpu"
         and x.dtype == weight.dtype
         and x.dtype in _onednn_dtypes()

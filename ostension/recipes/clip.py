@@ -5,7 +5,10 @@
 
 Radford et al. 2021, section 2.5 and appendix F. 400 million pairs, 32 epochs, batch 32,768, AdamW with decoupled weight
 decay 0.2 on all weights that are not gains or biases, warm-up over 2,000 steps, cosine to zero, the multiplier of the
-logits from 1 / 0.07 and capped at 100, a random square crop of the resized picture as the only augmentation.
+logits from 1 / 0.07 and capped at 100, a random square crop of the resized picture as the only augmentation. To save memory:
+mixed precision, gradient checkpointing, Adam's statistics in half precision, and half-precision weights of the text tower that
+are rounded stochastically. `--plan` shows what each of them is worth; all are settings (`train.checkpointing`,
+`train.optim.moments`, `train.stochastic_rounding`), and a run that has the memory may leave them out.
 
 What each value rests on:
 
@@ -16,9 +19,9 @@ What each value rests on:
 - memory only, not confirmed in any source: the table of appendix F as a whole, and from it all learning rates (5e-4 for
   RN50, RN101, RN50x4, B/32 and B/16, 4e-4 for RN50x16 and L/14, 3.6e-4 for RN50x64, 2e-5 for L/14 at 336 px).
 
-Departures. Mixed precision is bfloat16 weights over float32 masters where the paper has float16 with a loss scale. The
-similarities are summed in blocks of rows, which changes nothing but the memory. No clipping of the gradient is named in
-the paper, and there is none here.
+Departures. Mixed precision is bfloat16 weights over float32 masters where the paper has float16 with a loss scale, and the
+text tower's weights are bfloat16 for the same reason. The similarities are summed in blocks of rows, which changes nothing
+but the memory. No clipping of the gradient is named in the paper, and there is none here.
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ TABLE = {
 }
 FIXRES_START, FIXRES_SIZE = Path("runs/clip-vit-l-14/model"), 336
 CHUNK_ROWS = 1024
+# A run without the paper's savings of memory, for those who have enough of it.
+ROOMY = {"train.optim.moments": "fp32", "train.checkpointing": "none", "train.stochastic_rounding": "none"}
 
 
 def recipe(name: str) -> Pretraining:
@@ -86,9 +91,12 @@ def papers_run(model_name: str, lr: float) -> Pretraining:
     residual = model.vision.kind == "resnet"
     optim = OptimConfig(
         lr=lr, beta1=0.9, beta2=0.999 if residual else 0.98, eps=1e-8 if residual else 1e-6, weight_decay=0.2,
-        decay_rule="paper", clip_norm=None,
+        decay_rule="paper", clip_norm=None, moments="fp16",
     )  # fmt: skip
-    train = TrainConfig(epochs=EPOCHS, optim=optim, schedule=ScheduleConfig(warmup_steps=2000), precision="bf16")
+    train = TrainConfig(
+        epochs=EPOCHS, optim=optim, schedule=ScheduleConfig(warmup_steps=2000), precision="bf16", checkpointing="both",
+        stochastic_rounding="text",
+    )  # fmt: skip
     return Pretraining(
         model=model,
         batches=PairBatchesConfig(data="", batch_size=BATCH_SIZE, crop="random"),

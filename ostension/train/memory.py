@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import weakref
 from collections.abc import Iterable
@@ -24,12 +23,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ostension.config import config_hash
 from ostension.model.clip import CLIP
 from ostension.model.config import ModelConfig
 from ostension.model.layers import Block, fused_attention
 from ostension.model.resnet import Bottleneck
 from ostension.runtime import numpy_generator
 from ostension.train.batches import Batch
+from ostension.train.freeze import FreezeConfig
 from ostension.train.loop import Towers, TrainConfig
 from ostension.train.objective import Contrastive
 from ostension.train.optim import MasterAdamW
@@ -37,6 +38,7 @@ from ostension.train.precision import Average, Masters
 
 # Pairs that are run on fake tensors; more of them take as much each (the test says within which share).
 PAIRS_AT_MOST = 256
+NOTHING = FreezeConfig()
 
 
 class LiveBytes(TorchDispatchMode):
@@ -90,33 +92,34 @@ def activations(
     pairs: int,
     dtype: torch.dtype,
     checkpointing: Towers = "none",
+    freeze: FreezeConfig = NOTHING,
     fused: bool = False,
     num_tokens: int | None = None,
 ) -> Activations:
     """What both towers take for `pairs` pairs that are embedded together, on fake tensors.
 
     Args:
+        freeze: what is not trained, and so keeps less or nothing.
         fused: with torch's attention kernel in half precision, as on a GPU; else as on a processor.
         num_tokens: of every caption, with its start and end; None is the context length, which is the most there can be.
     """
     pairs_run = min(pairs, PAIRS_AT_MOST)
     fused = fused and dtype in (torch.bfloat16, torch.float16)  # else it is in any case
-    found = _activations(dataclasses.replace(config, name=""), pairs_run, dtype, checkpointing, fused, num_tokens)
+    key = (dataclasses.replace(config, name=""), pairs_run, dtype, checkpointing, config_hash(freeze), fused, num_tokens)
+    if key not in _found:
+        model = fake_model(config, dtype, freeze)
+        model.set_checkpointing(image=checkpointing in ("image", "both"), text=checkpointing in ("text", "both"))
+        side = config.vision.image_size
+        with _mode_of(model):
+            images = torch.empty(pairs_run, 3, side, side)
+        tokens = caption_tokens(config, pairs_run, num_tokens)
+        with fused_attention() if fused else contextlib.nullcontext():
+            _found[key] = measured(model, Batch(images=images, tokens=tokens, keys=["pair"] * pairs_run))
+    found = _found[key]
     return Activations(kept=found.kept * pairs // pairs_run, peak=found.peak * pairs // pairs_run)
 
 
-@functools.cache
-def _activations(
-    config: ModelConfig, pairs: int, dtype: torch.dtype, checkpointing: Towers, fused: bool, num_tokens: int | None
-) -> Activations:
-    model = fake_model(config, dtype)
-    model.set_checkpointing(image=checkpointing in ("image", "both"), text=checkpointing in ("text", "both"))
-    tokens = caption_tokens(config, pairs, num_tokens)
-    side = config.vision.image_size
-    with _mode_of(model):
-        images = torch.empty(pairs, 3, side, side)
-    with fused_attention() if fused else contextlib.nullcontext():
-        return measured(model, Batch(images=images, tokens=tokens, keys=range(pairs)))  # type: ignore[arg-type]
+_found: dict[tuple, Activations] = {}
 
 
 def measured(model: CLIP, batch: Batch) -> Activations:
@@ -139,17 +142,19 @@ def _drop_gradient(weight: Tensor) -> None:
     weight.grad = None
 
 
-def meta_model(config: ModelConfig) -> CLIP:
-    """The model without memory, in training mode."""
+def meta_model(config: ModelConfig, freeze: FreezeConfig = NOTHING) -> CLIP:
+    """The model without memory, in training mode, frozen as the run has it."""
     with torch.device("meta"):
-        return CLIP(config).train()
+        model = CLIP(config).train()
+    freeze.apply(model)
+    return model
 
 
-def fake_model(config: ModelConfig, dtype: torch.dtype) -> CLIP:
+def fake_model(config: ModelConfig, dtype: torch.dtype, freeze: FreezeConfig = NOTHING) -> CLIP:
     """The model on fake tensors, each weight in the dtype in which a run of this precision computes with it."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    model = meta_model(config)
+    model = meta_model(config, freeze)
     Masters(model, dtype)
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in model.modules():
@@ -245,8 +250,8 @@ class StateBytes:
 class Carried:
     """What a run carries, on the meta device: the model's modules, `Masters` and the optimiser as the run makes them."""
 
-    def __init__(self, config: ModelConfig, train: TrainConfig, dtype: torch.dtype):
-        self.model = meta_model(config)
+    def __init__(self, config: ModelConfig, train: TrainConfig, dtype: torch.dtype, freeze: FreezeConfig = NOTHING):
+        self.model = meta_model(config, freeze)
         self.dtype = dtype
         rounded = {"none": [], "image": [self.model.visual], "text": [self.model.text], "both": [self.model]}
         self.masters = Masters(self.model, dtype, rounded[train.stochastic_rounding])

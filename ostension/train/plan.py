@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import nn
 
 from ostension import runtime
 from ostension.errors import ConfigError, UsageError
@@ -226,7 +227,7 @@ def make_plan(pretraining: Pretraining, asked: PlanConfig) -> Plan:
         kind = getattr(pretraining.objective, "kind", type(pretraining.objective).__name__)
         notes.append(f"the objective {kind!r} may hold and compute more than the towers, which these numbers do not see")
 
-    carried = {name: Carried(model, train, PRECISIONS[name]) for name in _precisions(train, precision)}
+    carried = {name: Carried(model, train, PRECISIONS[name], pretraining.freeze) for name in _precisions(train, precision)}
     states = [
         StateRow(precision=name, parallel=form, state=state, chosen=(name, form) == (precision, parallel))
         for name, one in carried.items()
@@ -237,7 +238,8 @@ def make_plan(pretraining: Pretraining, asked: PlanConfig) -> Plan:
             precision=name, checkpointing=again, pairs=pairs,
             chosen=(name, again, pairs) == (precision, train.checkpointing, micro),
             **dataclasses.asdict(activations(
-                model, pairs=pairs, dtype=PRECISIONS[name], checkpointing=again, fused=on_gpu, num_tokens=asked.caption_tokens
+                model, pairs=pairs, dtype=PRECISIONS[name], checkpointing=again, freeze=pretraining.freeze, fused=on_gpu,
+                num_tokens=asked.caption_tokens,
             )),
         )
         for name in carried
@@ -259,7 +261,7 @@ def make_plan(pretraining: Pretraining, asked: PlanConfig) -> Plan:
         model=model.name,
         parameters=_parameters(carried[precision].model),
         length=length,
-        operations=_operations(pretraining, asked, length, micro < length.local_batch, notes),
+        operations=_operations(pretraining, asked, length, carried[precision].model, micro < length.local_batch, notes),
         precision=precision,
         device=device,
         fused_attention=on_gpu or precision not in ("bf16", "fp16"),
@@ -312,7 +314,7 @@ def _parameters(model: CLIP) -> dict[str, int]:
 
 
 def _operations(
-    pretraining: Pretraining, asked: PlanConfig, length: Length, cached: bool, notes: list[str]
+    pretraining: Pretraining, asked: PlanConfig, length: Length, meta: CLIP, cached: bool, notes: list[str]
 ) -> Operations | None:
     model: ModelConfig = pretraining.model
     tokens = min(asked.caption_tokens or model.text.context_length, model.text.context_length)
@@ -336,10 +338,15 @@ def _operations(
         caption_tokens=tokens,
         run_forward=sum(map(total, run)),
         run_training=sum(
-            training(part, checkpointing=twice, forwards=forwards) for part, twice in zip(run, again, strict=True)
+            training(part, checkpointing=twice, forwards=forwards, trained=_trained(tower))
+            for part, twice, tower in zip(run, again, (meta.visual, meta.text), strict=True)
         ),
         loss=products * length.batch_size * model.embed_dim,
     )
+
+
+def _trained(tower: nn.Module) -> list[str]:
+    return [name for name, weight in tower.named_parameters() if weight.requires_grad]
 
 
 def _rate(asked: PlanConfig, precision: str) -> tuple[float, str]:

@@ -10,6 +10,7 @@ from ostension.model.clip import CLIP
 from ostension.model.config import ModelConfig, ResNetConfig, VitConfig
 from ostension.model.flops import forward_gflops, image_products, text_products, total, training
 from ostension.model.presets import preset
+from ostension.train.freeze import FreezeConfig, TowerLock
 
 # GFLOP of one image and one text: open_clip's profile table.
 PROFILE = {
@@ -113,3 +114,23 @@ def test_training_costs_three_passes_less_the_gradient_of_the_pixels():
     blocks = total(parts) - patches - 768 * 512 - 12 * 50 * 768 * 3072  # without each MLP's last product
     assert training(parts, checkpointing=True) == training(parts) + blocks
     assert training(parts, forwards=2) == training(parts) + total(parts)
+
+
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-siglip"])
+def test_a_tower_with_its_last_block_unlocked_is_counted_nearly(name):
+    config = preset(name)
+    model = written_out(config).train()
+    FreezeConfig(image=TowerLock(locked=True, unlocked_groups=2)).apply(model)
+    images = torch.zeros(3, 3, config.vision.image_size, config.vision.image_size, dtype=torch.bfloat16)
+    trained = [key for key, weight in model.visual.named_parameters() if weight.requires_grad]
+    expected = training(image_products(config.vision, config.embed_dim, whole=False), trained=trained)
+    found = counted(lambda: model.visual(images).sum().backward())
+    # Queries, keys and values of the first trained part may need no gradient of their input; that is counted all the same.
+    assert found <= 3 * expected <= 1.12 * found
+
+
+def test_a_frozen_tower_costs_its_forward_pass_and_a_trained_head_one_gradient():
+    config = preset("ViT-B-32")
+    parts = image_products(config.vision, config.embed_dim)
+    assert training(parts, trained=[], checkpointing=True) == total(parts)
+    assert training(parts, trained=["proj"]) == total(parts) + 768 * 512

@@ -12,6 +12,7 @@ from ostension.losses import contrastive_loss
 from ostension.model.clip import CLIP
 from ostension.model.presets import preset
 from ostension.train.batches import Batch
+from ostension.train.freeze import FreezeConfig, TowerLock
 from ostension.train.loop import PRECISIONS, TrainConfig
 from ostension.train.memory import Carried, LiveBytes, activations, caption_tokens, loss_bytes, measured
 from ostension.train.optim import OptimConfig
@@ -197,3 +198,13 @@ def test_a_process_of_many_holds_its_rows_of_the_similarities():
     assert (one.rows, one.columns) == (128, 32_768)
     assert dataclasses.replace(one, embeddings=0).peak == 3 * 4 * 128 * 32_768
     assert loss_bytes(4096, 32_768, 512, 256).rows == 256
+
+
+def test_a_locked_tower_keeps_nothing_and_has_no_moments():
+    config, lock = preset("tiny-resnet"), FreezeConfig(image=TowerLock(locked=True))
+    free, locked = (activations(config, pairs=6, dtype=torch.float32, freeze=freeze) for freeze in (FreezeConfig(), lock))
+    assert locked.kept < 0.5 * free.kept
+    state = Carried(config, TrainConfig(steps=1), torch.float32, lock).whole(averaging=False)
+    trained = [weight for name, weight in CLIP(config, seed=None).named_parameters() if not name.startswith("visual.")]
+    assert state.gradients == 4 * sum(weight.numel() for weight in trained)
+    assert state.moments == 8 * sum(weight.numel() for weight in trained) + 4 * len(trained)

@@ -90,6 +90,13 @@ def test_processes_share_pairs_and_with_fsdp_the_weights():
     assert ddp.seconds == pytest.approx(alone.seconds / 4, rel=0.01)
 
 
+def test_a_frozen_tower_is_planned_as_one(towers_at_rest):
+    free, locked = plan_of(PlanConfig(pairs=1000)), plan_of(PlanConfig(pairs=1000), freeze__image__locked=True)
+    image = IMAGE - LAST[0] + SINGLE[0]
+    assert free.operations.run_training - locked.operations.run_training == 2 * image - 16 * 192 * 48
+    assert locked.process["moments"] < 0.6 * free.process["moments"]
+
+
 def test_a_device_brings_its_memory_and_an_assumed_rate(towers_at_rest):
     found = plan_of(PlanConfig(pairs=1000, device="a100"), train__precision="bf16")
     assert found.fused_attention and found.device_memory == 80e9
