@@ -33,7 +33,7 @@ OFFERS = {
     "figure2-bag-contrastive": "Figure 2, third curve: the bag of words picked from the batch",
     "figure2-clip": "Figure 2, and CLIP itself: the text transformer picked from the batch",
 }
-STEPS = 800
+STEPS = 640  # 82,000 images a run
 WARMUP = 40
 HALVINGS = 5  # evaluations lie at STEPS, STEPS / 2, ... so many times
 SMOKE_STEPS, SMOKE = 4, {
