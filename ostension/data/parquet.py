@@ -1,18 +1,13 @@
 """Pairs from Parquet files, as the hub and many web-scale sets have them: one pair a row, the image in it or beside it.
 
-Rows are read by row group, the smallest part of such a file that can be read alone, and the groups last used are kept. A
-random order therefore costs a row group for nearly every sample: files whose groups have about 100 rows are fine, for others
-tar shards are better. On opening, the texts are read once, to leave out rows without; what that finds is kept in the cache
-folder.
+On opening, the texts are read once, to leave out rows without; what that finds is kept in the cache folder. How rows are read
+in any order is the matter of `parquet_groups`.
 """
 
 from __future__ import annotations
 
-import bisect
-import hashlib
+import itertools
 import os
-import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +25,13 @@ from ostension.data.pairs import (
     image_digest,
     read_image,
 )
-from ostension.data.remote import RemoteFile, attempt, read_whole
+from ostension.data.parquet_groups import RowGroups
+from ostension.data.remote import RemoteFile, read_whole
 from ostension.data.tables import IMAGE_COLUMNS, TEXT_COLUMNS
 from ostension.errors import ConfigError, DataError, LimitError, require_extra, unknown_name
 from ostension.files import sha256_json
 
 EXTRA = "data"
-CACHE_BYTES = 128 << 20  # of row groups, for each process
 IMG2DATASET = {"url", "key", "status"}  # columns of the list that img2dataset writes beside its shards
 
 
@@ -56,20 +51,14 @@ class Parquet:
         MissingExtraError: if pyarrow is not installed.
     """
 
-    _opened: Any
-    _groups: OrderedDict[int, Any]
-
     def __init__(self, path: str | os.PathLike | RemoteFile, *, layout: Layout = USUAL):
         require_extra("pyarrow.parquet", EXTRA)
         self.location = path if isinstance(path, RemoteFile) else Path(path)
         self.layout = layout
-        self._version: tuple[str, int] | None = None
-        self._reset()
-        metadata = self._file().metadata
-        self._version = self._footer, self._num_bytes = _read_footer(self.location)
-        self._columns = _Columns(self._file().schema_arrow, layout, self.location)
-        self._ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64)
-        self._rows = cached_arrays("parquet 1", [self._footer, to_tree(layout)], self._index)
+        self._groups = RowGroups(self.location)
+        self._columns = _Columns(self._groups.schema, layout, self.location)
+        self._groups.choose([self._columns.image, *self._columns.texts, *self._columns.others])
+        self._rows = cached_arrays("parquet 1", [self._groups.footer, to_tree(layout)], self._index)
         if not len(self):
             raise DataError("no row with an image and a text", source=self.location)
 
@@ -83,8 +72,9 @@ class Parquet:
     def read(self, index: int) -> Pair:
         check_index(index, len(self))
         row = int(self._rows["rows"][index])
-        group = bisect.bisect_right(self._ends, row)
-        table, at = self._group(group), row - (int(self._ends[group - 1]) if group else 0)
+        ends = self._groups.ends
+        number = int(np.searchsorted(ends, row, side="right"))
+        table, at = self._groups.group(number), row - (int(ends[number - 1]) if number else 0)
         source = f"{self.location} row {row}"
         columns = self._columns
         values = [table[name][at].as_py() for name in columns.texts]
@@ -103,49 +93,37 @@ class Parquet:
     def fingerprint(self) -> str:
         """A hash of the file's size and footer, which has the place, size and range of values of every part."""
         layout = [] if self.layout == USUAL else [to_tree(self.layout)]
-        return sha256_json(["parquet", self._num_bytes, self._footer, *layout])
+        return sha256_json(["parquet", self._groups.num_bytes, self._groups.footer, *layout])
 
     def image_digests(self) -> np.ndarray:
         return np.array([image_digest(self.read(index).image) for index in range(len(self))], dtype=np.uint64)
 
     def summary(self) -> Summary:
-        return Summary(num_pairs=len(self), num_bytes=self._num_bytes, rejects=dict(self._rows.facts["rejects"]))
+        return Summary(num_pairs=len(self), num_bytes=self._groups.num_bytes, rejects=dict(self._rows.facts["rejects"]))
 
     def _index(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """One pass over the texts: the rows with an image and a caption, and how many captions they have."""
         rows, counts = [], []
         rejects: dict[str, int] = {}
+        image = self._columns.image
+        full = self._groups.is_full(image, f"{image}.bytes")  # else the images have to be read as well
         start = 0
-        for number, end in enumerate(self._ends.tolist()):
-            table = self._read_group(number, list(self._columns.texts))
-            images = self._has_image(number, end - start)
-            for at, *values in zip(range(end - start), *(table[name].to_pylist() for name in self._columns.texts), strict=True):
+        for number, end in enumerate(self._groups.ends.tolist()):
+            columns = [self._groups.column(number, name).to_pylist() for name in self._columns.texts]
+            images = itertools.repeat(True, end - start) if full else map(_is_image, self._groups.column(number, image))
+            for row, there, *values in zip(range(start, end), images, *columns, strict=True):
                 try:
                     count = len(captions_of(values, self.layout, None)[0])
                 except DataError:
                     count = 0
-                if images[at] and count:
-                    rows.append(start + at)
+                if there and count:
+                    rows.append(row)
                     counts.append(count)
                 else:
-                    reason = "no text" if images[at] else "no image"
+                    reason = "no text" if there else "no image"
                     rejects[reason] = rejects.get(reason, 0) + 1
             start = end
         return {"rows": np.array(rows, np.int64), "counts": np.array(counts, np.int32)}, {"rejects": rejects}
-
-    def _has_image(self, group: int, num_rows: int) -> np.ndarray:
-        """For each row of a group whether it has an image; the images are read only if the file counts empty ones."""
-        metadata = self._file().metadata.row_group(group)
-        leaves = [metadata.column(number) for number in range(metadata.num_columns)]
-        statistics = [
-            leaf.statistics for leaf in leaves if leaf.path_in_schema in (self._columns.image, f"{self._columns.image}.bytes")
-        ]
-        if statistics and all(found is not None and found.has_null_count and not found.null_count for found in statistics):
-            return np.ones(num_rows, dtype=bool)
-        column = self._read_group(group, [self._columns.image])[self._columns.image]
-        values = (column[at].as_py() for at in range(num_rows))
-        there = (any(value.values()) if isinstance(value, dict) else bool(value) for value in values)
-        return np.fromiter(there, dtype=bool, count=num_rows)
 
     def _image(self, value: Any, source: str) -> bytes:
         path = None
@@ -163,63 +141,10 @@ class Parquet:
             return read_whole(self.location.url.rpartition("/")[0] + "/" + path, MAX_IMAGE_BYTES, source)
         return read_image(self.location.parent / path, source)
 
-    def _group(self, number: int) -> Any:
-        """A row group, from the cache or the file."""
-        with self._lock:
-            table = self._groups.pop(number, None)
-            if table is None:
-                columns = [self._columns.image, *self._columns.texts, *self._columns.others]
-                table = self._read_group(number, columns)
-            self._groups[number] = table
-            while len(self._groups) > 1 and sum(kept.nbytes for kept in self._groups.values()) > CACHE_BYTES:
-                self._groups.popitem(last=False)
-            return table
 
-    def _read_group(self, number: int, columns: list[str]) -> Any:
-        def read(_: Any) -> Any:
-            return self._file().read_row_group(number, columns=columns, use_threads=False)
-
-        import pyarrow
-
-        try:
-            return attempt(self.location.url, read) if isinstance(self.location, RemoteFile) else read(None)
-        except (pyarrow.ArrowException, OSError) as error:
-            what = f"row group {number} cannot be read: {_line(error)}"
-            raise DataError(what, source=self.location) from None
-
-    def _file(self) -> Any:
-        """The file, open; in another process it is opened again and compared."""
-        if self._opened is None:
-            import pyarrow
-            import pyarrow.parquet
-
-            try:
-                self._opened = pyarrow.parquet.ParquetFile(self._handle(), pre_buffer=False)
-            except (pyarrow.ArrowException, OSError) as error:
-                raise DataError(f"cannot be read as Parquet: {_line(error)}", source=self.location) from None
-            if self._version is not None and _read_footer(self.location) != self._version:
-                raise DataError("changed while in use", source=self.location)
-        return self._opened
-
-    def _handle(self) -> Any:
-        location = self.location
-        if isinstance(location, Path):
-            return location
-        if location.copy is not None:
-            return location.copy
-        return attempt(location.url, lambda files: files.open(files._strip_protocol(location.url), "rb"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_opened", "_groups", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._reset()
-        self.__dict__.update(state)
-
-    def _reset(self) -> None:
-        self._opened = None
-        self._groups = OrderedDict()
-        self._lock = threading.Lock()
+def _is_image(value: Any) -> bool:
+    found = value.as_py()
+    return any(found.values()) if isinstance(found, dict) else bool(found)
 
 
 class _Columns:
@@ -283,18 +208,3 @@ def _chosen(
         known = f"one of {', '.join(map(repr, usual))}"
         raise ConfigError(f"no {what} column among {listed}", source=source, expected=known, fix=f"or name it in {setting}")
     return found[0]
-
-
-def _read_footer(location: Path | RemoteFile) -> tuple[str, int]:
-    """The SHA-256 of the footer, and the size of the file."""
-    if isinstance(location, RemoteFile):
-        length = int.from_bytes(location.read(location.size - 8, 4), "little")
-        return hashlib.sha256(location.read(location.size - 8 - length, length)).hexdigest(), location.size
-    with open(location, "rb") as handle:
-        size = os.fstat(handle.fileno()).st_size
-        length = int.from_bytes(os.pread(handle.fileno(), 4, size - 8), "little")
-        return hashlib.sha256(os.pread(handle.fileno(), length, size - 8 - length)).hexdigest(), size
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

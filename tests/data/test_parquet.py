@@ -11,7 +11,7 @@ from shard_making import picture
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-from ostension.data import parquet  # noqa: E402
+from ostension.data import parquet_groups  # noqa: E402
 from ostension.data.layout import Layout  # noqa: E402
 from ostension.data.open import open_pairs  # noqa: E402
 from ostension.data.pairs import image_digest  # noqa: E402
@@ -154,10 +154,43 @@ def test_row_groups_last_used_are_kept_within_their_limit(tmp_path, monkeypatch)
     source = open_pairs(plain(tmp_path / "a.parquet", 30))
     for index in range(30):
         source.read(index)
-    assert len(source._groups) == 10
-    monkeypatch.setattr(parquet, "CACHE_BYTES", 1)
+    assert len(source._groups._kept) == 10
+    monkeypatch.setattr(parquet_groups, "CACHE_BYTES", 1)
     source.read(0)
-    assert list(source._groups) == [0]
+    assert list(source._groups._kept) == [0]
+
+
+def test_large_row_groups_are_unpacked_once_and_give_the_same(tmp_path, monkeypatch, cache_folder, caplog):
+    images = [{"bytes": picture(number) if number % 7 else None, "path": None} for number in range(300)]
+    columns = {"image": images, "captions": [[f"a {number}", f"b {number}"] for number in range(300)], "n": list(range(300))}
+    path = write(tmp_path / "a.parquet", columns, row_group_size=200)
+    plainly = open_pairs(path)
+    before = [plainly.read(index) for index in range(len(plainly))]
+    monkeypatch.setattr(parquet_groups, "UNPACK_BYTES", 1000)
+    source = open_pairs(path)
+    assert "a copy for random access is kept in" in caplog.text
+    assert len(source) == 257 and source.summary() == plainly.summary() and source.fingerprint() == plainly.fingerprint()
+    again = pickle.loads(pickle.dumps(source))
+    for index in np.random.default_rng(0).permutation(len(source)).tolist():
+        assert again.read(index) == before[index]
+    (copy,) = cache_folder.rglob("rows.arrow")
+    made = copy.stat().st_mtime_ns
+    assert open_pairs(path).read(5) == before[5] and copy.stat().st_mtime_ns == made
+    plain(path, 900)
+    with pytest.raises(DataError, match="changed while in use"):
+        pickle.loads(pickle.dumps(source)).read(0)
+
+
+def test_a_broken_file_with_large_row_groups_is_refused_on_opening(tmp_path, monkeypatch, cache_folder):
+    monkeypatch.setattr(parquet_groups, "UNPACK_BYTES", 10)
+    path = write(tmp_path / "a.parquet", {"image": [picture(n) for n in range(6)], "text": list("abcdef")}, compression="zstd")
+    offset = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 40] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read: "):
+        open_pairs(path)
+    assert not list(cache_folder.rglob("*.arrow*"))
 
 
 def test_without_pyarrow_the_line_says_what_to_install(tmp_path, monkeypatch):
