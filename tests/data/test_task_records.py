@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import typing
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ostension.data.suite import read_suite, suite_names
 from ostension.data.task import read_task, task_names
 from ostension.data.task_parts import PreprocessChange
 from ostension.errors import ConfigError
+from ostension.files import sha256_json
 from ostension.image.transforms import PreprocessConfig
 from ostension.model.presets import preset_names
 from ostension.text.prompts import prompt_set, prompt_set_names
@@ -45,6 +49,7 @@ PAPER = {
     "sst2": (2, 7792, 1821, "accuracy", 1),
     "imagenet": (1000, 1281167, 50000, "accuracy", 80),
 }
+VERSIONS = Path(__file__).with_name("task_versions.json")
 NINE = ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336"]
 STABLE = {
     "food101", "stanford_cars", "dtd", "oxford_pets", "caltech101", "flowers102", "stl10", "gtsrb", "country211", "sun397",
@@ -112,6 +117,29 @@ def test_the_means_over_27_sets_are_those_that_the_tables_have():
     ):
         tables = [oracle.values for name in PAPER for oracle in read_task(name).oracles if oracle.source == source]
         assert [round(sum(values[model] for values in tables) / 27, 1) for model in NINE] == pytest.approx(means, abs=0.051)
+
+
+def test_zero_shot_and_probe_values_correlate_as_computed_from_the_tables():
+    values = {protocol: [] for protocol in ("zero-shot", "linear-probe")}
+    for name in PAPER:
+        for oracle in read_task(name).oracles:
+            if oracle.source.startswith("CLIP paper, table 1") and len(oracle.values) == 9:
+                values[oracle.protocol].append(oracle.values["ViT-L-14-336"])
+    probe, zero_shot = np.array(values["linear-probe"]), np.array(values["zero-shot"])
+    slope, _ = np.polyfit(probe, zero_shot, 1)
+    assert (round(np.corrcoef(probe, zero_shot)[0, 1], 3), round(slope, 2)) == (0.814, 1.32)
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_a_record_that_changes_its_content_raises_its_version(name):
+    task = read_task(name)
+    content = sha256_json([
+        task.class_list_sha256, task.prompt_templates(), {split: one.count for split, one in task.splits.items()},
+        task.superclass_map, task.metric,
+    ])[:16]  # fmt: skip
+    known = json.loads(VERSIONS.read_text(encoding="utf-8")).get(name)
+    line = f'"{name}": [{task.version}, "{content}"]'
+    assert known == [task.version, content], f"raise the record's version, then write into {VERSIONS.name}: {line}"
 
 
 def test_label_orders_that_trap_are_tied_to_keys():
