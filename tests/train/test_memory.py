@@ -15,10 +15,12 @@ from ostension.train.batches import Batch
 from ostension.train.freeze import FreezeConfig, TowerLock
 from ostension.train.loop import PRECISIONS, TrainConfig
 from ostension.train.memory import Carried, LiveBytes, activations, caption_tokens, loss_bytes, measured
-from ostension.train.optim import OptimConfig
+from ostension.train.objective import Contrastive
+from ostension.train.optim import MasterAdamW, OptimConfig
 from ostension.train.pairs import PairBatchesConfig
 from ostension.train.precision import Masters
 from ostension.train.pretraining import Pretraining
+from ostension.train.step import backward
 
 
 def real(name: str, pairs: int, dtype=torch.float32) -> tuple[CLIP, Batch]:
@@ -208,3 +210,28 @@ def test_a_locked_tower_keeps_nothing_and_has_no_moments():
     trained = [weight for name, weight in CLIP(config, seed=None).named_parameters() if not name.startswith("visual.")]
     assert state.gradients == 4 * sum(weight.numel() for weight in trained)
     assert state.moments == 8 * sum(weight.numel() for weight in trained) + 4 * len(trained)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_whole_step_stays_below_the_sum_of_its_parts(precision):
+    dtype, pairs = PRECISIONS[precision], 64
+    config = preset("tiny-vit")
+    model = CLIP(config, seed=0).train()
+    masters = Masters(model, dtype)
+    optimizer = MasterAdamW(masters, OptimConfig())
+    side = config.vision.image_size
+    tokens = caption_tokens(config, pairs, None)
+    batch = Batch(images=torch.zeros(pairs, 3, side, side), tokens=tokens, keys=["x"] * pairs)
+    carried = [*model.parameters(), *masters.masters.values(), *optimizer.state().values()]
+    with LiveBytes([*carried, batch.images, batch.tokens]) as counter:
+        backward(Contrastive(model), batch)
+        most = counter.peak
+        optimizer.step(1.0, float(optimizer.gradient_norm()))
+    planned = (
+        activations(config, pairs=pairs, dtype=dtype).peak
+        + loss_bytes(pairs, pairs, config.embed_dim, None).peak
+        + Carried(config, TrainConfig(steps=1), dtype).whole(averaging=False).gradients
+    )
+    assert 0.7 * planned < most <= planned
+    # What the optimiser's step takes besides lies where the activations were.
+    assert counter.peak <= planned
