@@ -16,6 +16,7 @@ import numpy as np
 from ostension.config import require
 from ostension.data.embedded import EmojiSet
 from ostension.evals import metrics
+from ostension.files import sha256_json
 from ostension.model.clip import CLIP
 from ostension.model.predictor import Predictor
 from ostension.recipes import demo
@@ -93,7 +94,7 @@ def shared(emoji: EmojiSet, share: float, seed: int) -> EmojiSet:
     rows = np.setdiff1d(np.arange(len(emoji)), gone)
     return dataclasses.replace(
         emoji, pixels=emoji.pixels[rows], concept=emoji.concept[rows], style=emoji.style[rows],
-        fingerprint=f"{emoji.fingerprint}/{share:g}/{seed}",
+        fingerprint=sha256_json([emoji.fingerprint, share, seed]),
     )  # fmt: skip
 
 

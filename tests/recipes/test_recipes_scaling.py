@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -309,6 +311,13 @@ def test_the_command_reads_grids_and_refuses_what_cannot_be_meant(tmp_path, fake
     ):
         assert main([*root, *words]) in (1, 2)
         assert message in capsys.readouterr().err
+
+
+def test_the_grid_of_the_page_can_be_made():
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "scaling.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```json\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    shown = from_tree(GridConfig, json.loads(text))
+    assert len(points_of(shown, shown.samples)) == 12
 
 
 def test_names_of_amounts_are_short():
