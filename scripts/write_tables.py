@@ -8,7 +8,8 @@ A page holds a pair of markers; what stands between them is made from the record
 Behind `tasks`, `suites` and `traps` stands the folder of the records instead of a file.
 
 `speed` makes one table a group of a benchmark's figures, `demo` the table of the demo's results, `scaling` the points of a
-grid and its laws; as long as a grid's record does not exist, what stands between its markers stays.
+grid and its laws, `plans` the paper's models on paper, `figure2` the curves of the paper's Figure 2 on emoji; as long as the
+record of a long study does not exist (`LONG`), what stands between its markers stays.
 
     python scripts/write_tables.py [--check]
 """
@@ -27,7 +28,7 @@ from ostension.data.suite import read_suite
 from ostension.data.task import read_task
 
 ROOT = Path(__file__).parents[1]
-MARKED = re.compile(r"(<!-- (speed|demo|scaling|tasks|suites|traps): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (speed|demo|figure2|plans|scaling|tasks|suites|traps): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The demo's rows: the record, its metric, and how the row is headed.
 DEMO_ROWS = (
     ("zero-shot/seen-names", "top1", "name the picture, seen names, unseen style, top-1"),
@@ -145,8 +146,68 @@ def scaling_tables(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def plan_table(record: dict[str, Any]) -> str:
+    """The paper's models on paper, and what its own words on two of them come to."""
+    asked = record["asked"]
+    lines = [
+        "| recipe | parameters | GMAC a pair | training, ZFLOP | GB in a process | without the savings | days |",
+        "|---" * 7 + "|",
+    ]
+    said = []
+    for name, row in record["recipes"].items():
+        gmac = (row["image_macs"] + row["text_macs"]) / 1e9
+        sizes = [sum(row[key].values()) / 1e9 for key in ("process", "process_without_savings")]
+        lines.append(
+            f"| {name} | {row['parameters']['total']:,} | {gmac:.2f} | {row['training_flop'] / 1e21:.3g} | {sizes[0]:.3g} | "
+            f"{sizes[1]:.3g} | {row['seconds'] / 86400:.3g} |"
+        )
+        if "paper" in row:
+            paper = row["paper"]
+            rate = f"{paper['implied_flops_per_s'] / 1e12:.0f} TFLOP/s"
+            said.append(f"{name} took {paper['days']} days on {paper['gpus']} V100s, which is {rate} a GPU for what we count")
+    lines += [
+        "",
+        f"Training is three forward passes over every position. Memory, and days at 40 % of the data sheet's rate, are of "
+        f"{asked['world_size']} processes with captions of full length; days include what checkpointing computes again. "
+        f"The paper says that {'; '.join(said)}.",
+    ]
+    return "\n".join(lines)
+
+
+def figure2_tables(record: dict[str, Any]) -> str:
+    """Accuracy after each number of images, what an image cost, and how many images made equal."""
+    from ostension.config import from_tree
+    from ostension.evals.records import Record
+    from ostension.recipes._figure2_study import COST_HEAD, RATIO_HEAD, cost_row, points, ratio_row
+
+    records = {name: from_tree(Record, tree) for name, tree in record["records"].items()}
+    curves = [one for name, one in records.items() if name.startswith("curve/")]
+    ratios = [one for name, one in records.items() if name.startswith("ratio/")]
+    first = curves[0]
+    tables = [
+        (["images seen", *(f"{images:,.0f}" for images, _ in points(first))],
+         [[curve.subject, *(interval_cell(metric) for metric in curve.metrics.values())] for curve in curves]),
+        (["images for the same accuracy", *RATIO_HEAD[1:]], [ratio_row(one) for one in ratios]),
+        (["cost of training", *COST_HEAD[1:]], [cost_row(curve) for curve in curves]),
+    ]  # fmt: skip
+    lines = []
+    for head, rows in tables:
+        lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
+    guess = percent(next(iter(first.metrics.values())).chance or 0.0)
+    return "\n".join([*lines, f"Top-1 of {first.counts['samples']} pictures, chance {guess}; {first.config['processor']}."])
+
+
+def interval_cell(metric: Any) -> str:
+    """A share with its 95 % interval."""
+    return f"{percent(metric.value)} ({percent(metric.interval.low)} to {percent(metric.interval.high)})"
+
+
+# Records that take somebody's machine for long, and come when they come.
+LONG = ("docs/records/figure2.json", "benchmarks/records/plain_loop.json")
 MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "scaling": scaling_tables,
+    "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "plans": plan_table, "scaling": scaling_tables,
+    "figure2": figure2_tables,
 }  # fmt: skip
 LISTS: dict[str, Callable[[Path], str]] = {"tasks": task_table, "suites": suite_table, "traps": trap_list}
 
@@ -158,7 +219,7 @@ def filled(text: str) -> str:
         if match[2] in LISTS:
             return f"{match[1]}{LISTS[match[2]](ROOT / match[3])}\n{match[5]}"
         path = ROOT / match[3]
-        if match[2] == "scaling" and not path.exists():  # twenty minutes of somebody's machine
+        if (match[2] == "scaling" or match[3] in LONG) and not path.exists():
             return match[0]
         record = json.loads(path.read_text(encoding="utf-8"))
         return f"{match[1]}{MAKERS[match[2]](record)}\n{match[5]}"
