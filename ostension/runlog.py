@@ -21,6 +21,7 @@ from ostension.errors import DataError
 
 LOG_NAME = "log.jsonl"
 MEASURED = ("step", "evaluation")
+LATEST_TIME = 253_402_300_800.0  # the year 10,000, where calendars end
 
 
 class Tracker(Protocol):
@@ -160,7 +161,8 @@ def number(value: Any) -> float | None:
 def _is_record(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         return False
-    return isinstance(value.get("step"), int) and number(value.get("time", 0.0)) is not None
+    step, written = value.get("step"), number(value.get("time", 0.0))
+    return isinstance(step, int) and step >= 0 and written is not None and 0 <= written < LATEST_TIME
 
 
 def _finite(value: Any) -> Any:

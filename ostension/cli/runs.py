@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import math
 import sys
@@ -208,7 +209,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "status": run.status,
         "step": run.step,
         "steps": run.steps,
-        "samples_seen": step.get("samples_seen") if step else 0,
+        "samples_seen": round(run.samples.get(step["step"], 0)) if step else 0,
         "loss": measurements(step).get("loss"),
         "evaluation": headline[0],
         "value": headline[1],
@@ -248,7 +249,7 @@ def _show_lines(tree: Mapping[str, Any]) -> list[str]:
         lines += _block("best evaluation", tree["best"])
     lines += ["", "sittings"]
     for sitting in tree["sittings"]:
-        when = "" if sitting["time"] is None else time.strftime(" %Y-%m-%d %H:%M", time.localtime(sitting["time"]))
+        when = "" if sitting["time"] is None else f" {datetime.datetime.fromtimestamp(sitting['time']):%Y-%m-%d %H:%M}"
         lines.append(f"  {sitting['began']}{when}, step {sitting['from']:,} to {sitting['to']:,}, {sitting['ended']}")
         lines += [f"    {sitting['message']}"] if "message" in sitting else []
         lines += [f"    {one['key']}: {_shown(one['old'])} -> {_shown(one['new'])}" for one in sitting["changes"]]
@@ -264,8 +265,10 @@ def _show_lines(tree: Mapping[str, Any]) -> list[str]:
         lines += _block("samples that could not be used", tree["rejects"])
     made: dict[str, Any] = {name: facts.get(name) for name in ("started", "config_hash", "processor", "threads")}
     made["git"] = f"{git.get('commit')}{', changed' if git.get('changed') else ''}" if isinstance(git, dict) else None
-    made["versions"] = ", ".join(f"{name} {version}" for name, version in (facts.get("versions") or {}).items())
-    made["command"] = " ".join(map(str, facts.get("command") or []))
+    versions, command = facts.get("versions"), facts.get("command")
+    if isinstance(versions, dict):
+        made["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+    made["command"] = " ".join(map(str, command)) if isinstance(command, list) else None
     lines += _block("made by", {name: value for name, value in made.items() if value})
     return lines + _block("settings", leaves_of(tree["settings"]))
 

@@ -60,23 +60,27 @@ class Run:
     @property
     def steps(self) -> int | None:
         """Steps of the whole run."""
-        steps = self.settings.get("train", {}).get("steps")
+        steps = self._setting("train", "steps")
         return steps if isinstance(steps, int) else None
 
     @property
     def model(self) -> str:
         """The name of the architecture."""
-        return str(self.settings.get("model", {}).get("name", ""))
+        return str(self._setting("model", "name") or "")
 
     @property
     def data(self) -> str:
         """The fingerprint of the data."""
-        return str(self.settings.get("data", {}).get("fingerprint", ""))
+        return str(self._setting("data", "fingerprint") or "")
 
     @property
     def last_time(self) -> float | None:
         """When the last record was written, in seconds since 1970."""
         return number(self.records[-1].get("time")) if self.records else None
+
+    def _setting(self, part: str, name: str) -> Any:
+        tree = self.settings.get(part)
+        return tree.get(name) if isinstance(tree, Mapping) else None
 
     def of(self, *kinds: str) -> list[Mapping[str, Any]]:
         """The records of these kinds."""
@@ -196,7 +200,9 @@ def rejects(run: Run) -> dict[str, int]:
     """Samples that could not be used, by reason, as last logged."""
     last = run.last("step")
     counts = last.get("rejects", {}) if last is not None else {}
-    return dict(Counter(counts).most_common()) if isinstance(counts, dict) else {}
+    if not isinstance(counts, dict):
+        return {}
+    return dict(Counter({reason: count for reason, count in counts.items() if isinstance(count, int)}).most_common())
 
 
 def sittings(run: Run) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from ostension.cli.main import main
 from ostension.cli.runs import ago
 from ostension.files import folder_lock, write_json
 from ostension.runlog import RunLog
+from ostension.runtime import numpy_generator
 
 
 def falling(step):
@@ -224,6 +225,39 @@ def test_curves_become_a_picture(tmp_path, capsys):
     run = make_run(tmp_path / "run")
     said(capsys, "plot", run, "-o", tmp_path / "page.png")
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+ODD = (None, True, -1, 1e300, "nan", "text", [1, "a"], {"a": {"b": 1}}, {}, [])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_folder_with_anything_in_it_is_shown_or_refused(tmp_path, capsys, seed):
+    generator = numpy_generator("odd runs", seed)
+
+    def spoil(tree):
+        """One value somewhere in a tree, replaced."""
+        place, key = tree, list(tree)[generator.integers(len(tree))]
+        while isinstance(place[key], dict) and place[key] and generator.random() < 0.6:
+            place, key = place[key], list(place[key])[generator.integers(len(place[key]))]
+        place[key] = ODD[generator.integers(len(ODD))]
+        return tree
+
+    other = make_run(tmp_path / "other")
+    for trial in range(10):
+        run = make_run(tmp_path / f"run{trial}")
+        name = ("config.json", "run.json", "log.jsonl")[generator.integers(3)]
+        lines = (run / name).read_text().splitlines() if name == "log.jsonl" else [(run / name).read_text()]
+        at = int(generator.integers(len(lines)))
+        lines[at] = json.dumps(spoil(json.loads(lines[at])))
+        (run / name).write_text("\n".join(lines) + "\n")
+        for words in (
+            ["ls", run], ["ls", run, "--csv"], ["show", run], ["show", run, "--json"], ["compare", run, other],
+            ["compare", run, other, "--by", "time", "--json"], ["plot", run, other, "-o", tmp_path / "page.html"],
+        ):  # fmt: skip
+            status = main(["runs", *map(str, words)])
+            told = capsys.readouterr()
+            assert status in (0, 1), words
+            assert status == 0 or len(told.err.splitlines()) == 1, told.err
 
 
 def test_lengths_of_time_are_said_in_their_largest_unit():
