@@ -85,6 +85,19 @@ def exchanges():
         }
 
 
+def again_and_again():
+    """Join three times in one program."""
+    import torch
+
+    from ostension import world as worlds
+
+    found = []
+    for _ in range(3):
+        with worlds.joined(timeout_s=20) as world:
+            found.append(world.sum(torch.tensor(float(world.rank))).item())
+    return found
+
+
 def one_has_a_problem():
     """Process 1 cannot go on."""
     from ostension import world as worlds
@@ -296,3 +309,37 @@ def fills_the_disk(folder):
             store.save(2, tensors, {})
         except CheckpointError as problem:
             return str(problem)
+
+
+def own_gradients(kind, batch=4):
+    """The loss of an objective with a loss of single pairs, and some of its gradients, averaged as in training."""
+    import torch
+
+    from ostension import world as worlds
+    from ostension.model.clip import CLIP
+    from ostension.model.decoder import DecoderConfig
+    from ostension.model.presets import preset
+    from ostension.model.word_models import LanguageModelConfig
+    from ostension.runtime import torch_generator
+    from ostension.train.batches import Batch
+    from ostension.train.captioning import CaptioningConfig
+    from ostension.train.prediction import BagPredictionConfig, NextTokenConfig
+    from ostension.train.step import backward
+
+    decoder = DecoderConfig(layers=1, head_width=16)
+    configs = {
+        "captioning": CaptioningConfig(decoder=decoder),
+        "language-model": NextTokenConfig(head=LanguageModelConfig(width=32, decoder=decoder)),
+        "bag-prediction": BagPredictionConfig(),
+    }
+    with worlds.joined(timeout_s=30) as world:
+        model = CLIP(preset("tiny-vit"), seed=5)
+        made = configs[kind].build(model)
+        made.module.double()
+        images = torch.randn(batch, 3, 32, 32, generator=torch_generator("own"), dtype=torch.float64)
+        tokens = model.tokenizer(["red", "a green dot", "blue", "two words"][:batch])
+        local = slice(world.rank * batch // world.size, (world.rank + 1) * batch // world.size)
+        found = backward(made, Batch(images=images, tokens=tokens, keys=[str(index) for index in range(batch)]).part(local))
+        learned = [value for name, value in made.module.named_parameters() if value.grad is not None and value.ndim == 1]
+        gradients = torch.cat([world.mean(value.grad).flatten() for value in learned])
+        return {"loss": found.loss.item(), "gradients": gradients.tolist()}
