@@ -183,7 +183,7 @@ class Run:
         evaluation = None
         if self.zero_shot or self.pairs:
             evaluation = EvaluationConfig(zero_shot=tuple(map(parse_task, self.zero_shot)), pairs=self.pairs)
-        return widths_grid(self.recipe, {"batches.data": self.data} if self.data else {}, evaluation)
+        return widths_grid(self.recipe, {"batches.data": self.data} if self.data else {}, evaluation, smoke=self.smoke)
 
 
 COMMAND = {"fit": Fit, "run": Run}

@@ -112,13 +112,16 @@ def read_grid(path: Path) -> GridConfig:
     return from_tree(GridConfig, read_json(path), path)
 
 
-def widths_grid(recipe: str, settings: Mapping[str, Any], evaluation: EvaluationConfig | None) -> GridConfig:
-    """The grid of any recipe: its widths at half, three quarters and whole, a quarter, half and all of its samples.
+def widths_grid(
+    recipe: str, settings: Mapping[str, Any], evaluation: EvaluationConfig | None, *, smoke: bool = False
+) -> GridConfig:
+    """The grid of any recipe: its widths at half, three quarters and whole, samples seen 1 : 2 : 4.
 
     Raises:
         ConfigError: for towers that cannot be made narrower so, or a recipe that measures nothing.
     """
-    base = RECIPES.load(recipe).recipe().changed(settings)
+    found = RECIPES.load(recipe)
+    base = (found.smoke() if smoke else found.recipe()).changed(settings)
     sizes = {f"w{round(100 * factor)}": narrower(base.model, factor) for factor in FACTORS}
     if evaluation is None and base.evaluation is None:
         raise ConfigError(
@@ -156,10 +159,15 @@ def narrower(model: ModelConfig, factor: float) -> dict[str, Any]:
 
 
 def with_steps(pretraining: Pretraining, steps: int) -> Pretraining:
-    """The run in another number of steps, with everything that counts steps in proportion."""
+    """The run in another number of steps, with everything that counts steps in proportion.
+
+    A run that is so many epochs long has no number to keep a share of; its warm-up is then what the schedule takes by itself.
+    """
     tree = pretraining.tree()
     own = pretraining.train.steps
     found: dict[str, Any] = {"train.steps": steps, "train.epochs": None}
+    if own is None:
+        found["train.schedule.warmup_steps"] = None
     for key in STEP_COUNTS:
         value: Any = tree
         for name in key.split("."):
@@ -175,16 +183,11 @@ def base_run(grid: GridConfig, *, smoke: bool = False, seed: int = 0) -> Pretrai
     """What all points derive from: the recipe with the grid's settings, measured once, at its end.
 
     Raises:
-        ConfigError: for settings that do not exist, or a recipe whose length is in epochs.
+        ConfigError: for settings that do not exist, or a recipe that measures nothing.
     """
     recipe = RECIPES.load(grid.recipe)
     base = recipe.smoke() if smoke else recipe.recipe()
     base = able(base).changed({"train.seed": seed, "batches.seed": seed, **grid.settings}, "grid.settings")
-    if base.train.steps is None:
-        raise ConfigError(
-            f"the recipe {grid.recipe} is as long as {base.train.epochs:g} epochs", source="grid.recipe",
-            expected="a number of steps, which samples seen follow from", fix='set "train.steps" and "train.epochs": null',
-        )  # fmt: skip
     evaluation = grid.evaluation or base.evaluation or questions(base)
     if evaluation is None:
         raise ConfigError(f"the recipe {grid.recipe} measures nothing", source="grid.evaluation", expected="what to measure")
@@ -237,9 +240,18 @@ def points_of(grid: GridConfig, samples: Sequence[int], *, smoke: bool = False, 
 
 
 def batch_size_of(pretraining: Pretraining) -> int:
-    """Pairs in a batch."""
+    """Pairs in a batch.
+
+    Raises:
+        ConfigError: if the batches' settings do not say it.
+    """
     batches: Any = pretraining.batches
-    return batches.batch_size if hasattr(batches, "batch_size") else batches.concepts * batches.drawings
+    if isinstance(batches, EmojiBatchesConfig):
+        return batches.concepts * batches.drawings
+    if not isinstance(getattr(batches, "batch_size", None), int):
+        what = f"batches of the kind {type(batches).__name__} do not say how many pairs they have"
+        raise ConfigError(what, expected="a recipe with batches.batch_size")
+    return batches.batch_size
 
 
 def gmac_per_pair(model: ModelConfig) -> float:

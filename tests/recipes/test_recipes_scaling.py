@@ -168,6 +168,17 @@ def test_any_recipe_can_be_a_grid():
         widths_grid("demo", {}, None)
 
 
+def test_a_recipe_in_epochs_can_be_a_grid():
+    evaluation = EvaluationConfig(zero_shot=(ZeroShotConfig(data="emoji:new-style-new-names"),))
+    made = widths_grid("clip-vit-b-32", {"batches.data": "x/{000..999}.tar"}, evaluation)
+    assert made.sizes["w50"] == {"model.vision.width": 384, "model.text.width": 256}
+    point = points_of(made, (10**8, 10**9))[-1]
+    assert point.name == "w100-1G-all"
+    assert point.gmac_per_pair == pytest.approx(7.40, rel=0.002)  # as in the OpenCLIP study
+    assert point.pretraining.train.steps == round(1e9 / 32768)
+    assert point.pretraining.train.schedule.resolved(point.steps).warmup_steps == 2000
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
