@@ -19,7 +19,7 @@ from ostension.errors import ConfigError, UsageError
 from ostension.model.clip import CLIP
 from ostension.model.config import ModelConfig
 from ostension.model.flops import image_products, text_products, total, training
-from ostension.train.loop import PRECISIONS, Towers, TrainConfig
+from ostension.train.loop import PRECISIONS, Towers
 from ostension.train.memory import Carried, StateBytes, activations, loss_bytes, meta_model
 from ostension.train.objective import ContrastiveConfig
 from ostension.train.pretraining import Pretraining
@@ -227,11 +227,11 @@ def make_plan(pretraining: Pretraining, asked: PlanConfig) -> Plan:
         kind = getattr(pretraining.objective, "kind", type(pretraining.objective).__name__)
         notes.append(f"the objective {kind!r} may hold and compute more than the towers, which these numbers do not see")
 
-    carried = {name: Carried(model, train, PRECISIONS[name], pretraining.freeze) for name in _precisions(train, precision)}
+    carried = {name: _carried(pretraining, name) for name in _precisions(precision)}
     states = [
         StateRow(precision=name, parallel=form, state=state, chosen=(name, form) == (precision, parallel))
         for name, one in carried.items()
-        for form, state in _forms(one, train, asked.world_size)
+        for form, state in _forms(pretraining, name, one, asked.world_size)
     ]
     rows = [
         ActivationRow(
@@ -295,17 +295,25 @@ def _length(pretraining: Pretraining, asked: PlanConfig) -> Length:
     return Length(steps=steps, batch_size=batch_size, local_batch=batch_size // asked.world_size, pairs_seen=steps * batch_size)
 
 
-def _precisions(train: TrainConfig, own: str) -> list[str]:
-    """The run's, and the usual ones beside it where its settings allow them."""
-    return [own] if train.stochastic_rounding != "none" or own == "fp64" else list(dict.fromkeys((own, "bf16", "fp32")))
+def _precisions(own: str) -> list[str]:
+    """The run's, and the usual ones beside it."""
+    return [own] if own == "fp64" else list(dict.fromkeys((own, "bf16", "fp32")))
 
 
-def _forms(carried: Carried, train: TrainConfig, world_size: int) -> list[tuple[str, StateBytes]]:
+def _carried(pretraining: Pretraining, precision: str, *, rounding: bool = True) -> Carried:
+    """What the run would carry in a precision; only bf16 weights can be without masters (`rounding`)."""
+    train = pretraining.train
+    if precision != "bf16" or not rounding:
+        train = dataclasses.replace(train, stochastic_rounding="none")
+    return Carried(pretraining.model, train, PRECISIONS[precision], pretraining.freeze)
+
+
+def _forms(pretraining: Pretraining, precision: str, carried: Carried, world_size: int) -> list[tuple[str, StateBytes]]:
     if world_size == 1:
         return [("one process", carried.whole(averaging=False))]
-    found = [("ddp", carried.whole(averaging=True))]
-    # Slices are float32, which weights without masters are not.
-    return found if train.stochastic_rounding != "none" else [*found, ("fsdp", carried.sliced(world_size))]
+    # Slices are float32, which weights without masters are not: with fsdp they have masters.
+    sliced = carried if not carried.masters.rounded else _carried(pretraining, precision, rounding=False)
+    return [("ddp", carried.whole(averaging=True)), ("fsdp", sliced.sliced(world_size))]
 
 
 def _parameters(model: CLIP) -> dict[str, int]:
@@ -329,7 +337,7 @@ def _operations(
         return None
     again = [pretraining.train.checkpointing in (tower, "both") for tower in ("image", "text")]
     forwards = 2 if cached else 1
-    loss = getattr(pretraining.objective, "loss", None)
+    loss = pretraining.objective.loss if isinstance(pretraining.objective, ContrastiveConfig) else None
     # Scores, their two gradients; in chunks the scores are computed a second time on the way back.
     products = 3 if loss is None or (loss.chunk_rows is None and asked.world_size == 1) else 4
     return Operations(

@@ -113,7 +113,10 @@ def test_precisions_stand_beside_each_other_where_the_settings_allow_it(towers_a
     assert {row.precision for row in found.states} == {"fp32", "bf16"}
     assert [row.precision for row in found.states if row.chosen] == ["fp32"]
     rounded = plan_of(PlanConfig(pairs=1000), train__precision="bf16", train__stochastic_rounding="text")
-    assert {row.precision for row in rounded.states} == {"bf16"}
+    assert [row.precision for row in rounded.states] == ["bf16", "fp32"]
+    plain = plan_of(PlanConfig(pairs=1000), train__precision="bf16")
+    assert rounded.process["masters"] < plain.process["masters"]
+    assert rounded.states[1].state == plain.states[1].state  # float32 weights are rounded to nothing
 
 
 def test_the_length_in_epochs_needs_the_number_of_pairs_or_the_data(towers_at_rest):
