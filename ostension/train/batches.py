@@ -23,8 +23,8 @@ class Batch:
     """One global batch of B pairs.
 
     Attributes:
-        images: (B, 3, S, S), preprocessed.
-        tokens: (B, T), T at most the context length; see `pad_tokens`.
+        images: (B, 3, S, S), preprocessed; or (B, W), features of a frozen tower before its projection.
+        tokens: (B, T), T at most the context length, see `pad_tokens`; or (B, W) of floating point, such features.
         keys: where each pair comes from, for diagnosis.
         groups: (B,) a number per pair, equal for pairs that are not each other's negatives, or (B, K) numbers of which one
             in common is enough; None where all differ.

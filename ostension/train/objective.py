@@ -22,6 +22,7 @@ from ostension.formats.load import save as save_model
 from ostension.losses import LossConfig, batch_loss
 from ostension.model.clip import CLIP
 from ostension.train.batches import Batch
+from ostension.world import current
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,15 @@ class Objective(abc.ABC):
         save_model(self.model, folder, overwrite=True)
 
 
+def over_processes(own: Tensor) -> Tensor:
+    """The mean of `own` over all processes, the same bits in each, with the gradient of this one's.
+
+    Gradients of weights are averaged over the processes, so each contributes its own mean.
+    """
+    world = current()
+    return own if world.size == 1 else world.mean(own.detach()) + (own - own.detach())
+
+
 class ObjectiveConfig(Protocol):
     """A frozen dataclass with a field `kind` that says what to minimise."""
 
@@ -112,8 +122,11 @@ class Contrastive(Objective):
 
     def embed(self, batch: Batch) -> Embedded:
         """Unit rows in float32, whatever the towers compute in."""
-        image = self.model.encode_image(batch.images, normalize=True)
-        text = self.model.encode_text(batch.tokens, normalize=True)
+        model, images, tokens = self.model, batch.images, batch.tokens
+        # Features of frozen towers come as a matrix of numbers: (B, W) where pictures have four dimensions and tokens are ids.
+        of_image, of_text = images.ndim == 2, tokens.is_floating_point()
+        image = (model.project_image if of_image else model.encode_image)(images, normalize=True)
+        text = (model.project_text if of_text else model.encode_text)(tokens, normalize=True)
         return Embedded(rows={"image": image, "text": text})
 
     def loss(self, embedded: Embedded, groups: Tensor | None) -> StepLoss:
