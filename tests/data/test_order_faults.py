@@ -107,6 +107,7 @@ print(own() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="the memory of a process is read as Linux tells it")
 def test_a_worker_holds_nothing_for_each_row_of_a_table(tmp_path):
     path = tmp_path / "a.csv"

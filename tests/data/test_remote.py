@@ -253,6 +253,16 @@ def test_protocols_without_their_package_and_unknown_ones_are_one_line(monkeypat
         open_pairs("https://x/a.tar")
 
 
+def test_the_command_indexes_and_inspects_shards_at_urls(tmp_path, memory, capsys):
+    for number in range(2):
+        put(memory, f"memory://b/{number}.tar", write_tar(tmp_path / "a.tar", members(3, 3 * number)))
+    assert main(["data", "index", "memory://b/{0..1}.tar"]) == 0
+    assert capsys.readouterr().out == "memory://b/0.tar: 3 pairs\nmemory://b/1.tar: 3 pairs\n"
+    assert main(["data", "index", "memory://b", "--force"]) == 0
+    assert main(["data", "inspect", "memory://b/0.tar", "memory://b/1.tar", "--weights", "1", "2"]) == 0
+    assert "memory://b/1.tar: 3 pairs, 66.7% of every batch, passed 1.33 times" in capsys.readouterr().out
+
+
 def test_secrets_in_a_url_are_not_shown():
     assert shown("https://me:word@host/a/b.tar?X-Amz-Signature=1") == "https://host/a/b.tar"
 

@@ -66,6 +66,7 @@ class Counted:
         return self._tokenizer.encode(text)
 
 
+@pytest.mark.slow
 def test_pictures_are_decoded_and_captions_tokenised_by_the_workers(shards):
     model = CLIP(preset("tiny-vit"), seed=0)
     batches = PairBatchesConfig(data=shards[0], batch_size=4).build(model)
