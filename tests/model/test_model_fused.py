@@ -49,6 +49,7 @@ def test_quick_gelu_is_its_equation():
     assert torch.allclose(ACTIVATION_FUNCTIONS["quick_gelu"](x), x * torch.sigmoid(1.702 * x))
     x = x.double().requires_grad_()
     assert torch.autograd.gradcheck(ACTIVATION_FUNCTIONS["quick_gelu"], x)
+    assert torch.autograd.gradgradcheck(ACTIVATION_FUNCTIONS["quick_gelu"], x)
 
 
 @pytest.mark.parametrize("name", ["tiny-vit", "tiny-siglip", "tiny-resnet"])
