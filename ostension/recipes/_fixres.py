@@ -1,7 +1,7 @@
 """FixRes: after a model is trained, one more epoch at a larger picture, with a small learning rate.
 
 The positions of the image tower are interpolated; everything else is as it was. The paper does so for ViT-L/14 at 336 px
-(section 3.2, after Touvron et al. 2019); it can be done to any model whose positions can be interpolated.
+(section 2.5, after Touvron et al. 2019); it can be done to any model whose positions can be interpolated.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def activations(
         model = fake_model(config, dtype, freeze)
         model.set_checkpointing(image=checkpointing in ("image", "both"), text=checkpointing in ("text", "both"))
         side = config.vision.image_size
-        with _mode_of(model):
+        with model.logit_scale.fake_mode:  # type: ignore[attr-defined]
             images = torch.empty(pairs_run, 3, side, side)
         tokens = caption_tokens(config, pairs_run, num_tokens)
         with fused_attention() if fused else contextlib.nullcontext():
@@ -166,10 +166,6 @@ def fake_model(config: ModelConfig, dtype: torch.dtype, freeze: FreezeConfig = N
                 if buffer is not None:
                     module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
     return model
-
-
-def _mode_of(model: CLIP):
-    return model.logit_scale.fake_mode
 
 
 def caption_tokens(config: ModelConfig, pairs: int, num_tokens: int | None) -> Tensor:
