@@ -115,15 +115,9 @@ def cost(pretraining: Pretraining, batch_size: int) -> dict[str, Any]:
     trained = sum(weight.numel() for weight in objective.module.parameters() if weight.grad is not None)
     seconds = []
     for steps in TRIALS:
-        changes = {
-            "train.steps": steps,
-            "train.evaluate_at": [],
-            "train.schedule.warmup_steps": 1,
-            "train.checkpoint.every": 99,
-        }
-        trial = dataclasses.replace(
-            pretraining.changed({f"train.{key}": value for key, value in changes.items()}), evaluation=None
-        )
+        changes = {"steps": steps, "evaluate_at": [], "schedule.warmup_steps": 1, "checkpoint.every": TRIALS[1]}
+        changed = pretraining.changed({f"train.{key}": value for key, value in changes.items()})
+        trial = dataclasses.replace(changed, evaluation=None)
         with tempfile.TemporaryDirectory() as folder:
             started = time.process_time()
             trial.run(folder)

@@ -24,7 +24,7 @@ from ostension.model.captioner import NAME, Captioner, CaptionModel
 from ostension.model.clip import CLIP
 from ostension.model.decoder import DecoderConfig
 from ostension.train.batches import Batch
-from ostension.train.objective import Contrastive, Embedded, StepLoss
+from ostension.train.objective import Contrastive, Embedded, StepLoss, over_processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,9 @@ class Captioning(Contrastive):
 
     def loss(self, embedded: Embedded, groups: Tensor | None) -> StepLoss:
         assert embedded.own is not None
-        contrast = super().loss(embedded, groups)
-        total = self.settings.contrastive_weight * contrast.loss + self.settings.caption_weight * embedded.own
-        parts = {"contrastive_loss": contrast.loss.detach(), "caption_loss": embedded.own.detach()}
+        contrast, caption = super().loss(embedded, groups), over_processes(embedded.own)
+        total = self.settings.contrastive_weight * contrast.loss + self.settings.caption_weight * caption
+        parts = {"contrastive_loss": contrast.loss.detach(), "caption_loss": caption.detach()}
         return StepLoss(total, {**contrast.measured, **parts})
 
     def identity(self) -> Mapping[str, object]:

@@ -19,7 +19,7 @@ from ostension.formats.word_models import save_word_model
 from ostension.model.clip import CLIP
 from ostension.model.word_models import BagPredictor, LanguageModel, LanguageModelConfig, WordModel
 from ostension.train.batches import Batch
-from ostension.train.objective import Embedded, Objective, StepLoss
+from ostension.train.objective import Embedded, Objective, StepLoss, over_processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Prediction(Objective):
 
     def loss(self, embedded: Embedded, groups: Tensor | None) -> StepLoss:
         assert embedded.own is not None
-        return StepLoss(embedded.own, {})
+        return StepLoss(over_processes(embedded.own), {})
 
     def check(self) -> None:
         if self.words.config.init_logit_bias is not None:
