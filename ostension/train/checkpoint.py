@@ -166,7 +166,10 @@ class CheckpointStore:
         """Delete what interrupted saves and deletions left behind."""
         if self.folder.is_dir():
             for path in self.folder.glob(f"*{PARTIAL_SUFFIX}"):
-                self._remove(path)
+                if path.is_dir():
+                    self._remove(path)
+                else:
+                    path.unlink()  # a pointer that was about to be renamed
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that passes verification (see `newest_path`), or None where there is none at all."""

@@ -151,6 +151,7 @@ def test_leftovers_of_a_kill_are_removed_and_never_read(store):
     store.save(1, tensors(), {})
     (store.folder / "step_00000002.partial").mkdir()
     (store.folder / "step_00000003.old.partial").mkdir()
+    (store.folder / ".LATEST.x1y2z3.partial").touch()
     assert store.newest().step == 1
     store.remove_leftovers()
     assert sorted(entry.name for entry in store.folder.iterdir()) == ["LATEST", "step_00000001"]
