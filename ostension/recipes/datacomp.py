@@ -11,7 +11,7 @@ class embedding from weight decay, which the rule "paper" does not.
 from __future__ import annotations
 
 from ostension.recipes._tiny import tiny
-from ostension.recipes.clip import papers_run
+from ostension.recipes.clip import ROOMY, papers_run
 from ostension.train.pretraining import Pretraining
 
 OFFERS = {
@@ -33,6 +33,7 @@ def recipe(name: str) -> Pretraining:
     """The run called `name`; its data is given by the user."""
     model, seen, batch_size, lr, warmup, beta2 = TABLE[name]
     return papers_run(model, lr).changed({
+        **ROOMY,
         "model.vision.activation": "gelu",
         "model.text.activation": "gelu",
         "model.preprocess.mode": "convert-first",

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from ostension.recipes._tiny import tiny
-from ostension.recipes.clip import papers_run
+from ostension.recipes.clip import ROOMY, papers_run
 from ostension.train.pretraining import Pretraining
 
 OFFERS = {
@@ -24,7 +24,7 @@ PAIRS = {"yfcc15m-rn50": 14_829_396, "cc3m-rn50": 3_318_333}
 CHANGES: dict[str, dict[str, Any]] = {
     "yfcc15m-rn50": {"train.optim.weight_decay": 0.1, "batches.batch_size": 2048},
     "cc3m-rn50": {
-        "model.text.activation": "gelu", "model.preprocess.mode": "convert-first", "train.optim.lr": 1e-3,
+        **ROOMY, "model.text.activation": "gelu", "model.preprocess.mode": "convert-first", "train.optim.lr": 1e-3,
         "train.optim.weight_decay": 0.1, "train.schedule.warmup_steps": 10_000, "train.epochs": 30,
         "batches.batch_size": 1024,
     },

@@ -48,6 +48,7 @@ def test_the_nine_have_the_papers_settings(name):
     assert made.batches.crop == "random"
     assert (optim.beta1, optim.beta2, optim.eps) == ((0.9, 0.999, 1e-8) if residual else (0.9, 0.98, 1e-6))
     assert (optim.weight_decay, optim.decay_rule, optim.clip_norm) == (0.2, "paper", None)
+    assert (optim.moments, made.train.checkpointing, made.train.stochastic_rounding) == ("fp16", "both", "text")
     assert schedule.kind == "cosine" and schedule.final_fraction == 0
     assert math.isclose(math.exp(made.model.init_logit_scale), 1 / 0.07) and made.model.logit_scale_cap == 100
     assert (made.train.epochs, schedule.warmup_steps) == ((1, None) if name.endswith("336") else (32, 2000))
@@ -87,6 +88,7 @@ def test_the_runs_on_open_data_have_their_sources_settings():
     assert (yfcc.train.optim.weight_decay, yfcc.batches.batch_size, yfcc.train.epochs) == (0.1, 2048, 32)
     assert (cc3m.train.optim.lr, cc3m.train.optim.weight_decay) == (1e-3, 0.1)
     assert (cc3m.batches.batch_size, cc3m.train.epochs) == (1024, 30)
+    assert (yfcc.train.optim.moments, cc3m.train.optim.moments) == ("fp16", "fp32")
 
 
 @pytest.mark.parametrize("name", OFFERED)
