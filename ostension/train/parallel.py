@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -86,8 +86,8 @@ class Replicated(Masters):
 class Sharded(Masters):
     """Slices of the weights in every process, by FSDP2 on the blocks and towers of the CLIP models inside.
 
-    What stays whole in every process, its gradients averaged: scalars (`logit_scale`), batch norm, and what belongs to no
-    tower.
+    What stays whole in every process, its gradients averaged: scalars (`logit_scale`), batch norm, what belongs to no tower,
+    and a block (or what a tower has outside of its blocks) of which a part is frozen and a part is not.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, world: World):
@@ -147,9 +147,7 @@ class Sharded(Masters):
         def give(values: Mapping[str, Tensor]) -> None:
             with torch.no_grad():
                 copy_exactly({name: live[name] for name in values}, values, None)
-            for module in self.model.modules():  # let go of what was brought together from other values
-                if hasattr(module, "reshard"):
-                    module.reshard()  # type: ignore[operator]
+            self._let_go()
 
         try:
             give(state)
@@ -163,6 +161,7 @@ class Sharded(Masters):
         values = {name: self.masters[name] if state is None else state[name] for name in self.weights}
         whole = {name: self._whole(name, value).clone() for name, value in values.items()}
         wanted = {name: weight.requires_grad for name, weight in self.weights.items()}
+        self._let_go()
         self._undo()
         for name, value in whole.items():
             path, _, last = name.rpartition(".")
@@ -174,6 +173,12 @@ class Sharded(Masters):
     def release(self) -> None:
         """Take the hooks off; a run that did not come to its end leaves slices in the model."""
         self._reducer.close()
+
+    def _let_go(self) -> None:
+        """Give up what is still together, which was brought together from values that may be others now."""
+        for module in self.model.modules():
+            if hasattr(module, "reshard"):
+                module.reshard()  # type: ignore[operator]
 
     def _whole(self, name: str, local: Tensor) -> Tensor:
         if name not in self._rows:
@@ -313,9 +318,12 @@ def _shard(model: nn.Module, dtype: torch.dtype, world: World) -> Callable[[], N
     mesh = init_device_mesh(torch.device(world.device).type, (world.size,))
     narrow = dtype in (torch.bfloat16, torch.float16)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if narrow else MixedPrecisionPolicy()
-    before = [(module, _look(module)) for module in (*blocks, *towers)]
+    before = [(module, _look(module)) for tower in towers for module in tower.modules()]  # FSDP hooks into layers too
     # What is changed in place while gradients are recorded would be a danger; nothing here is.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(.*\) returned a view", category=UserWarning)
+    blocks = [block for block in blocks if not _mixed(list(block.parameters()))]
+    in_blocks = {weight for block in blocks for weight in block.parameters()}
+    towers = [tower for tower in towers if not _mixed([weight for weight in tower.parameters() if weight not in in_blocks])]
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=whole)
         for method in ("single", "through"):
@@ -331,6 +339,11 @@ def _shard(model: nn.Module, dtype: torch.dtype, world: World) -> Callable[[], N
             look(module)
 
     return undo
+
+
+def _mixed(weights: Sequence[nn.Parameter]) -> bool:
+    """Whether some of the weights are frozen and some are not: FSDP2 would lose gradients of such a group (seen in 2.13)."""
+    return len({weight.requires_grad for weight in weights}) > 1
 
 
 def _look(module: nn.Module) -> Callable[[nn.Module], None]:

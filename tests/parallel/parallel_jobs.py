@@ -232,6 +232,7 @@ def trained(
 
         setattr(checkpoint, kill[0], dying)
     resume, captioning = settings.pop("resume", "auto"), settings.pop("captioning", False)
+    unlocked = settings.pop("unlocked", None)
     model = CLIP(find_preset(preset), seed=5)
     config = TrainConfig(
         steps=steps,
@@ -252,6 +253,10 @@ def trained(
         calls.append(step)
         return {"mean": float(model.encode_image(torch.ones(2, 3, 32, 32), normalize=True).sum()), "calls": len(calls)}
 
+    if unlocked is not None:
+        from ostension.train.freeze import FreezeConfig, TowerLock
+
+        FreezeConfig(image=TowerLock(locked=True, unlocked_groups=unlocked)).apply(model)
     objective = Contrastive(model, LossConfig(**(loss or {})))
     if captioning:
         from ostension.model.decoder import DecoderConfig

@@ -82,9 +82,12 @@ def test_low_precision_weights_over_float32_masters(processes, one, tmp_path, pa
         {"micro_batch": 2},
         {"loss": {"duplicates": "share", "chunk_rows": 2}, "batches": {"groups": True}},
         {"captioning": True},
+        {"unlocked": 0},
+        {"unlocked": 1},
+        {"unlocked": 2},
         {"checkpointing": "both"},
     ],
-    ids=["pieces", "groups", "captioning", "checkpointing"],
+    ids=["pieces", "groups", "captioning", "locked", "projection unlocked", "block unlocked", "checkpointing"],
 )
 def test_pieces_groups_and_other_losses_change_nothing(processes, one, tmp_path, settings, parallel):
     whole = {**case(precision="fp64", steps=3), **settings}
