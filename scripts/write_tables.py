@@ -28,7 +28,8 @@ from ostension.data.suite import read_suite
 from ostension.data.task import read_task
 
 ROOT = Path(__file__).parents[1]
-MARKED = re.compile(r"(<!-- (speed|demo|figure2|plans|scaling|tasks|suites|traps): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+KINDS = "speed|demo|figure2|lit|plans|scaling|tasks|suites|traps"
+MARKED = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The demo's rows: the record, its metric, and how the row is headed.
 DEMO_ROWS = (
     ("zero-shot/seen-names", "top1", "name the picture, seen names, unseen style, top-1"),
@@ -198,6 +199,21 @@ def figure2_tables(record: dict[str, Any]) -> str:
     return "\n".join([*lines, f"Top-1 of {first.counts['samples']} pictures, chance {guess}; {first.config['processor']}."])
 
 
+def lit_table(record: dict[str, Any]) -> str:
+    """Both directions of the search, each with its 95 % interval, beside chance."""
+    metrics = record["record"]["metrics"]
+    lines = ["| | R@1 | R@5 | R@10 |", "|---|---|---|---|"]
+    for name, heading in (("image_to_text", "photo to caption"), ("text_to_image", "caption to photo")):
+        found = [metrics[f"{name}_r{count}"] for count in (1, 5, 10)]
+        cells = [
+            f"{percent(one['value'])} ({percent(one['interval']['low'])} to {percent(one['interval']['high'])}), "
+            f"chance {percent(one['chance'])}"
+            for one in found
+        ]
+        lines.append(f"| {heading} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Trained in {record['cpu_seconds']:.0f} s of processor time, with features from the cache."])
+
+
 def interval_cell(metric: Any) -> str:
     """A share with its 95 % interval."""
     return f"{percent(metric.value)} ({percent(metric.interval.low)} to {percent(metric.interval.high)})"
@@ -207,7 +223,7 @@ def interval_cell(metric: Any) -> str:
 LONG = ("docs/records/figure2.json", "benchmarks/records/plain_loop.json")
 MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "plans": plan_table, "scaling": scaling_tables,
-    "figure2": figure2_tables,
+    "figure2": figure2_tables, "lit": lit_table,
 }  # fmt: skip
 LISTS: dict[str, Callable[[Path], str]] = {"tasks": task_table, "suites": suite_table, "traps": trap_list}
 

@@ -4,8 +4,8 @@
     ostension train --recipe lit --run runs/lit --set batches.data=PHOTOS batches.cache=features
 
 The image tower is EfficientNet-Lite0 at 128 pixels, the text tower all-MiniLM-L6-v2; their weights come from these two
-packages. 600 steps of 256 pairs on 800 photos with five captions each: about a minute of processor time for the features,
-which are kept, and ten seconds for the training. docs/papers/lit.md has what came of it and the other letters.
+packages. 600 steps of 256 pairs on 800 photos with five captions each: some forty seconds of processor time for features,
+which are kept, and twenty for the training. docs/papers/lit.md has what came of it and the other letters.
 """
 
 from __future__ import annotations

@@ -98,22 +98,24 @@ def test_pixels_and_padding_are_converted_for_the_teacher(tmp_path):
     )
     teacher = CLIP(config, seed=0)
     teacher.load_state_dict(weights.state_dict())
-    one = objective(tmp_path, teacher)
-    one.check()
+    made = objective(tmp_path, teacher)
+    made.check()
     data = batch()
-    bytes_ = data.images * torch.tensor(CONFIG.preprocess.std).view(3, 1, 1) + torch.tensor(CONFIG.preprocess.mean).view(3, 1, 1)
-    pixels = (bytes_ - torch.tensor(config.preprocess.mean).view(3, 1, 1)) / torch.tensor(config.preprocess.std).view(3, 1, 1)
-    constants = one.embed(data).constants
+    ours, theirs = (
+        [torch.tensor(values).view(3, 1, 1) for values in (one.mean, one.std)] for one in (CONFIG.preprocess, config.preprocess)
+    )
+    pixels = (data.images * ours[1] + ours[0] - theirs[0]) / theirs[1]
+    constants = made.embed(data).constants
     with torch.no_grad():
-        expected = one.teacher.encode_image(pixels.double(), normalize=True)
-        text = one.teacher.encode_text(data.tokens, normalize=True)
+        expected = made.teacher.encode_image(pixels.double(), normalize=True)
+        text = made.teacher.encode_text(data.tokens, normalize=True)
     torch.testing.assert_close(constants["teacher_image"], expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(constants["teacher_text"], text, rtol=0, atol=1e-9)
 
 
 def test_a_teacher_that_cannot_see_the_batch_is_refused(tmp_path):
     other = dataclasses.replace(CONFIG.tokenizer, mode="hf")
-    with pytest.raises(ConfigError, match=r"the teacher's tokenizer is another one: mode is 'hf'; expected the student's 'openai'"):
+    with pytest.raises(ConfigError, match=r"tokenizer is another one: mode is 'hf'; expected the student's 'openai'"):
         objective(tmp_path, CLIP(dataclasses.replace(CONFIG, tokenizer=other), seed=0)).check()
     size = CONFIG.vision.image_size
     larger = CLIP(CONFIG, seed=0).resized(image_size=2 * size)
