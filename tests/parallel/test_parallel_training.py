@@ -63,6 +63,7 @@ def test_in_float32_they_are_the_same_to_rounding(processes, one, tmp_path, pres
     assert losses(tmp_path / "run") == pytest.approx(losses(one(**settings)), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_low_precision_weights_over_float32_masters(processes, one, tmp_path, parallel):
     settings = case(precision="bf16", steps=6, average=0.9)
@@ -75,6 +76,7 @@ def test_low_precision_weights_over_float32_masters(processes, one, tmp_path, pa
         assert (weight - known).abs().max() < 0.01, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 @pytest.mark.parametrize(
     "settings",
