@@ -103,7 +103,8 @@ class EmojiBatches:
         whole = self._whole(step)
         if world_size == 1:
             return whole
-        return dataclasses.replace(whole.part(slice(start, stop)), texts_cut=whole.texts_cut if rank == 0 else 0)  # counted once
+        texts_cut = whole.texts_cut if rank == 0 else 0  # counted once
+        return dataclasses.replace(whole.part(slice(start, stop)), texts_cut=texts_cut)
 
     def _whole(self, step: int) -> Batch:
         config = self.config

@@ -48,8 +48,8 @@ from ostension.train.health import Measured, allowed_skips
 from ostension.train.meter import Meter
 from ostension.train.objective import Objective, StepLoss
 from ostension.train.optim import OptimConfig
-from ostension.train.patch_dropout import PatchDropoutConfig
 from ostension.train.parallel import Parallel
+from ostension.train.patch_dropout import PatchDropoutConfig
 from ostension.train.prefetch import batches_ahead, draw
 from ostension.train.run_folder import check_unchanged, write_run
 from ostension.train.schedule import ScheduleConfig, rate_factor
