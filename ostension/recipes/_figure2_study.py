@@ -136,7 +136,7 @@ def ratio_record(slow: Record, fast: Record, told: float | None) -> Record:
     measured, config = {}, {"slower": slow.subject, "faster": fast.subject, "paper": told}
     for whose, curve in zip(("slower", "faster"), curves, strict=True):
         accuracy = max(y for _, y in curve)
-        value, how = ratio(*curves, accuracy)
+        value, how = ratio(curves[0], curves[1], accuracy)
         config[whose + "_accuracy"], config[whose + "_reading"] = accuracy, how
         if math.isfinite(value):
             measured[f"images_ratio_at_{whose}s_best"] = Metric(value=value, count=fast.counts["samples"], chance=1.0)

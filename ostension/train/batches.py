@@ -44,7 +44,7 @@ class Batch:
 
     def part(self, rows: slice) -> Batch:
         """Some of the pairs, as views."""
-        sliced = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        sliced: dict[str, Any] = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
         return dataclasses.replace(self, **sliced, keys=self.keys[rows])
 
     def to(self, device: torch.device) -> Batch:

@@ -124,11 +124,11 @@ def lit_settings(
         if (letter == "u") != (source is None):
             state = "weights to start from" if source is not None else "no weights to start from"
             raise ConfigError(f"the {side} tower's letter is {letter!r}, with {state}", expected="L or U with, u without")
-    locks = {
-        "image": TowerLock(locked=True, unlocked_groups=int(new_image_head)) if letters[0] == "L" else TowerLock(),
-        "text": TowerLock(locked=True, unlocked_groups=int(new_text_head)) if letters[1] == "L" else TowerLock(),
-    }
-    return TowersConfig(image=image, text=text), FreezeConfig(**locks)
+    image_lock, text_lock = (
+        TowerLock(locked=True, unlocked_groups=int(new_head)) if letter == "L" else TowerLock()
+        for letter, new_head in zip(letters, (new_image_head, new_text_head), strict=True)
+    )
+    return TowersConfig(image=image, text=text), FreezeConfig(image=image_lock, text=text_lock)
 
 
 def letters_of(towers: TowersConfig, freeze: FreezeConfig) -> str:

@@ -235,7 +235,9 @@ class Features:
     def _images(self, tower: nn.Module, transform: Transform, source: PairSource, part: int) -> tuple[Tensor, dict[str, str]]:
         pairs, k = self.parts.pairs(part), self.settings.rows
         rejects: dict[str, str] = {}
-        rows, waiting, where = None, [], []
+        rows: Tensor | None = None
+        waiting: list[Tensor] = []
+        where: list[int] = []
 
         def flush(rows: Tensor | None) -> Tensor:
             found = pooled(tower, torch.stack(waiting)).float().cpu()
