@@ -1,0 +1,274 @@
+"""`embed`: all pictures of a source through a model's image tower, into a store, once.
+
+Decoding runs in workers; the order, the batches and so the bits do not depend on how many there are, nor on where an earlier
+run was stopped: shards end at fixed samples of the source, and a batch never crosses one's end. Evaluation never drops a
+sample, so the first one that cannot be used ends the run with its name; for an index to search in, bad files may be listed
+instead. Every level and view that is asked for comes from one pass.
+
+Columns: `id` (the sample's key), `labels` and `texts` (JSON lists), `fields` (a JSON object: groups, split and all else that
+the source says), `sample` (its number in the source), `digest` (64 bits of the encoded picture's BLAKE2b) and `perceptual`
+(see `perceptual`).
+
+Letters: B batch, V views, S pixels a side, E embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ostension.config import require, to_tree
+from ostension.data.loader import InOrder, Loaded, Loader
+from ostension.data.pairs import Pair, PairSource, image_digest
+from ostension.errors import DataError, LimitError
+from ostension.image.augment import CropConfig, RandomView
+from ostension.image.decode import read_picture
+from ostension.image.transforms import Transform
+from ostension.model.clip import CLIP
+from ostension.runtime import numpy_generator
+from ostension.store.folder import Store
+from ostension.store.key import Level, ModelKey, SetKey, Stored
+from ostension.store.manifest import NAME, read_manifest
+from ostension.store.perceptual import perceptual_hash
+from ostension.store.sets import EmbeddingSet
+from ostension.store.writer import Writer
+
+SHARD_BATCHES = 64  # batches in a shard: 4,096 samples of 64 each
+TAPS = {"pre": "pooled", "post": "embedding"}
+
+
+class Progress(NamedTuple):
+    """How far a run is: samples done of all, samples a second in this sitting, seconds left."""
+
+    done: int
+    total: int
+    rate: float
+    left_s: float
+
+    def __str__(self) -> str:
+        return f"{self.done:,} of {self.total:,} ({self.rate:,.1f} a second, {self.left_s:,.0f} s left)"
+
+
+def image_key(
+    model: CLIP | ModelKey, source: PairSource, *, split: str = "", level: Level = "post", stored: Stored = "float16",
+    view: int = 0, crop: CropConfig | None = None, seed: int = 0,
+) -> SetKey:  # fmt: skip
+    """The key of a source's pictures; `crop` and `seed` count for random views, numbers from 1, only."""
+    made = model if isinstance(model, ModelKey) else ModelKey.of(model)
+    drawn = {"number": view, "crop": to_tree(crop or CropConfig()), "seed": seed} if view else None
+    return SetKey(
+        kind="images", weights=made.weights, inputs=made.preprocess, computed=made.computed, stored=stored,
+        data=source.fingerprint(), split=split, level=level, view=drawn,
+    )  # fmt: skip
+
+
+def embed(
+    store: Store,
+    model: CLIP,
+    source: PairSource,
+    *,
+    split: str = "",
+    levels: Sequence[Level] = ("post",),
+    views: Sequence[int] = (0,),
+    crop: CropConfig | None = None,
+    seed: int = 0,
+    stored: Stored = "float16",
+    batch_size: int = 64,
+    shard_batches: int = SHARD_BATCHES,
+    workers: int = 0,
+    bad: Literal["stop", "list"] = "stop",
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[tuple[Level, int], EmbeddingSet]:
+    """The complete sets of a source's pictures by (level, view), computed as far as they are not there.
+
+    Args:
+        split: its name, for the key.
+        levels: "pre" (before the projection), "post" (unit rows in the joint space), or both.
+        views: 0 for the model's own preprocessing, 1 and up for random views (`crop`, `seed`).
+        stored: the numbers on the disk.
+        batch_size: samples that pass the tower together.
+        shard_batches: batches of a shard, of which a kill loses at most one.
+        workers: processes that decode.
+        bad: what to do with a sample that cannot be used: stop, or list it in the sets' `rejects()`.
+        progress: told after each batch.
+
+    Raises:
+        DataError, LimitError: naming the sample that cannot be used; if another process writes a set.
+        ConfigError: for levels or views that are none.
+    """
+    require(bool(levels) and set(levels) <= set(TAPS), "levels", levels, "'pre', 'post' or both")
+    require(bool(views) and min(views) >= 0 and len(set(views)) == len(views), "views", views, "different numbers from 0")
+    require(batch_size >= 1 and shard_batches >= 1, "batch_size", batch_size, "1 or more")
+    made = ModelKey.of(model)
+    options: dict[str, Any] = {"split": split, "stored": stored, "crop": crop, "seed": seed}
+    keys = {(level, view): image_key(made, source, level=level, view=view, **options) for level in levels for view in views}
+    missing = {place: key for place, key in keys.items() if not _complete(store, key)}
+    if missing:
+        decode = _Decode(model.transform, tuple(views), crop or CropConfig(), seed)
+        work = _Tolerant(source) if bad == "list" else source
+        loader = Loader(work, InOrder(len(source), batch_size), decode, seed=seed, workers=workers, strict=True)
+        training = model.training
+        model.eval()
+        try:
+            with contextlib.ExitStack() as stack:
+                writers = {place: stack.enter_context(store.writer(key, shard_rows=None)) for place, key in missing.items()}
+                _fill(model, loader, writers, tuple(views), shard_batches, progress)
+        finally:
+            model.train(training)
+    return {place: store.open(key) for place, key in keys.items()}
+
+
+def _complete(store: Store, key: SetKey) -> bool:
+    """Whether there is nothing to do; then no lock is taken, and any number of processes may find it so."""
+    folder = store.folder(key)
+    return (folder / NAME).is_file() and read_manifest(folder).complete
+
+
+def _fill(
+    model: CLIP,
+    loader: Loader,
+    writers: dict[tuple[Level, int], Writer],
+    views: tuple[int, ...],
+    shard_batches: int,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    batch_size, total = loader.order.batch_size, loader.order.num_samples
+    first = min(writer.manifest.position for writer in writers.values())
+    if first % batch_size and first < total:
+        folder = next(iter(writers.values())).folder
+        what, expected = f"{first:,} samples are done, by another batch size", f"a number that {batch_size} divides"
+        raise DataError(what, source=folder, expected=expected, fix="use the same batch size")
+    steps, began = -(-total // batch_size), time.monotonic()
+    rejects: list[tuple[int, str, str]] = []
+    for step, loaded in enumerate(loader.batches(first // batch_size, steps), first // batch_size):
+        position = min((step + 1) * batch_size, total)
+        facts = [json.loads(text) for text in loaded.texts]
+        samples = zip(loaded.ids.tolist(), loaded.keys, facts, strict=True)
+        rejects += [(sample, key, fact["bad"]) for sample, key, fact in samples if "bad" in fact]
+        good = np.array([place for place, fact in enumerate(facts) if "bad" not in fact], dtype=np.int64)
+        found = _rows(model, loaded.images[good]) if len(good) else {}
+        for (level, view), writer in writers.items():
+            done = writer.manifest.position
+            # A run that was killed between two sets' shards left one of them ahead.
+            new = np.flatnonzero(loaded.ids[good] >= done)
+            if len(new):
+                writer.append(found[level][new, views.index(view)], **_columns(loaded, facts, good[new]))
+            if position > done and (position % (batch_size * shard_batches) == 0 or position == total):
+                listed = [(key, reason) for sample, key, reason in rejects if sample >= done]
+                writer.commit(position=position, complete=position == total, rejects=listed)
+        if progress is not None:
+            rate = (position - first) / max(time.monotonic() - began, 1e-9)
+            progress(Progress(position, total, rate, (total - position) / rate))
+    for writer in writers.values():
+        writer.commit(position=total, complete=True)
+
+
+@torch.no_grad()
+def _rows(model: CLIP, images: np.ndarray) -> dict[str, torch.Tensor]:
+    """(B, V, E) of pictures (B, V, 3, S, S) by level."""
+    stacked = torch.from_numpy(images)
+    pixels = stacked.flatten(0, 1)
+    if pixels.dtype == torch.uint8:
+        pixels = model.transform.normalize(pixels)
+    taps = model.image_features(pixels, ("pooled", "embedding"))
+    shape = tuple(stacked.shape[:2])
+    post = F.normalize(taps["embedding"].float(), dim=-1)
+    return {"pre": taps["pooled"].float().unflatten(0, shape), "post": post.unflatten(0, shape)}
+
+
+def _columns(loaded: Loaded, facts: Sequence[dict[str, Any]], places: np.ndarray) -> dict[str, Any]:
+    chosen = [facts[place] for place in places]
+    return {
+        "id": [loaded.keys[place] for place in places],
+        **{name: [fact[name] for fact in chosen] for name in ("labels", "texts", "fields")},
+        "sample": loaded.ids[places],
+        **{name: np.array([fact[name] for fact in chosen], dtype=np.uint64) for name in ("digest", "perceptual")},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decode:
+    """A sample's picture as every view wants it, and its sidecar entries as JSON.
+
+    One view of the model's own travels as bytes, which is a quarter; what normalisation makes of them is the same.
+    """
+
+    transform: Transform
+    views: tuple[int, ...]
+    crop: CropConfig
+    seed: int
+
+    def __call__(self, pair: Pair, generator: np.random.Generator) -> tuple[np.ndarray, str]:
+        if (reason := pair.meta.get(_BAD)) is not None:
+            return self._nothing(), json.dumps({"bad": reason})
+        try:
+            config = self.transform.config
+            most = config.max_bytes
+            picture = read_picture(pair.image, max_pixels=config.max_pixels, max_bytes=most, name=pair.key).image
+            seeds = generator.integers(2**62, size=max(self.views) + 1)  # a view is the same whatever others there are
+            if self.views == (0,):
+                pixels = self.transform.pixels(picture, name=pair.key).numpy()[None]
+            else:
+                pixels = np.stack([self._view(picture, view, int(seeds[view]), pair.key) for view in self.views])
+        except (DataError, LimitError) as error:
+            if _TOLERANT not in pair.meta:
+                raise
+            return self._nothing(), json.dumps({"bad": error.what})
+        return pixels, json.dumps({**_facts(pair), "perceptual": perceptual_hash(picture)})
+
+    def _view(self, picture: Any, view: int, seed: int, name: str) -> np.ndarray:
+        if view == 0:
+            return self.transform(picture, name=name).numpy()
+        return RandomView(self.transform.config, self.crop)(picture, numpy_generator(seed, "view"), name=name).numpy()
+
+    def _nothing(self) -> np.ndarray:
+        side = self.transform.config.image_size
+        kind = np.uint8 if self.views == (0,) else np.float32
+        return np.zeros((len(self.views), 3, side, side), dtype=kind)
+
+
+_BAD, _TOLERANT = "ostension bad", "ostension tolerant"
+
+
+def _facts(pair: Pair) -> dict[str, Any]:
+    meta = {name: value for name, value in pair.meta.items() if name not in ("label", "labels", _TOLERANT)}
+    labels = pair.meta.get("labels")
+    if labels is None:
+        label = pair.meta.get("label")
+        labels = [] if label is None else [label]
+    return {
+        "labels": json.dumps([str(label) for label in labels], ensure_ascii=False),
+        "texts": json.dumps(list(pair.texts), ensure_ascii=False),
+        "fields": json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str),
+        "digest": image_digest(pair.image),
+    }
+
+
+class _Tolerant:
+    """A source whose bad samples are read as such instead of raising."""
+
+    def __init__(self, source: PairSource):
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "source":  # while it is being unpickled
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+    def read(self, index: int) -> Pair:
+        try:
+            pair = self.source.read(index)
+        except (DataError, LimitError) as error:
+            return Pair(key=self.source.key(index), image=b"", texts=(), meta={_BAD: error.what})
+        return dataclasses.replace(pair, meta={**pair.meta, _TOLERANT: True})
