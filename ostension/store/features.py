@@ -176,6 +176,26 @@ class Features:
         )
 
     @staticmethod
+    def of_task(task: TaskData) -> Features:
+        """The features of a task whose data are ready embeddings.
+
+        Raises:
+            DataError: if they are pictures.
+        """
+        samples = task.samples
+        if samples.embeddings is None:
+            raise DataError("holds pictures and no embeddings", source=samples.location, fix="embed them into a store")
+        facts = {"source": str(samples.location), "data": samples.fingerprint(), "split": task.split}
+        return Features(
+            rows=samples.embeddings,
+            targets=task.targets,
+            classes=task.classes,
+            groups=task.groups,
+            ids=tuple(task.ids),
+            facts=facts,
+        )
+
+    @staticmethod
     def of_npz(
         path: str | Path,
         *,

@@ -181,7 +181,7 @@ def _rows(model: CLIP, images: np.ndarray) -> dict[str, torch.Tensor]:
     taps = model.image_features(pixels, ("pooled", "embedding"))
     shape = tuple(stacked.shape[:2])
     post = F.normalize(taps["embedding"].float(), dim=-1)
-    return {"pre": taps["pooled"].float().unflatten(0, shape), "post": post.unflatten(0, shape)}
+    return {"pre": taps["pooled"].float().cpu().unflatten(0, shape), "post": post.cpu().unflatten(0, shape)}
 
 
 def _columns(loaded: Loaded, facts: Sequence[dict[str, Any]], places: np.ndarray) -> dict[str, Any]:

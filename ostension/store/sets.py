@@ -8,13 +8,14 @@ Letters: N rows, E embedding.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ostension.errors import DataError, unknown_name
+from ostension.errors import ConfigError, DataError, unknown_name
 from ostension.files import sha256_file
 from ostension.store.key import ModelKey, SetKey
 from ostension.store.manifest import Manifest, read_manifest
@@ -143,6 +144,20 @@ class EmbeddingSet:
         """The id of each row."""
         return [] if not len(self) else self.column("id")  # type: ignore[return-value]
 
+    def numbers(self, ids: Sequence[str]) -> np.ndarray:
+        """The row number of each of these ids, the first one of an id that comes twice.
+
+        Raises:
+            ConfigError: for an id that the set does not have.
+        """
+        known: dict[str, int] = {}
+        for row, name in enumerate(self.ids):
+            known.setdefault(name, row)
+        for name in ids:
+            if name not in known:
+                raise ConfigError(f"no row has the id {name!r}", source=self.folder)
+        return np.array([known[name] for name in ids], dtype=np.int64)
+
     def rejects(self, shards: Sequence[int] | None = None) -> list[tuple[str, str]]:
         """Samples of the source that have no row, with the reasons; of all shards or of some."""
         found = []
@@ -175,9 +190,9 @@ class EmbeddingSet:
             if sha256_file(path) != self.manifest.deleted.sha256:
                 raise DataError("has another hash than the manifest says", source=path)
         if "id" in self.columns:
-            ids = self.ids
-            if len(set(ids)) != len(ids):
-                twice = next(name for place, name in enumerate(sorted(ids)[1:], 1) if name == sorted(ids)[place - 1])
+            ordered = sorted(self.ids)
+            twice = next((name for name, after in itertools.pairwise(ordered) if name == after), None)
+            if twice is not None:
                 raise DataError(f"the id {twice!r} comes twice", source=self.folder, expected="every id once")
 
     def reopen(self) -> EmbeddingSet:

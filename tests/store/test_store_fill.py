@@ -195,3 +195,12 @@ def test_features_of_a_task_have_its_targets_and_refuse_another_split(tmp_path, 
     assert features.ids == tuple(data.ids) and features.array().dtype == np.float32
     with pytest.raises(DataError, match="4 samples, which are not the 3 of the task's split"):
         Features.of_set(opened, labelled_task(tmp_path / "fewer", cats=1))
+    with pytest.raises(DataError, match="holds pictures and no embeddings"):
+        Features.of_task(data)
+
+
+def test_ready_embeddings_of_a_task_are_features(tmp_path):
+    data = labelled_task(tmp_path / "pets", embeddings=np.eye(4, dtype=np.float32))
+    features = Features.of_task(data)
+    assert np.array_equal(features.rows, np.eye(4)) and features.classes == data.classes
+    assert features.targets.tolist() == data.targets.tolist() == [0, 0, 1, 1]

@@ -42,6 +42,9 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert opened.ids == names(0, 10)
     assert opened.column("number", [7, 1, 7]).tolist() == [7, 1, 7]
     assert opened.column("digest").dtype == np.uint64 and opened.column("digest")[15 % 10] == 5 << 60
+    assert opened.numbers(["id7", "id0"]).tolist() == [7, 0]
+    with pytest.raises(ConfigError, match="no row has the id 'id10'"):
+        opened.numbers(["id10"])
     opened.verify()
 
 
