@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ostension.store.shards import Shard
 
 NAME = "manifest.json"
 FORMAT = "ostension embeddings 1"
+_FILE = re.compile(r"rows-\d{6,}|deleted-\d{6,}\.npy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,11 +91,14 @@ def read_manifest(folder: Path) -> Manifest:
         key = SetKey.of_tree(tree["key"], path)
         if key.sha256() != tree["key_sha256"]:
             raise DataError(f"the key has the hash {key.sha256()[:16]}", source=path, expected=tree["key_sha256"][:16])
+        for name in [entry["name"] for entry in (*tree["shards"], tree["deleted"]) if entry is not None]:
+            if not _FILE.fullmatch(name):
+                raise DataError(f"names a file {name!r}", source=path, expected="a file of its own")
         return Manifest(
             key=key,
             deleted=None if tree["deleted"] is None else Deleted(**tree["deleted"]),
             shards=tuple(Shard(**shard) for shard in tree["shards"]),
             **{name: tree[name] for name in ("width", "columns", "serial", "position", "complete")},
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"a damaged manifest ({error})", source=path) from None

@@ -121,6 +121,8 @@ def write_shard(
             arrays[column] = values
         else:
             arrays[f"{column}.letters"], arrays[f"{column}.ends"] = joined_texts(values)
+    from safetensors import SafetensorError
+
     matrix, sidecar = folder / (name + ROWS), folder / (name + SIDECAR)
     try:
         with atomic_path(matrix) as temporary, open(temporary, "wb") as handle:
@@ -135,8 +137,9 @@ def write_shard(
             sidecar_sha256=sha256_file(sidecar),
             rejects=len(rejects),
         )
-    except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror}", source=folder, fix="make room, then run it again") from None
+    except (OSError, SafetensorError) as error:  # safetensors has a name of its own for a full disk
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"cannot be written: {why}", source=folder, fix="make room, then run it again") from None
 
 
 def open_rows(folder: Path, shard: Shard, width: int, stored: str) -> np.ndarray:

@@ -10,23 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ostension.errors import DataError
 from ostension.model.clip import CLIP
 from ostension.store.folder import Store
-from ostension.store.key import ModelKey, SetKey, Stored
+from ostension.store.key import Level, ModelKey, SetKey, Stored
 from ostension.store.sets import EmbeddingSet
 
 BATCH = 1024
 WAIT_S = 300.0
 
 
-def text_key(model: CLIP | ModelKey, *, stored: Stored = "float32", truncate: bool = False) -> SetKey:
+def text_key(model: CLIP | ModelKey, *, level: Level = "post", stored: Stored = "float32", truncate: bool = False) -> SetKey:
     """The key of a model's texts. Texts that were cut are other texts, and are kept apart."""
     made = model if isinstance(model, ModelKey) else ModelKey.of(model)
     return SetKey(
         kind="texts", weights=made.weights, inputs=made.tokenizer, computed=made.computed, stored=stored,
-        split="truncated" if truncate else "",
+        split="truncated" if truncate else "", level=level,
     )  # fmt: skip
 
 
@@ -35,18 +36,20 @@ def text_embeddings(
     model: CLIP,
     texts: Sequence[str],
     *,
+    level: Level = "post",
     made: ModelKey | None = None,
     stored: Stored = "float32",
     truncate: bool = False,
     batch_size: int = BATCH,
     wait_s: float = WAIT_S,
 ) -> np.ndarray:
-    """(N, E) float32 unit rows of texts in their order; what the store lacks is computed and added.
+    """(N, E) float32 rows of texts in their order; what the store lacks is computed and added.
 
     Several processes may do this at once: each adds what still lacks when its turn comes. Texts are padded to the longest of
     their batch, so the last bits of a row can depend on what was asked for together; they stay as they were stored first.
 
     Args:
+        level: "post" for unit rows in the joint space, "pre" for (N, W) features before the projection.
         made: the model's key, if it is known; else its weights are hashed at each call.
         stored: the numbers on the disk. Texts are few, so the default loses nothing.
         truncate: cut texts that are too long instead of refusing them.
@@ -57,18 +60,17 @@ def text_embeddings(
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise DataError(f"texts of type {type(texts).__name__}", expected="a list of strings")
-    key = text_key(made or model, stored=stored, truncate=truncate)
+    key = text_key(made or model, level=level, stored=stored, truncate=truncate)
     folder = store.folder(key)
     if not texts:
-        return np.zeros((0, model.config.embed_dim), np.float32)
+        return _computed(model, [""], level, truncate)[:0]
     hashes = text_hashes(texts)
     opened = _Known(folder)
     missing = [place for place, row in enumerate(opened.find(hashes)) if row < 0]
     if missing:
         wanted = list(dict.fromkeys(texts[place] for place in missing))
         parts = [
-            model.embed_texts(wanted[start : start + batch_size], batch_size=batch_size, truncate=truncate).cpu().numpy()
-            for start in range(0, len(wanted), batch_size)
+            _computed(model, wanted[start : start + batch_size], level, truncate) for start in range(0, len(wanted), batch_size)
         ]
         rows = np.concatenate(parts)
         with store.writer(key, merge=True, wait_s=wait_s) as writer:
@@ -79,6 +81,19 @@ def text_embeddings(
                 writer.append(rows[lacking], **columns)
         opened = _Known(folder)
     return opened.rows(opened.find(hashes))
+
+
+def _computed(model: CLIP, texts: Sequence[str], level: Level, truncate: bool) -> np.ndarray:
+    if level == "post":
+        return model.embed_texts(texts, batch_size=len(texts), truncate=truncate).cpu().numpy()
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            tokens = model.tokenizer(texts, truncate=truncate)
+            return model.text_features(tokens, ("pooled",))["pooled"].float().cpu().numpy()
+    finally:
+        model.train(training)
 
 
 def text_hashes(texts: Sequence[str]) -> np.ndarray:

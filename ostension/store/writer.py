@@ -68,7 +68,7 @@ class Writer:
         try:
             if (self.folder / NAME).exists():
                 self.manifest = read_manifest(self.folder)
-                if self._key is not None and self.manifest.key != self._key:
+                if self._key is not None and self.manifest.key.sha256() != self._key.sha256():
                     raise _other_key(self.manifest.key, self._key, self.folder)
             else:
                 assert self._key is not None
@@ -157,8 +157,11 @@ class Writer:
         live = np.setdiff1d(np.arange(self.manifest.num_stored), gone, assume_unique=True)
         gone = np.union1d(gone, live[chosen])
         path = self.folder / f"deleted-{self.manifest.serial:06d}.npy"
-        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, gone)
+        try:
+            with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+                np.save(handle, gone)
+        except OSError as error:
+            raise DataError(f"cannot be written: {error.strerror}", source=path, fix="make room, then run it again") from None
         deleted = Deleted(name=path.name, count=len(gone), sha256=sha256_file(path))
         self._replace(deleted=deleted, serial=self.manifest.serial + 1)
         self._remove_leftovers()
@@ -249,6 +252,8 @@ def waiting_lock(folder: Path, wait_s: float) -> Any:
             try:
                 stack.enter_context(folder_lock(folder))
                 break
+            except OSError as error:
+                raise DataError(f"cannot be written: {error.strerror}", source=folder) from None
             except DataError:
                 if time.monotonic() >= until:
                     raise

@@ -164,6 +164,15 @@ def test_a_text_is_embedded_once_and_comes_back_in_order(tmp_path, model, monkey
         text_embeddings(store, model, "a cat")
 
 
+def test_features_of_texts_before_the_projection_are_kept_apart(tmp_path, model):
+    texts = ["a cat", "a dog"]
+    found = text_embeddings(Store(tmp_path), model, texts, level="pre")
+    assert np.array_equal(found, text_embeddings(Store(tmp_path), model, texts, level="pre"))
+    projected = model.project_text(torch.from_numpy(found), normalize=True).detach().numpy()
+    np.testing.assert_allclose(projected, text_embeddings(Store(tmp_path), model, texts), atol=1e-6)
+    assert text_embeddings(Store(tmp_path), model, [], level="pre").shape == (0, found.shape[1])
+
+
 def test_texts_asked_for_at_once_are_stored_once(tmp_path, model):
     texts = [f"number {number}" for number in range(12)]
     with ThreadPoolExecutor(4) as pool:

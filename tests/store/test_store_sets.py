@@ -184,6 +184,35 @@ def test_the_manifest_says_in_words_what_the_rows_are_of_and_its_key_cannot_be_c
         EmbeddingSet(opened.folder)
 
 
+@pytest.mark.parametrize("spoil", ["name", "missing", "not a list", "inputs", "format"])
+def test_a_manifest_that_was_spoilt_is_refused_in_one_line(tmp_path, spoil):
+    opened, _ = filled(tmp_path)
+    path = opened.folder / "manifest.json"
+    tree = json.loads(path.read_text())
+    if spoil == "name":
+        tree["shards"][0]["name"] = "../../secret"
+    elif spoil == "missing":
+        del tree["shards"][0]["rows"]
+    elif spoil == "inputs":
+        tree["key"]["inputs"] = 3
+    else:
+        tree["shards" if spoil == "not a list" else "format"] = 3
+    path.write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=r"manifest.json: "):
+        EmbeddingSet(opened.folder)
+
+
+def test_a_full_disk_is_one_line_and_what_was_there_stays(tmp_path, monkeypatch):
+    opened, _ = filled(tmp_path)
+    monkeypatch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with (
+        pytest.raises(DataError, match="cannot be written: No space left on device; make room"),
+        Writer(opened.folder) as writer,
+    ):
+        writer.append(unit_rows(9, 1), id=["new"], number=np.array([99]), digest=np.zeros(1, np.uint64))
+    assert len(opened.reopen()) == 10 and not list(opened.folder.glob(".*partial"))
+
+
 def test_damage_is_seen_at_opening_by_size_and_by_verify_in_full(tmp_path):
     opened, _ = filled(tmp_path)
     path = opened.folder / "rows-000001.npy"
