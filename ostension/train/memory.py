@@ -200,8 +200,8 @@ class LossBytes:
 
 
 # Blocks of logits alive at once, counted on the code by the test: the whole matrix with what autograd keeps of it and the
-# gradients on the way back; a block, its exponentials and what becomes of it.
-WHOLE_BLOCKS, CHUNK_BLOCKS = 6, 3
+# gradients on the way back; a block, which is made over in place, and once more of it for the time of a product.
+WHOLE_BLOCKS, CHUNK_BLOCKS = 6, 2
 
 
 def loss_bytes(local_batch: int, batch_size: int, embed_dim: int, chunk_rows: int | None) -> LossBytes:

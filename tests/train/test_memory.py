@@ -198,7 +198,7 @@ def test_the_losss_bytes_are_those_of_its_code(pairs, chunk_rows):
 def test_a_process_of_many_holds_its_rows_of_the_similarities():
     one = loss_bytes(128, 32_768, 512, None)
     assert (one.rows, one.columns) == (128, 32_768)
-    assert dataclasses.replace(one, embeddings=0).peak == 3 * 4 * 128 * 32_768
+    assert dataclasses.replace(one, embeddings=0).peak == 2 * 4 * 128 * 32_768
     assert loss_bytes(4096, 32_768, 512, 256).rows == 256
 
 
