@@ -22,6 +22,7 @@ from ostension.train.batches import BatchSource
 from ostension.train.freeze import FreezeConfig
 from ostension.train.loop import Evaluate, TrainConfig, TrainResult, train
 from ostension.train.objective import ContrastiveConfig, ObjectiveConfig
+from ostension.train.objectives import objective_config
 from ostension.train.towers import TowersConfig
 
 
@@ -74,10 +75,17 @@ class Pretraining:
     def changed(self, settings: Mapping[str, Any], source: object = None) -> Pretraining:
         """With dotted settings replaced, e.g. {"train.optim.lr": 1e-3, "model.vision.width": 256}.
 
+        Another `objective.kind` takes over the settings that both kinds have, such as `objective.loss`.
+
         Raises:
             ConfigError: for a setting that does not exist, or a value that it cannot have.
         """
         tree = self.tree()
+        objective: type[ObjectiveConfig] = type(self.objective)
+        if settings.get("objective.kind", tree["objective"]["kind"]) != tree["objective"]["kind"]:
+            objective = objective_config(str(settings["objective.kind"]), source)
+            fields = {field.name for field in dataclasses.fields(objective)}  # type: ignore[arg-type]
+            tree["objective"] = {key: value for key, value in tree["objective"].items() if key in fields}
         for key, value in settings.items():
             *path, last = key.split(".")
             place: Any = tree
@@ -90,7 +98,7 @@ class Pretraining:
             model=from_tree(ModelConfig, tree["model"], source),
             batches=from_tree(type(self.batches), tree["batches"], source),
             train=from_tree(TrainConfig, tree["train"], source),
-            objective=from_tree(type(self.objective), tree["objective"], source),
+            objective=from_tree(objective, tree["objective"], source),
             start=None if tree["start"] is None else Path(tree["start"]),
             towers=from_tree(TowersConfig, tree["towers"], source),
             freeze=from_tree(FreezeConfig, tree["freeze"], source),

@@ -119,6 +119,19 @@ def test_a_pretraining_can_be_changed_and_read_back():
     assert base.changed({"model.vision.layers": 2, "train.optim.lr_factors": {"text.": 0.5}}).model.vision.layers == 2
 
 
+def test_another_objective_takes_over_what_both_have(capsys):
+    demo = ["train", "--recipe", "demo", "--smoke", "--dry-run", "--set"]
+    assert main([*demo, "objective.kind=captioning", "objective.caption_weight=1.5"]) == 0
+    found = json.loads(capsys.readouterr().out)["objective"]
+    assert (found["kind"], found["caption_weight"], found["loss"]["duplicates"]) == ("captioning", 1.5, "share")
+    assert main([*demo, "objective.kind=distillation", "objective.teacher=models/large"]) == 0
+    assert json.loads(capsys.readouterr().out)["objective"]["teacher"] == "models/large"
+    assert main([*demo, "objective.kind=distillation"]) == 1
+    assert "'teacher' is missing" in capsys.readouterr().err
+    assert main([*demo, "objective.kind=captions"]) == 1
+    assert "'captioning'" in capsys.readouterr().err
+
+
 def test_help_names_no_heavy_module(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["train", "--help"])
