@@ -228,12 +228,20 @@ def test_another_vocabulary_is_refused(tmp_path):
         load(tmp_path / "model")
 
 
+def test_a_crop_out_of_a_longer_short_side_is_read_as_it_is(tmp_path):
+    save(random_model("tiny-vit"), tmp_path / "model", "hf")
+    path = tmp_path / "model" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size": {"shortest_edge": 40}}))
+    found = load(tmp_path / "model", device="cpu", dtype="float32").config.preprocess
+    assert (found.image_size, found.short_side) == (32, 40)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"do_resize": False}, "do_resize is false"),
         ({"resample": 1}, r"resample is 1; expected one of 2 \(bilinear\), 3 \(bicubic\)"),
-        ({"size": {"shortest_edge": 40}}, "crop_size is 32 and size is 40"),
+        ({"size": {"shortest_edge": 24}}, "crop_size is 32 and size is 24"),
         ({"rescale_factor": 1.0}, "rescale_factor is 1.0"),
         ({"image_mean": None}, "image_mean is None; expected three numbers"),
         ({"size": {"height": 32, "width": 40}}, "expected a square"),
