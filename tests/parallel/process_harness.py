@@ -54,7 +54,7 @@ class Processes:
 
     def close(self):
         self._server.stdin.close()
-        self._server.wait(10)
+        self._server.wait(120)
         self._server.stdout.close()
 
 

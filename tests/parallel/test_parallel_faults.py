@@ -142,7 +142,7 @@ def test_a_data_worker_that_is_killed_ends_all_and_says_where(processes, tmp_pat
 def test_two_runs_in_one_folder_are_refused_by_all(processes, tmp_path):
     folder = tmp_path / "run"
     first = processes.start("trained", 2, folder=str(folder), steps=200, batches={"sleep_s": 0.05})
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (folder / "log.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     second = processes.start("trained", 2, folder=str(folder), steps=200)
