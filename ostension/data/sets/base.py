@@ -7,6 +7,7 @@ that names it.
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ SPLIT_WORDS = {
 }
 
 
-class LabelledSet:
+class LabelledSet(abc.ABC):
     """Samples in a fixed order; a subclass knows how to read a picture.
 
     Attributes:
@@ -71,9 +72,9 @@ class LabelledSet:
         check_index(index, len(self))
         return self.ids[index]
 
+    @abc.abstractmethod
     def image(self, index: int) -> bytes:
         """The encoded picture of a sample; raises a `DataError` that names it."""
-        raise NotImplementedError
 
     def read(self, index: int) -> Pair:
         check_index(index, len(self))
@@ -85,9 +86,9 @@ class LabelledSet:
         texts = self.texts[index] if self.texts is not None else ()
         return Pair(key=self.ids[index], image=self.image(index), texts=texts, meta=meta)
 
+    @abc.abstractmethod
     def content(self) -> list[Any]:
         """What besides ids and labels tells two versions of the data apart: sizes or hashes of the files."""
-        raise NotImplementedError
 
     def fingerprint(self) -> str:
         labels = [list(several) for several in self.labels]
