@@ -29,9 +29,9 @@ from ostension.data.tar_index import ShardIndex, save_index
 from ostension.model.presets import preset
 from ostension.runlog import read_records
 from ostension.runtime import numpy_generator
-from ostension.train.loop import TrainConfig
 from ostension.train.pairs import PairBatchesConfig
 from ostension.train.pretraining import Pretraining
+from ostension.train.train_config import TrainConfig
 
 WORKER = """
 import pickle, sys

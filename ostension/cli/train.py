@@ -172,10 +172,10 @@ class Train:
         return made.changed({"batches.data": self._sources()})
 
     def _from_model(self) -> Pretraining:
-        from ostension.train.loop import TrainConfig
         from ostension.train.optim import OptimConfig
         from ostension.train.pairs import PairBatchesConfig
         from ostension.train.pretraining import Pretraining
+        from ostension.train.train_config import TrainConfig
 
         if (self.model is None and self.start is None) or not self.data:
             raise UsageError("--model and --data are missing", expected="both, or a --recipe")

@@ -32,12 +32,12 @@ from ostension.losses import LossConfig
 from ostension.model.presets import preset
 from ostension.recipes._fixres import fixres
 from ostension.recipes._tiny import tiny
-from ostension.train.loop import TrainConfig
 from ostension.train.objective import ContrastiveConfig
 from ostension.train.optim import OptimConfig
 from ostension.train.pairs import PairBatchesConfig
 from ostension.train.pretraining import Pretraining
 from ostension.train.schedule import ScheduleConfig
+from ostension.train.train_config import TrainConfig
 
 OFFERS = {
     "clip-rn50": "The paper's RN50: 400M pairs, 32 epochs, batch 32,768.",

@@ -17,11 +17,11 @@ from ostension.model.config import ModelConfig, ResNetConfig, TextConfig
 from ostension.recipes._emoji_batches import EmojiBatchesConfig
 from ostension.text.tokenizer import TokenizerConfig
 from ostension.train.checkpoint import CheckpointConfig
-from ostension.train.loop import TrainConfig
 from ostension.train.objective import ContrastiveConfig
 from ostension.train.optim import OptimConfig
 from ostension.train.pretraining import Pretraining
 from ostension.train.schedule import ScheduleConfig
+from ostension.train.train_config import TrainConfig
 
 STEPS = 2300  # 8 to 10 minutes on two cores with bfloat16 vector units, 650 to 800 s of processor time on one
 CONTEXT, MERGES = 32, 6000

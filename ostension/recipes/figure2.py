@@ -20,12 +20,12 @@ from ostension.recipes import demo
 from ostension.recipes._emoji_batches import EmojiBatchesConfig
 from ostension.recipes._figure2_evaluation import NamesEvaluationConfig
 from ostension.train.checkpoint import CheckpointConfig
-from ostension.train.loop import TrainConfig
 from ostension.train.objective import ContrastiveConfig, ObjectiveConfig
 from ostension.train.optim import OptimConfig
 from ostension.train.prediction import BagPredictionConfig, NextTokenConfig
 from ostension.train.pretraining import Pretraining
 from ostension.train.schedule import ScheduleConfig
+from ostension.train.train_config import TrainConfig
 
 OFFERS = {
     "figure2-language-model": "Figure 2, first curve: a transformer says the caption token by token, reading the picture",

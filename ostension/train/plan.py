@@ -19,10 +19,11 @@ from ostension.errors import ConfigError, UsageError
 from ostension.model.clip import CLIP
 from ostension.model.config import ModelConfig
 from ostension.model.flops import image_products, text_products, total, training
-from ostension.train.loop import PRECISIONS, Towers
+from ostension.train.loop import PRECISIONS
 from ostension.train.memory import Carried, StateBytes, activations, loss_bytes, meta_model
 from ostension.train.objective import ContrastiveConfig
 from ostension.train.pretraining import Pretraining
+from ostension.train.train_config import Towers
 
 GB = 1e9
 

@@ -20,10 +20,11 @@ from ostension.model.fingerprint import NOT_BEHAVIOUR, fingerprint
 from ostension.runlog import Tracker
 from ostension.train.batches import BatchSource
 from ostension.train.freeze import FreezeConfig
-from ostension.train.loop import Evaluate, TrainConfig, TrainResult, train
+from ostension.train.loop import Evaluate, TrainResult, train
 from ostension.train.objective import ContrastiveConfig, ObjectiveConfig
 from ostension.train.objectives import objective_config
 from ostension.train.towers import TowersConfig
+from ostension.train.train_config import TrainConfig
 
 
 class BatchesConfig(Protocol):

@@ -201,7 +201,7 @@ def pretraining(**settings):
 
 
 def _train_config():
-    from ostension.train.loop import TrainConfig
+    from ostension.train.train_config import TrainConfig
 
     return TrainConfig(steps=4, precision="fp32", evaluate_every=2, average=0.5)
 

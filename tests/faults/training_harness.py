@@ -175,10 +175,11 @@ def run_training(
     from ostension.model.clip import CLIP
     from ostension.model.presets import preset as find_preset
     from ostension.train import checkpoint
-    from ostension.train.loop import TrainConfig, train
+    from ostension.train.loop import train
     from ostension.train.objective import Contrastive
     from ostension.train.optim import OptimConfig
     from ostension.train.schedule import ScheduleConfig
+    from ostension.train.train_config import TrainConfig
 
     torch.set_num_threads(threads)
     if kill is not None:

@@ -215,10 +215,11 @@ def trained(
     from ostension.model.clip import CLIP
     from ostension.model.presets import preset as find_preset
     from ostension.train.checkpoint import CheckpointConfig
-    from ostension.train.loop import TrainConfig, train
+    from ostension.train.loop import train
     from ostension.train.objective import Contrastive
     from ostension.train.optim import OptimConfig
     from ostension.train.schedule import ScheduleConfig
+    from ostension.train.train_config import TrainConfig
 
     if kill is not None and os.environ["RANK"] == str(kill[2]):
         from ostension.train import checkpoint

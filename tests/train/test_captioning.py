@@ -22,10 +22,11 @@ from ostension.runlog import read_records
 from ostension.runtime import torch_generator
 from ostension.train.batches import Batch, pad_tokens, token_rows
 from ostension.train.captioning import Captioning, CaptioningConfig
-from ostension.train.loop import TrainConfig, train
+from ostension.train.loop import train
 from ostension.train.optim import OptimConfig
 from ostension.train.schedule import ScheduleConfig
 from ostension.train.step import backward
+from ostension.train.train_config import TrainConfig
 
 NAMES = ("red", "green dot", "blue!", "a yellow car", "pink", "teal sky")
 COLOURS = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]]).float()

@@ -17,13 +17,14 @@ from ostension.runtime import torch_generator
 from ostension.text.tokenizer import WordPieceConfig
 from ostension.train.batches import Batch
 from ostension.train.freeze import FreezeConfig, TowerLock, frozen_names, letters_of, lit_settings
-from ostension.train.loop import TrainConfig, identity, train
+from ostension.train.loop import identity, train
 from ostension.train.objective import Contrastive
 from ostension.train.optim import OptimConfig
 from ostension.train.precision import Masters
 from ostension.train.schedule import ScheduleConfig
 from ostension.train.state import TrainState
 from ostension.train.step import backward
+from ostension.train.train_config import TrainConfig
 
 FOREIGN = ModelConfig(
     name="foreign",

@@ -18,11 +18,12 @@ from ostension.runtime import numpy_generator
 from ostension.train import frozen_features
 from ostension.train.feature_batches import FeatureBatchesConfig
 from ostension.train.freeze import FreezeConfig, TowerLock
-from ostension.train.loop import TrainConfig, train
+from ostension.train.loop import train
 from ostension.train.objective import Contrastive
 from ostension.train.optim import OptimConfig
 from ostension.train.pairs import PairBatchesConfig
 from ostension.train.schedule import ScheduleConfig
+from ostension.train.train_config import TrainConfig
 
 LOCKED = TowerLock(locked=True, unlocked_groups=1)
 BOTH = FreezeConfig(image=LOCKED, text=LOCKED)

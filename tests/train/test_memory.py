@@ -13,7 +13,7 @@ from ostension.model.clip import CLIP
 from ostension.model.presets import preset
 from ostension.train.batches import Batch
 from ostension.train.freeze import FreezeConfig, TowerLock
-from ostension.train.loop import PRECISIONS, TrainConfig
+from ostension.train.loop import PRECISIONS
 from ostension.train.memory import Carried, LiveBytes, activations, caption_tokens, loss_bytes, measured
 from ostension.train.objective import Contrastive
 from ostension.train.optim import MasterAdamW, OptimConfig
@@ -21,6 +21,7 @@ from ostension.train.pairs import PairBatchesConfig
 from ostension.train.precision import Masters
 from ostension.train.pretraining import Pretraining
 from ostension.train.step import backward
+from ostension.train.train_config import TrainConfig
 
 
 def real(name: str, pairs: int, dtype=torch.float32) -> tuple[CLIP, Batch]:

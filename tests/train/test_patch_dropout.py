@@ -11,12 +11,13 @@ from ostension.model.presets import preset
 from ostension.runtime import torch_generator
 from ostension.train.batches import Batch
 from ostension.train.freeze import FreezeConfig, TowerLock
-from ostension.train.loop import TrainConfig, train
+from ostension.train.loop import train
 from ostension.train.objective import Contrastive
 from ostension.train.optim import OptimConfig
 from ostension.train.patch_dropout import PatchDropoutConfig
 from ostension.train.precision import Average, Masters
 from ostension.train.schedule import ScheduleConfig
+from ostension.train.train_config import TrainConfig
 
 
 class Pairs:

@@ -12,11 +12,11 @@ from ostension.cli.main import main
 from ostension.errors import UsageError
 from ostension.model.presets import preset
 from ostension.recipes import RECIPES, clip, datacomp, smaller_sets
-from ostension.train.loop import TrainConfig
 from ostension.train.memory import Activations
 from ostension.train.pairs import PairBatchesConfig
 from ostension.train.plan import DEVICES, PlanConfig, make_plan
 from ostension.train.pretraining import Pretraining
+from ostension.train.train_config import TrainConfig
 
 TINY = Pretraining(
     model=preset("tiny-vit"),

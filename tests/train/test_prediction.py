@@ -20,9 +20,10 @@ from ostension.model.towers.config import BagConfig
 from ostension.model.word_models import LanguageModelConfig
 from ostension.runtime import torch_generator
 from ostension.train.batches import Batch
-from ostension.train.loop import TrainConfig, train
+from ostension.train.loop import train
 from ostension.train.prediction import BagPredictionConfig, NextTokenConfig
 from ostension.train.step import backward
+from ostension.train.train_config import TrainConfig
 
 NAMES = ["red", "green dot", "blue", "a yellow car", "red dot"]
 HEADS = {

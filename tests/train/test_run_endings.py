@@ -10,9 +10,10 @@ from ostension.model.clip import CLIP
 from ostension.model.presets import preset
 from ostension.runlog import read_records
 from ostension.train.batches import Batch
-from ostension.train.loop import TrainConfig, train
+from ostension.train.loop import train
 from ostension.train.objective import Contrastive
 from ostension.train.run_reader import open_run, sittings
+from ostension.train.train_config import TrainConfig
 
 
 class Noise:

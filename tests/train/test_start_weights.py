@@ -16,9 +16,9 @@ from ostension.formats.load import load, save
 from ostension.model.clip import CLIP
 from ostension.model.presets import preset
 from ostension.recipes._fixres import fixres
-from ostension.train.loop import TrainConfig
 from ostension.train.pairs import PairBatchesConfig
 from ostension.train.pretraining import Pretraining
+from ostension.train.train_config import TrainConfig
 
 
 @pytest.fixture(scope="module")

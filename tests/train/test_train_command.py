@@ -13,9 +13,9 @@ from ostension.errors import ConfigError
 from ostension.model.presets import preset
 from ostension.recipes import RECIPES
 from ostension.runlog import read_records
-from ostension.train.loop import TrainConfig
 from ostension.train.pairs import PairBatchesConfig
 from ostension.train.pretraining import Pretraining, parse_settings
+from ostension.train.train_config import TrainConfig
 
 BASE = ["train", "--model", "tiny-vit", "--data", "emoji:train"]
 

@@ -19,11 +19,12 @@ from ostension.runlog import read_records
 from ostension.runtime import torch_generator
 from ostension.train.batches import Batch, pad_tokens
 from ostension.train.checkpoint import CheckpointConfig, CheckpointStore, load_checkpoint
-from ostension.train.loop import TrainConfig, train
+from ostension.train.loop import train
 from ostension.train.objective import Contrastive
 from ostension.train.optim import OptimConfig
 from ostension.train.prefetch import batches_ahead
 from ostension.train.schedule import ScheduleConfig
+from ostension.train.train_config import TrainConfig
 
 
 class Kinds:
