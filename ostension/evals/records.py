@@ -47,6 +47,10 @@ class Record:
         hashes: of weights, class list, prompts and data, by name.
         counts: sizes by name (samples, classes, templates, ...).
         seeds: seeds that the numbers depend on.
+        task: the name of the task, of the suite for a summary, or empty.
+        model: the name under which results of one model are put side by side, or empty.
+        split: the split that was measured, or empty.
+        details: curves and tables, a JSON tree, from which figures are drawn; the protocol's module says what is in it.
     """
 
     protocol: str
@@ -56,6 +60,15 @@ class Record:
     hashes: dict[str, str]
     counts: dict[str, int]
     seeds: tuple[int, ...] = ()
+    task: str = ""
+    model: str = ""
+    split: str = ""
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def headline(self) -> Metric:
+        """The first metric."""
+        return next(iter(self.metrics.values()))
 
 
 def save_records(path: Path, records: Mapping[str, Record]) -> None:

@@ -1,0 +1,180 @@
+"""What a protocol measures: a task and a model, as rows of pictures by split and rows of texts by string.
+
+A protocol asks for no more than that, so it does not know whether rows come from a store that a model fills on the first
+use (`store_inputs`) or from somebody's arrays (`ArrayInputs`).
+
+Letters: N samples, M prompts, C classes, E embedding, D width before the projection.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ostension.data.task import Task
+from ostension.errors import ConfigError, DataError, unknown_name
+from ostension.files import sha256_json
+from ostension.shapes import Float
+from ostension.store import Features
+from ostension.store.key import Level
+from ostension.text.prompts import fill
+
+Names = Mapping[str, tuple[str, ...]]
+
+
+class Inputs(abc.ABC):
+    """A task and a model.
+
+    Attributes:
+        task: the record.
+        model_name: under which results of one model are put side by side.
+        scale: the multiplier of the cosines, exp(logit_scale).
+    """
+
+    task: Task
+    model_name: str
+    scale: float
+
+    @abc.abstractmethod
+    def has(self, split: str) -> bool:
+        """Whether there are samples of that split."""
+
+    @abc.abstractmethod
+    def features(self, split: str = "test", level: Level = "post") -> Features:
+        """The rows of a split with targets, classes, groups and ids: unit rows in the joint space ("post") or the tower's
+        output before the projection ("pre").
+
+        Raises:
+            ConfigError: for a split that is not there, or a level that is not known.
+        """
+
+    @abc.abstractmethod
+    def texts(self, prompts: Sequence[str]) -> Float[np.ndarray, "M E"]:
+        """Unit rows of prompts, float32.
+
+        Raises:
+            ConfigError: where there is no text tower and a prompt's row is not known.
+        """
+
+    @abc.abstractmethod
+    def hashes(self) -> dict[str, str]:
+        """Hashes of what the numbers depend on: weights, data of the splits, class list."""
+
+    def names(self) -> Names:
+        """The names of each class by its label key, in the order of targets and logits."""
+        return self.task.label_names()
+
+    def classifier(self, names: Names | None = None, templates: Sequence[str] | None = None) -> Float[np.ndarray, "C E"]:
+        """Unit rows W of the classes: the mean of the unit rows of all prompts (names x templates) of a class, made unit again.
+
+        Args:
+            names: names by label key; by default the task's own.
+            templates: with one `{}` each; by default the task's own.
+
+        Source: CLIP, section 3.1.4 (embeddings are averaged, not probabilities).
+        """
+        names = self.names() if names is None else names
+        templates = self.task.prompt_templates() if templates is None else templates
+        groups = [[fill(template, name) for name in several for template in templates] for several in names.values()]
+        unique = list(dict.fromkeys(prompt for group in groups for prompt in group))
+        rows = self.texts(unique)
+        place = {prompt: index for index, prompt in enumerate(unique)}
+        means = np.stack([rows[[place[prompt] for prompt in group]].mean(axis=0, dtype=np.float64) for group in groups])
+        return unit(means, [f"the class {key!r}" for key in names])
+
+
+class ArrayInputs(Inputs):
+    """A task and rows from anywhere.
+
+    Args:
+        task: the record; its classes must be the features' classes, in order, if the features have targets.
+        features: by split, or by (split, level); by split alone the rows count as both levels.
+        prompt_rows: a row for each prompt, (E,), of any length above 0.
+        class_rows: (C, E) rows of the classes, instead of prompts; `classifier` then takes no other names or templates.
+        scale: the multiplier of the cosines; 100 for OpenAI's released models.
+        model_name: of what made the rows.
+
+    Raises:
+        DataError: for features whose classes are not the task's, or rows of other shapes.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        features: Mapping[str, Features] | Mapping[tuple[str, Level], Features],
+        *,
+        prompt_rows: Mapping[str, np.ndarray] | None = None,
+        class_rows: np.ndarray | None = None,
+        scale: float = 100.0,
+        model_name: str = "arrays",
+    ):
+        self.task, self.scale, self.model_name = task, scale, model_name
+        self._features = {key if isinstance(key, tuple) else (key, level): rows for key, rows in features.items()
+                          for level in (("pre", "post") if isinstance(key, str) else (key[1],))}  # fmt: skip
+        self._prompts = None if prompt_rows is None else dict(prompt_rows)
+        self._class_rows = None
+        keys = tuple(task.label_names())
+        for (split, _), rows in self._features.items():
+            if rows.targets is not None and rows.classes != keys:
+                what = f"the classes of {split!r} are {', '.join(rows.classes[:5])} ({len(rows.classes)})"
+                raise DataError(what, expected=f"the task's: {', '.join(keys[:5])} ({len(keys)}), in that order")
+        if class_rows is not None:
+            if class_rows.ndim != 2 or len(class_rows) != len(keys):
+                raise DataError(f"class rows of shape {class_rows.shape}", expected=f"({len(keys)}, E), one row a class")
+            self._class_rows = unit(class_rows, [f"the class {key!r}" for key in keys])
+
+    def has(self, split: str) -> bool:
+        return any(known == split for known, _ in self._features)
+
+    def features(self, split: str = "test", level: Level = "post") -> Features:
+        if not self.has(split):
+            raise unknown_name("split", split, {known for known, _ in self._features})
+        if (split, level) not in self._features:
+            raise ConfigError(f"no features {level!r} of {split!r}", expected=f"features for ({split!r}, {level!r})")
+        return self._features[split, level]
+
+    def texts(self, prompts: Sequence[str]) -> Float[np.ndarray, "M E"]:
+        if self._prompts is None:
+            raise ConfigError("there are no rows of prompts", fix="give prompt_rows")
+        for prompt in prompts:
+            if prompt not in self._prompts:
+                raise unknown_name("prompt", prompt, self._prompts)
+        return unit(np.stack([self._prompts[prompt] for prompt in prompts]), prompts)
+
+    def classifier(self, names: Names | None = None, templates: Sequence[str] | None = None) -> Float[np.ndarray, "C E"]:
+        if self._class_rows is None:
+            return super().classifier(names, templates)
+        if names is not None or templates is not None:
+            raise ConfigError("there are rows of classes and none of prompts", fix="give prompt_rows")
+        return self._class_rows
+
+    def hashes(self) -> dict[str, str]:
+        found = {"class_list": self.task.class_list_sha256}
+        for (split, level), rows in self._features.items():
+            digest = hashlib.sha256(np.ascontiguousarray(rows.array()).tobytes())
+            digest.update(b"" if rows.targets is None else np.ascontiguousarray(rows.targets).tobytes())
+            digest.update(sha256_json(list(rows.ids)).encode())
+            found[f"{split}/{level}"] = digest.hexdigest()
+        for name, known in (("class_rows", self._class_rows), ("prompt_rows", self._prompts)):
+            if isinstance(known, dict):
+                found[name] = sha256_json({prompt: np.asarray(row).tolist() for prompt, row in known.items()})
+            elif known is not None:
+                found[name] = hashlib.sha256(known.tobytes()).hexdigest()
+        return found
+
+
+def unit(rows: np.ndarray, names: Sequence[str]) -> Float[np.ndarray, "M E"]:
+    """Rows of unit length in float32.
+
+    Raises:
+        DataError: naming the row that is all zeros or not finite.
+    """
+    wide = rows.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    bad = ~(np.isfinite(lengths) & (lengths > 0))[:, 0]
+    if bad.any():
+        raise DataError(f"the row of {names[int(bad.argmax())]} has no direction", expected="finite numbers, not all zero")
+    return (wide / lengths).astype(np.float32)
