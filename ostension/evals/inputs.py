@@ -63,6 +63,10 @@ class Inputs(abc.ABC):
     def hashes(self) -> dict[str, str]:
         """Hashes of what the numbers depend on: weights, data of the splits, class list."""
 
+    def other(self, task: Task) -> Inputs | None:
+        """The same model on another task; None where that task's data is not there."""
+        return None
+
     def names(self) -> Names:
         """The names of each class by its label key, in the order of targets and logits."""
         return self.task.label_names()
@@ -96,6 +100,7 @@ class ArrayInputs(Inputs):
         class_rows: (C, E) rows of the classes, instead of prompts; `classifier` then takes no other names or templates.
         scale: the multiplier of the cosines; 100 for OpenAI's released models.
         model_name: of what made the rows.
+        others: the same model's inputs of other tasks, by the tasks' names.
 
     Raises:
         DataError: for features whose classes are not the task's, or rows of other shapes.
@@ -110,7 +115,9 @@ class ArrayInputs(Inputs):
         class_rows: np.ndarray | None = None,
         scale: float = 100.0,
         model_name: str = "arrays",
+        others: Mapping[str, Inputs] | None = None,
     ):
+        self._others = dict(others or {})
         self.task, self.scale, self.model_name = task, scale, model_name
         self._features = {key if isinstance(key, tuple) else (key, level): rows for key, rows in features.items()
                           for level in (("pre", "post") if isinstance(key, str) else (key[1],))}  # fmt: skip
@@ -125,6 +132,9 @@ class ArrayInputs(Inputs):
             if class_rows.ndim != 2 or len(class_rows) != len(keys):
                 raise DataError(f"class rows of shape {class_rows.shape}", expected=f"({len(keys)}, E), one row a class")
             self._class_rows = unit(class_rows, [f"the class {key!r}" for key in keys])
+
+    def other(self, task: Task) -> Inputs | None:
+        return self._others.get(task.name)
 
     def has(self, split: str) -> bool:
         return any(known == split for known, _ in self._features)

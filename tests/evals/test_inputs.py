@@ -73,6 +73,13 @@ def test_splits_and_levels_are_those_that_were_given():
         inputs.features("test", "pre")
 
 
+def test_the_same_model_on_another_task_is_there_only_where_its_data_is():
+    task = a_task()
+    there = ArrayInputs(task, {"test": some_features()})
+    assert ArrayInputs(task, {"test": some_features()}, others={task.name: there}).other(task) is there
+    assert there.other(task) is None
+
+
 def test_hashes_follow_rows_and_labels():
     first = ArrayInputs(a_task(), {"test": some_features()}).hashes()
     assert first == ArrayInputs(a_task(), {"test": some_features()}).hashes()
