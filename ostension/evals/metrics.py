@@ -19,6 +19,7 @@ from ostension.shapes import Bool, Float, Int
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, the habit of the field
 BOOTSTRAP_RESAMPLES = 2_000
+BOOTSTRAP_COUNTS = 2**23  # counts held at a time: 64 MB
 BLOCK_ROWS = 1_024  # queries scored at once: 1,024 x 1 M float32 scores are 4 GB, x 50,000 are 0.2 GB
 
 
@@ -57,6 +58,22 @@ def mean_per_class_accuracy(predictions: Int[np.ndarray, " N"], targets: Int[np.
     _, members = np.unique(targets, return_inverse=True)
     counts = np.bincount(members)
     return float(np.mean(np.bincount(members, weights=predictions == targets) / counts))
+
+
+def macro_f1_present(predictions: Int[np.ndarray, " N"], targets: Int[np.ndarray, " N"]) -> float:
+    """The mean over the classes present in `targets` of F1 = 2 TP / (2 TP + FP + FN), as WILDS scores iWildCam."""
+    _check_some(targets)
+    classes = int(max(targets.max(), predictions.max())) + 1
+    right = np.bincount(targets[predictions == targets], minlength=classes)
+    both = np.bincount(targets, minlength=classes) + np.bincount(predictions, minlength=classes)
+    present = np.unique(targets)
+    return float(np.mean(2 * right[present] / both[present]))
+
+
+def confusion(predictions: Int[np.ndarray, " N"], targets: Int[np.ndarray, " N"]) -> Int[np.ndarray, "K 3"]:
+    """Rows (true class, predicted class, count) of all pairs that occur, in the order of the classes."""
+    pairs, counts = np.unique(np.stack([targets, predictions], axis=1), axis=0, return_counts=True)
+    return np.column_stack([pairs, counts])
 
 
 def retrieval_ranks(
@@ -158,11 +175,21 @@ def bootstrap_interval(
     """
     _check_some(values)
     generator = numpy_generator(seed, "bootstrap")
-    # Resampling N of N is a multinomial draw of counts: (resamples, N) small integers instead of as many gathers.
-    counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=resamples)
-    means = counts @ values.astype(np.float64) / len(values)
+    # N draws of N samples are a multinomial draw of counts; equal values (right and wrong, say) share one count.
+    distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
+    shares = counts / len(values)
+    rows = max(1, BOOTSTRAP_COUNTS // len(distinct))
+    means = [
+        generator.multinomial(len(values), shares, size=min(rows, resamples - start)) @ distinct / len(values)
+        for start in range(0, resamples, rows)
+    ]
+    return percentile_interval(np.concatenate(means), confidence)
+
+
+def percentile_interval(resampled: Float[np.ndarray, " R"], confidence: float = 0.95) -> Interval:
+    """The middle `confidence` of a statistic's values on bootstrap resamples; values that are not a number are left out."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.nanquantile(resampled, [tail, 1 - tail])
     return Interval(float(low), float(high), confidence, "bootstrap")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ostension.evals import metrics
 from ostension.evals.records import Metric, Record
-from ostension.evals.zero_shot import accuracy
+from ostension.evals.scores import accuracy
 from ostension.shapes import Float, Int
 
 RECALL_AT = (1, 5, 10)

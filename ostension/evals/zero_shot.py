@@ -8,6 +8,7 @@ import numpy as np
 
 from ostension.evals import metrics
 from ostension.evals.records import Metric, Record
+from ostension.evals.scores import accuracy, softmax
 from ostension.shapes import Float, Int
 
 TOP_K = (1, 5)
@@ -45,26 +46,9 @@ def zero_shot(
     )
 
 
-def accuracy(correct: np.ndarray, *, chance: float | None) -> Metric:
-    """The share of true values in `correct` (N,), with its Wilson interval."""
-    successes = int(correct.sum())
-    return Metric(
-        value=successes / len(correct),
-        count=len(correct),
-        chance=chance,
-        interval=metrics.wilson_interval(successes, len(correct)),
-    )
-
-
 def difference(ours: np.ndarray, theirs: np.ndarray, *, seed: int) -> Metric:
     """Mean of `ours` minus mean of `theirs` on the same samples (N,), with a paired bootstrap interval; chance is 0."""
     values = ours.astype(np.float64) - theirs.astype(np.float64)
     return Metric(
         value=float(values.mean()), count=len(values), chance=0.0, interval=metrics.bootstrap_interval(values, seed=seed)
     )
-
-
-def softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
-    """Probabilities in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)

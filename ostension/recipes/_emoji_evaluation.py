@@ -20,7 +20,8 @@ from ostension.evals.linear_probe import choose_strength, few_shot, shots_to_mat
 from ostension.evals.pixels import nearest_pixel_scores
 from ostension.evals.records import Record
 from ostension.evals.retrieval import RECALL_AT, retrieval
-from ostension.evals.zero_shot import accuracy, difference, zero_shot
+from ostension.evals.scores import accuracy
+from ostension.evals.zero_shot import difference, zero_shot
 from ostension.files import sha256_json
 from ostension.model.clip import CLIP
 from ostension.model.fingerprint import fingerprint

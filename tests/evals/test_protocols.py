@@ -13,7 +13,8 @@ from ostension.evals.metrics import Interval
 from ostension.evals.pixels import nearest_pixel_scores
 from ostension.evals.records import Metric, Record, load_records, save_records
 from ostension.evals.retrieval import group_sizes, retrieval
-from ostension.evals.zero_shot import accuracy, difference, zero_shot
+from ostension.evals.scores import accuracy
+from ostension.evals.zero_shot import difference, zero_shot
 from ostension.runtime import numpy_generator
 
 ABOUT = {"subject": "a test", "config": {"templates": ["{}"]}, "hashes": {"model": "0" * 64}}
