@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ostension.losses import _Columns, _shift, contrastive_loss
+from ostension.losses import contrastive_loss
+from ostension.losses._chunked import Columns, shift_of
 from ostension.runtime import torch_generator
 
 
@@ -48,16 +49,16 @@ def test_logits_of_any_spread_give_the_plain_loss(scale, duplicates, chunk_rows)
 
 def test_a_shift_is_taken_only_where_every_row_and_column_comes_near_it():
     near = torch.tensor([3.0, 50.0, 12.0])
-    assert _shift(near, near) == 50.0
-    assert _shift(torch.tensor([3.0, 70.0]), near) is None
-    assert _shift(near, torch.tensor([-20.0, 50.0])) is None
-    assert _shift(near, torch.tensor([-math.inf, 50.0])) == 50.0  # a column that no row of the block may see
+    assert shift_of(near, near) == 50.0
+    assert shift_of(torch.tensor([3.0, 70.0]), near) is None
+    assert shift_of(near, torch.tensor([-20.0, 50.0])) is None
+    assert shift_of(near, torch.tensor([-math.inf, 50.0])) == 50.0  # a column that no row of the block may see
 
 
 def test_the_best_row_of_a_column_is_the_first_of_equals_however_the_rows_are_cut():
     logits = torch.tensor([[1.0, 2.0, 0.0], [1.0, 3.0, 0.0], [0.0, 3.0, 5.0], [1.0, 0.0, 5.0]])
     for cut in (1, 2, 3, 4):
-        columns = _Columns(3, logits)
+        columns = Columns(3, logits)
         for start in range(0, 4, cut):
             columns.see(logits[start : start + cut], start)
         assert columns.best.tolist() == [0, 1, 2]
