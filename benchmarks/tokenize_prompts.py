@@ -71,7 +71,8 @@ def main() -> None:
         "captions": batched(ours, theirs, captions),
         "captions, non-ASCII": batched(ours, theirs, repaired),
     }
-    figures = {}
+    figures: dict[str, dict[str, float]] = {}
+    seconds: dict[str, float] = {}
     for name, (mine, peer) in tasks.items():
         if peer is None:  # as the row before
             seconds = {"open_clip": seconds["open_clip"]} | _measure.interleaved({"ostension": mine}, options.rounds)
