@@ -52,8 +52,11 @@ class Inputs(abc.ABC):
         """
 
     @abc.abstractmethod
-    def texts(self, prompts: Sequence[str]) -> Float[np.ndarray, "M E"]:
+    def texts(self, prompts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "M E"]:
         """Unit rows of prompts, float32.
+
+        Args:
+            truncate: cut prompts that are too long for the text tower instead of refusing them.
 
         Raises:
             ConfigError: where there is no text tower and a prompt's row is not known.
@@ -66,6 +69,18 @@ class Inputs(abc.ABC):
     def other(self, task: Task) -> Inputs | None:
         """The same model on another task; None where that task's data is not there."""
         return None
+
+    def projection(self) -> tuple[Float[np.ndarray, "D E"], Float[np.ndarray, " E"]] | None:
+        """The matrix P and offset b that take rows before the projection x to the joint space, x P + b before it is made unit;
+        None where there is no such map or it is not known.
+        """
+        return None
+
+    def parameters(self) -> dict[str, int]:
+        """The model's numbers of parameters: "visual" (the image tower with its projection) and "backbone" (all of it); empty
+        where they are not known.
+        """
+        return {}
 
     def names(self) -> Names:
         """The names of each class by its label key, in the order of targets and logits."""
@@ -98,6 +113,8 @@ class ArrayInputs(Inputs):
         features: by split, or by (split, level); by split alone the rows count as both levels.
         prompt_rows: a row for each prompt, (E,), of any length above 0.
         class_rows: (C, E) rows of the classes, instead of prompts; `classifier` then takes no other names or templates.
+        projection: what `projection` gives: (D, E) and (E,).
+        parameters: what `parameters` gives.
         scale: the multiplier of the cosines; 100 for OpenAI's released models.
         model_name: of what made the rows.
         others: the same model's inputs of other tasks, by the tasks' names.
@@ -113,12 +130,15 @@ class ArrayInputs(Inputs):
         *,
         prompt_rows: Mapping[str, np.ndarray] | None = None,
         class_rows: np.ndarray | None = None,
+        projection: tuple[np.ndarray, np.ndarray] | None = None,
+        parameters: Mapping[str, int] | None = None,
         scale: float = 100.0,
         model_name: str = "arrays",
         others: Mapping[str, Inputs] | None = None,
     ):
         self._others = dict(others or {})
         self.task, self.scale, self.model_name = task, scale, model_name
+        self._projection, self._parameters = projection, dict(parameters or {})
         self._features = {key if isinstance(key, tuple) else (key, level): rows for key, rows in features.items()
                           for level in (("pre", "post") if isinstance(key, str) else (key[1],))}  # fmt: skip
         self._prompts = None if prompt_rows is None else dict(prompt_rows)
@@ -146,7 +166,13 @@ class ArrayInputs(Inputs):
             raise ConfigError(f"no features {level!r} of {split!r}", expected=f"features for ({split!r}, {level!r})")
         return self._features[split, level]
 
-    def texts(self, prompts: Sequence[str]) -> Float[np.ndarray, "M E"]:
+    def projection(self) -> tuple[Float[np.ndarray, "D E"], Float[np.ndarray, " E"]] | None:
+        return self._projection
+
+    def parameters(self) -> dict[str, int]:
+        return dict(self._parameters)
+
+    def texts(self, prompts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "M E"]:
         if self._prompts is None:
             raise ConfigError("there are no rows of prompts", fix="give prompt_rows")
         for prompt in prompts:
@@ -173,6 +199,8 @@ class ArrayInputs(Inputs):
                 found[name] = sha256_json({prompt: np.asarray(row).tolist() for prompt, row in known.items()})
             elif known is not None:
                 found[name] = hashlib.sha256(known.tobytes()).hexdigest()
+        if self._projection is not None:
+            found["projection"] = hashlib.sha256(b"".join(part.tobytes() for part in self._projection)).hexdigest()
         return found
 
 
