@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from ostension.config import require
-from ostension.data.labelled import LABEL, LabelledFolder, label_of, open_labelled
+from ostension.data.labelled import LABEL, label_of, open_labelled
 from ostension.data.loader import InOrder, Loader
 from ostension.data.open import EMBEDDED, open_pairs
 from ostension.data.pairs import Pair, PairSource
+from ostension.data.sets.folder import FolderSet
 from ostension.data.task import Split, Task, read_task
 from ostension.errors import ConfigError, DataError, unknown_name
 from ostension.evals import metrics
@@ -230,8 +231,7 @@ class LabelledPictures:
         names: dict[str, tuple[str, ...]]
         self.templates: tuple[str, ...]
         if task is None:
-            assert isinstance(source, LabelledFolder)
-            names = {label: (label.replace("_", " "),) for label in source.labels}
+            names = {label: (label.replace("_", " "),) for label in sorted(set(labels))}
             self.templates, self.metric = FOLDER_TEMPLATES, "accuracy"
         else:
             names, self.templates, self.metric = task.label_names(), task.prompt_templates(), task.metric
@@ -330,7 +330,7 @@ def _task_of(config: ZeroShotConfig, source: PairSource) -> Task | None:
         return read_task(config.task)
     if config.embedded:
         return read_task(EMBEDDED)
-    if isinstance(source, LabelledFolder):
+    if isinstance(source, FolderSet):
         return None
     raise ConfigError(
         f"the evaluation on {config.data!r} has no task", expected="class names and templates for its labels",
