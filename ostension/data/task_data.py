@@ -81,11 +81,23 @@ def open_task(
         if data is None and path.suffix == ".toml" and any(source.path for source in task.sources):
             data = path.parent
     task.split(split)
-    found = open_data(task, data, download=download)
-    part = select(task, found, split)
-    notes = [*count_notes(task, part, split), *(f"{found.location}: {count:,} x {why}" for why, count in found.rejects.items())]
-    for note in notes:
+    made = split_of(task, open_data(task, data, download=download), split)
+    for note in made.notes:
         _LOG.warning(note)
+    return made
+
+
+def split_of(task: Task, found: LabelledSet, split: str, part: SelectedSet | None = None) -> TaskData:
+    """A split of a task from all samples of its data (`open_data`).
+
+    Args:
+        part: the samples of the split, if they were selected before.
+
+    Raises:
+        ConfigError, DataError: as `open_task`.
+    """
+    part = select(task, found, split) if part is None else part
+    notes = [*count_notes(task, part, split), *(f"{found.location}: {count:,} x {why}" for why, count in found.rejects.items())]
     classes = tuple(task.display_names())
     if task.cut_px:
         part = CutSet(found, part.indices, task.cut_px)

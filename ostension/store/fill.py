@@ -1,9 +1,9 @@
 """`embed`: all pictures of a source through a model's image tower, into a store, once.
 
-Decoding runs in workers; the order, the batches and so the bits do not depend on how many there are, nor on where an earlier
-run was stopped: shards end at fixed samples of the source, and a batch never crosses one's end. Evaluation never drops a
-sample, so the first one that cannot be used ends the run with its name; for an index to search in, bad files may be listed
-instead. Every level and view that is asked for comes from one pass.
+Decoding runs in workers, or decoding and the tower in several processes. The order, the batches and so the bits do not
+depend on how many there are, nor on where an earlier run was stopped: shards end at fixed samples of the source, and a batch
+never crosses one's end. Evaluation never drops a sample, so the first one that cannot be used ends the run with its name; for
+an index to search in, bad files may be listed instead. Every level and view that is asked for comes from one pass.
 
 Columns: `id` (the sample's key), `labels` and `texts` (JSON lists), `fields` (a JSON object: groups, split and all else that
 the source says), `sample` (its number in the source), `digest` (64 bits of the encoded picture's BLAKE2b) and `perceptual`
@@ -18,15 +18,13 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from ostension.config import require, to_tree
-from ostension.data.loader import InOrder, Loaded, Loader
+from ostension.data.loader import InOrder
 from ostension.data.pairs import Pair, PairSource, image_digest
 from ostension.errors import DataError, LimitError
 from ostension.image.augment import CropConfig, RandomView
@@ -37,6 +35,7 @@ from ostension.runtime import numpy_generator
 from ostension.store.folder import Store
 from ostension.store.key import Level, ModelKey, SetKey, Stored
 from ostension.store.manifest import NAME, read_manifest
+from ostension.store.passes import Passed, Reading, passed_here, passed_in_processes
 from ostension.store.perceptual import perceptual_hash
 from ostension.store.sets import EmbeddingSet
 from ostension.store.writer import Writer
@@ -84,7 +83,10 @@ def embed(
     batch_size: int = 64,
     shard_batches: int = SHARD_BATCHES,
     workers: int = 0,
+    processes: int = 1,
     bad: Literal["stop", "list"] = "stop",
+    transform: Transform | None = None,
+    made: ModelKey | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[tuple[Level, int], EmbeddingSet]:
     """The complete sets of a source's pictures by (level, view), computed as far as they are not there.
@@ -96,8 +98,11 @@ def embed(
         stored: the numbers on the disk.
         batch_size: samples that pass the tower together.
         shard_batches: batches of a shard, of which a kill loses at most one.
-        workers: processes that decode.
+        workers: processes that decode for the one that computes.
+        processes: processes that decode and compute, each whole batches with one thread; one of them all writes.
         bad: what to do with a sample that cannot be used: stop, or list it in the sets' `rejects()`.
+        transform: the preprocessing, if not the model's own; it stands in the key.
+        made: the model's key, if it is known; else its weights are hashed.
         progress: told after each batch.
 
     Raises:
@@ -107,20 +112,34 @@ def embed(
     require(bool(levels) and set(levels) <= set(TAPS), "levels", levels, "'pre', 'post' or both")
     require(bool(views) and min(views) >= 0 and len(set(views)) == len(views), "views", views, "different numbers from 0")
     require(batch_size >= 1 and shard_batches >= 1, "batch_size", batch_size, "1 or more")
-    made = ModelKey.of(model)
+    require(processes >= 1, "processes", processes, "1 or more")
+    require(processes == 1 or workers == 0, "workers", workers, "0, as each of several processes decodes for itself")
+    transform = transform or model.transform
+    made = dataclasses.replace(made or ModelKey.of(model), preprocess=to_tree(transform.config))
     options: dict[str, Any] = {"split": split, "stored": stored, "crop": crop, "seed": seed}
     keys = {(level, view): image_key(made, source, level=level, view=view, **options) for level in levels for view in views}
     missing = {place: key for place, key in keys.items() if not _complete(store, key)}
     if missing:
-        decode = _Decode(model.transform, tuple(views), crop or CropConfig(), seed)
-        work = _Tolerant(source) if bad == "list" else source
-        loader = Loader(work, InOrder(len(source), batch_size), decode, seed=seed, workers=workers, strict=True)
+        reading = Reading(
+            source=_Tolerant(source) if bad == "list" else source,
+            order=InOrder(len(source), batch_size),
+            decode=_Decode(transform, tuple(views), crop or CropConfig(), seed),
+            transform=transform,
+            seed=seed,
+            workers=workers,
+        )
         training = model.training
         model.eval()
         try:
             with contextlib.ExitStack() as stack:
                 writers = {place: stack.enter_context(store.writer(key, shard_rows=None)) for place, key in missing.items()}
-                _fill(model, loader, writers, tuple(views), shard_batches, progress)
+
+                def passed(start: int, stop: int) -> Iterator[Passed]:
+                    if processes > 1:
+                        return passed_in_processes(model, reading, start, stop, min(processes, max(1, stop - start)))
+                    return passed_here(model, reading, start, stop)
+
+                _fill(passed, reading.order, writers, tuple(views), shard_batches, progress)
         finally:
             model.train(training)
     return {place: store.open(key) for place, key in keys.items()}
@@ -133,14 +152,14 @@ def _complete(store: Store, key: SetKey) -> bool:
 
 
 def _fill(
-    model: CLIP,
-    loader: Loader,
+    passed: Callable[[int, int], Iterator[Passed]],
+    order: InOrder,
     writers: dict[tuple[Level, int], Writer],
     views: tuple[int, ...],
     shard_batches: int,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    batch_size, total = loader.order.batch_size, loader.order.num_samples
+    batch_size, total = order.batch_size, order.num_samples
     first = min(writer.manifest.position for writer in writers.values())
     if first % batch_size and first < total:
         folder = next(iter(writers.values())).folder
@@ -148,19 +167,16 @@ def _fill(
         raise DataError(what, source=folder, expected=expected, fix="use the same batch size")
     steps, began = -(-total // batch_size), time.monotonic()
     rejects: list[tuple[int, str, str]] = []
-    for step, loaded in enumerate(loader.batches(first // batch_size, steps), first // batch_size):
+    for step, batch in enumerate(passed(first // batch_size, steps), first // batch_size):
         position = min((step + 1) * batch_size, total)
-        facts = [json.loads(text) for text in loaded.texts]
-        samples = zip(loaded.ids.tolist(), loaded.keys, facts, strict=True)
+        samples = zip(batch.ids.tolist(), batch.keys, batch.facts, strict=True)
         rejects += [(sample, key, fact["bad"]) for sample, key, fact in samples if "bad" in fact]
-        good = np.array([place for place, fact in enumerate(facts) if "bad" not in fact], dtype=np.int64)
-        found = _rows(model, loaded.images[good]) if len(good) else {}
         for (level, view), writer in writers.items():
             done = writer.manifest.position
             # A run that was killed between two sets' shards left one of them ahead.
-            new = np.flatnonzero(loaded.ids[good] >= done)
+            new = np.flatnonzero(batch.ids[batch.good] >= done)
             if len(new):
-                writer.append(found[level][new, views.index(view)], **_columns(loaded, facts, good[new]))
+                writer.append(batch.rows[level][new, views.index(view)], **_columns(batch, batch.good[new]))
             if position > done and (position % (batch_size * shard_batches) == 0 or position == total):
                 listed = [(key, reason) for sample, key, reason in rejects if sample >= done]
                 writer.commit(position=position, complete=position == total, rejects=listed)
@@ -171,25 +187,12 @@ def _fill(
         writer.commit(position=total, complete=True)
 
 
-@torch.no_grad()
-def _rows(model: CLIP, images: np.ndarray) -> dict[str, torch.Tensor]:
-    """(B, V, E) of pictures (B, V, 3, S, S) by level."""
-    stacked = torch.from_numpy(images)
-    pixels = stacked.flatten(0, 1)
-    if pixels.dtype == torch.uint8:
-        pixels = model.transform.normalize(pixels)
-    taps = model.image_features(pixels, ("pooled", "embedding"))
-    shape = tuple(stacked.shape[:2])
-    post = F.normalize(taps["embedding"].float(), dim=-1)
-    return {"pre": taps["pooled"].float().cpu().unflatten(0, shape), "post": post.cpu().unflatten(0, shape)}
-
-
-def _columns(loaded: Loaded, facts: Sequence[dict[str, Any]], places: np.ndarray) -> dict[str, Any]:
-    chosen = [facts[place] for place in places]
+def _columns(batch: Passed, places: np.ndarray) -> dict[str, Any]:
+    chosen = [batch.facts[place] for place in places]
     return {
-        "id": [loaded.keys[place] for place in places],
+        "id": [batch.keys[place] for place in places],
         **{name: [fact[name] for fact in chosen] for name in ("labels", "texts", "fields")},
-        "sample": loaded.ids[places],
+        "sample": batch.ids[places],
         **{name: np.array([fact[name] for fact in chosen], dtype=np.uint64) for name in ("digest", "perceptual")},
     }
 

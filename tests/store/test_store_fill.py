@@ -77,6 +77,17 @@ def test_bits_do_not_depend_on_the_workers(tmp_path, model, options):
     assert files(alone) == files(with_workers)
 
 
+@pytest.mark.slow  # processes import torch and load the model
+def test_bits_do_not_depend_on_the_processes(tmp_path, model):
+    alone, several = Store(tmp_path / "alone"), Store(tmp_path / "several")
+    embed(alone, model, Pictures(11), **TWO_BY_TWO)
+    with pytest.raises(DataError, match="the disk is gone"):
+        embed(several, model, StopsAt(11, 7), processes=2, **TWO_BY_TWO)
+    told = []
+    embed(several, model, Pictures(11), processes=2, progress=told.append, **TWO_BY_TWO)
+    assert files(alone) == files(several) and [progress.done for progress in told][-4:] == [6, 8, 10, 11]
+
+
 def test_bits_do_not_depend_on_where_a_run_was_stopped(tmp_path, model):
     options = TWO_BY_TWO
     whole, stopped = Store(tmp_path / "whole"), Store(tmp_path / "stopped")
@@ -139,7 +150,14 @@ def test_another_model_gets_a_set_of_its_own(tmp_path, model):
 
 
 def test_settings_that_cannot_be_meant_are_refused(tmp_path, model):
-    for options in ({"levels": ()}, {"levels": ("mid",)}, {"views": (0, 0)}, {"views": (-1,)}, {"batch_size": 0}):
+    for options in (
+        {"levels": ()},
+        {"levels": ("mid",)},
+        {"views": (0, 0)},
+        {"views": (-1,)},
+        {"batch_size": 0},
+        {"processes": 2, "workers": 1},
+    ):
         with pytest.raises(ConfigError):
             embed(Store(tmp_path), model, Pictures(2), **options)
 
