@@ -13,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 
 from ostension.errors import DataError
-from ostension.evals.metrics import Interval, percentile_interval
 from ostension.runtime import numpy_generator
 from ostension.shapes import Bool, Float, Int
 
@@ -59,18 +58,11 @@ def roc_auc(scores: Float[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]) -
 
 
 def mean_over_labels(
-    ranking: Ranking,
-    scores: Float[np.ndarray, "N C"],
-    positive: Bool[np.ndarray, "N C"],
-    *,
-    seed: int | None = None,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-) -> tuple[float, dict[int, float], Interval | None]:
-    """The mean of a ranking metric over labels, its value for each label, and with a `seed` a bootstrap interval of the mean.
+    ranking: Ranking, scores: Float[np.ndarray, "N C"], positive: Bool[np.ndarray, "N C"]
+) -> tuple[float, dict[int, float]]:
+    """The mean of a ranking metric over labels, and its value for each label.
 
-    A label that no sample has (or, for the AUC, that all have) has no value and is left out of the mean. The bootstrap draws
-    samples, so that all labels of a picture come and go together.
+    A label that no sample has (or, for the AUC, that all have) has no value and is left out of the mean.
 
     Raises:
         DataError: if no label has a value, or for a score that is not a number.
@@ -82,16 +74,29 @@ def mean_over_labels(
     values = {label: value for label, value in values.items() if not np.isnan(value)}
     if not values:
         raise DataError("no label has both samples with it and without it", expected="one such label at least")
-    mean = float(np.mean(list(values.values())))
-    if seed is None:
-        return mean, values, None
+    return float(np.mean(list(values.values()))), values
+
+
+def resampled_means(
+    ranking: Ranking,
+    scores: Float[np.ndarray, "N C"],
+    positive: Bool[np.ndarray, "N C"],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> Float[np.ndarray, " R"]:
+    """`mean_over_labels` on bootstrap resamples, for `metrics.percentile_interval`.
+
+    Samples are drawn, so that all labels of a picture come and go together, and the draws depend on the seed and N only: the
+    difference of two such rows is the paired bootstrap of two systems.
+    """
     drawn = []
     for weights in _resamples(len(scores), resamples, seed):
-        columns = np.stack([ranking(scores[:, label], positive[:, label], weights) for label in values])
+        columns = np.stack([ranking(scores[:, label], positive[:, label], weights) for label in range(scores.shape[1])])
         known = ~np.isnan(columns)
         total = np.where(known, columns, 0).sum(axis=0)
         drawn.append(np.divide(total, known.sum(axis=0), out=np.full(len(weights), np.nan), where=known.any(axis=0)))
-    return mean, values, percentile_interval(np.concatenate(drawn), confidence)
+    return np.concatenate(drawn)
 
 
 def average_precision_of(

@@ -87,14 +87,11 @@ def score_value(
         return metrics.mean_per_class_accuracy(logits.argmax(axis=1), targets)
     if name == "macro_f1_present":
         return metrics.macro_f1_present(logits.argmax(axis=1), targets)
-    if name == "mean_top1_top5":
-        found = metrics.ranks(logits, targets)
-        return float(((found < 1).mean() + (found < 5).mean()) / 2)
-    if name == "pm_0":
-        return float(in_set(logits, targets).mean())
+    if name in ("mean_top1_top5", "pm_0"):
+        return float(_values(name, logits, targets).mean())
     if name == "worst_group":
         return _worst(group_accuracies(task, logits.argmax(axis=1) == targets, targets, groups))[1].value
-    return _ranked(task, logits, targets, independent, None)[0]
+    return ranking.mean_over_labels(*_ranked(task, logits, targets, independent))[0]
 
 
 def scores(
@@ -117,8 +114,7 @@ def scores(
     if name == "macro_f1_present":
         return {name: macro_f1(logits.argmax(axis=1), targets, chance=chance, seed=seed)}
     if name == "mean_top1_top5":
-        found = metrics.ranks(logits, targets)
-        values = ((found < 1) + 1.0 * (found < 5)) / 2
+        values = _values(name, logits, targets)
         span = metrics.bootstrap_interval(values, seed=seed)
         return {name: Metric(value=float(values.mean()), count=len(values), chance=chance, interval=span)}
     if name == "pm_0":
@@ -128,10 +124,45 @@ def scores(
         cells = group_accuracies(task, correct, targets, groups)
         worst = dataclasses.replace(_worst(cells)[1], chance=chance)
         return {name: worst, "average": _average(task, correct, cells, chance)}
-    value, interval = _ranked(task, logits, targets, independent, seed)
+    ranked = _ranked(task, logits, targets, independent)
     if name == "map_11_point":
         chance = float(targets.any(axis=0) @ targets.mean(axis=0) / max(1, targets.any(axis=0).sum()))
-    return {name: Metric(value=value, count=len(logits), chance=chance, interval=interval)}
+    span = metrics.percentile_interval(ranking.resampled_means(*ranked, seed=seed))
+    return {name: Metric(value=ranking.mean_over_labels(*ranked)[0], count=len(logits), chance=chance, interval=span)}
+
+
+def gain(
+    task: Task,
+    ours: Float[np.ndarray, "N C"],
+    theirs: Float[np.ndarray, "N C"],
+    targets: Targets,
+    groups: Groups | None = None,
+    *,
+    seed: int = 0,
+) -> Metric:
+    """The score of `ours` minus that of `theirs` on the same samples, with a paired bootstrap interval; chance is 0.
+
+    Macro-F1 and the worst group have no interval here.
+
+    Raises:
+        As `score`.
+    """
+    name = score_name(task)
+    value = score_value(task, ours, targets, groups) - score_value(task, theirs, targets, groups)
+    interval = None
+    if name in ("map_11_point", "roc_auc"):
+        both = [ranking.resampled_means(*_ranked(task, logits, targets, False), seed=seed) for logits in (ours, theirs)]
+        interval = metrics.percentile_interval(both[0] - both[1])
+    elif name == "mean_per_class":
+        changes = (ours.argmax(axis=1) == targets) * 1 - (theirs.argmax(axis=1) == targets)
+        _, members, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+        shares = np.stack([np.bincount(members, weights=changes == change) for change in (-1, 0, 1)], axis=1) / sizes[:, None]
+        drawn = numpy_generator(seed, "bootstrap").multinomial(sizes, shares, size=(ranking.RESAMPLES, len(sizes)))
+        interval = metrics.percentile_interval(((drawn[..., 2] - drawn[..., 0]) / sizes).mean(axis=1))
+    elif name in ("accuracy", "mean_top1_top5", "pm_0"):
+        values = [_values(name, logits, targets) for logits in (ours, theirs)]
+        interval = metrics.bootstrap_interval(values[0] - values[1], seed=seed)
+    return Metric(value=value, count=len(targets), chance=0.0, interval=interval)
 
 
 def per_sample(
@@ -254,20 +285,27 @@ def top_probability(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, " N"]
 
 
 def _ranked(
-    task: Task, logits: np.ndarray, targets: np.ndarray, independent: bool, seed: int | None
-) -> tuple[float, metrics.Interval | None]:
-    """mAP and AUC. A classifier of two classes is scored by the probability of the second (label 1, where they are numbers),
-    one of more by the mean over classes of one against the rest, a multi-label one by the mean over labels."""
+    task: Task, logits: np.ndarray, targets: np.ndarray, independent: bool
+) -> tuple[ranking.Ranking, np.ndarray, np.ndarray]:
+    """The ranking metric of mAP and AUC, with what it ranks and which are positive.
+
+    A classifier of two classes is scored by the probability of the second (label 1, where they are numbers), one of more by
+    the mean over classes of one against the rest, a multi-label one by the mean over labels.
+    """
     # Raw similarities of pictures differ by what is the same for all labels, which the softmax takes out.
     values = logits if independent else softmax(logits)
-    if task.metric == "map_11_point":
-        value, _, interval = ranking.mean_over_labels(ranking.eleven_point_of, values, targets > 0, seed=seed)
-        return value, interval
     positive = targets > 0 if targets.ndim == 2 else targets[:, None] == np.arange(logits.shape[1])
     if targets.ndim == 1 and logits.shape[1] == 2:
         values, positive = values[:, 1:], positive[:, 1:]
-    value, _, interval = ranking.mean_over_labels(ranking.roc_auc_of, values, positive, seed=seed)
-    return value, interval
+    return ranking.eleven_point_of if task.metric == "map_11_point" else ranking.roc_auc_of, values, positive
+
+
+def _values(name: str, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """What each sample adds to a metric that is a mean over samples."""
+    if name == "mean_top1_top5":
+        found = metrics.ranks(logits, targets)
+        return ((found < 1) + 1.0 * (found < 5)) / 2
+    return 1.0 * (in_set(logits, targets) if name == "pm_0" else logits.argmax(axis=1) == targets)
 
 
 def _worst(cells: Mapping[str, Metric]) -> tuple[str, Metric]:

@@ -145,6 +145,18 @@ def test_each_shipped_task_with_classes_is_scored_and_retrieval_is_not():
         scores.score_name(read_task("coco"))
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "mean_per_class", "mean_top1_top5", "roc_auc"])
+def test_a_gain_is_the_difference_of_scores_with_a_narrower_interval_than_unpaired_ones_give(metric):
+    one, (logits, targets) = task(metric=metric), sample(strength=2.0)
+    other = logits + 0.3 * numpy_generator(7, "noise").normal(size=logits.shape).astype(np.float32)
+    found = scores.gain(one, logits, other, targets)
+    ours, theirs = scores.score(one, logits, targets), scores.score(one, other, targets)
+    assert found.value == pytest.approx(ours.value - theirs.value) and found.chance == 0
+    assert found.interval.low <= found.value <= found.interval.high
+    assert found.interval.high - found.interval.low < ours.interval.high - ours.interval.low
+    assert scores.gain(one, logits, logits, targets).interval == dataclasses.replace(found.interval, low=0.0, high=0.0)
+
+
 def test_columns_say_keys_and_whether_the_prediction_is_right():
     logits, targets = sample(n=50)
     columns = scores.per_sample(task(), logits, targets)
