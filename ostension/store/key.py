@@ -97,7 +97,7 @@ class ModelKey:
         return ModelKey(
             weights=fingerprint(model),
             preprocess=to_tree(model.transform.config),
-            tokenizer=to_tree(model.config.tokenizer),
+            tokenizer=to_tree(getattr(model.config, "tokenizer", None)) or {},  # a detector of duplicates has none
             computed=str(model.dtype).removeprefix("torch."),
         )
 

@@ -274,7 +274,8 @@ def _enter_folder(stack: contextlib.ExitStack, folder: Path) -> None:
 
 def _towers(model: CLIP, which: Towers) -> list[nn.Module]:
     """The towers that a setting names."""
-    return [tower for name, tower in (("image", model.visual), ("text", model.text)) if which in (name, "both")]
+    parts = (("image", "visual"), ("text", "text"))  # a detector of duplicates has no text tower
+    return [getattr(model, part) for name, part in parts if which in (name, "both")]
 
 
 @contextlib.contextmanager

@@ -211,8 +211,11 @@ def make_plan(pretraining: Pretraining, asked: PlanConfig) -> Plan:
     """The plan of a run; seconds of one core, next to no memory.
 
     Raises:
-        ConfigError: where the batch cannot be shared so, or the length of the run is not known.
+        ConfigError: where the batch cannot be shared so, the length of the run is not known, or the model is none with two
+            towers.
     """
+    if not isinstance(pretraining.model, ModelConfig):
+        raise ConfigError(f"there is no plan for {pretraining.model.name!r}", expected="a model with two towers")
     notes: list[str] = []
     train, model = pretraining.train, pretraining.model
     device = asked.device or runtime.pick_device(train.device).type

@@ -9,13 +9,15 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ostension.config import changed_keys, from_tree, to_tree
+from ostension.config import changed_keys, from_tree, require, to_tree
 from ostension.errors import ConfigError, unknown_name
+from ostension.formats.duplicate_detector import load_detector
 from ostension.formats.load import load
 from ostension.model.clip import CLIP
 from ostension.model.config import ModelConfig
+from ostension.model.duplicate_detector import DetectorConfig, DuplicateDetector
 from ostension.model.fingerprint import NOT_BEHAVIOUR, fingerprint
 from ostension.runlog import Tracker
 from ostension.train.batches import BatchSource
@@ -25,6 +27,12 @@ from ostension.train.objective import ContrastiveConfig, ObjectiveConfig
 from ostension.train.objectives import objective_config
 from ostension.train.towers import TowersConfig
 from ostension.train.train_config import TrainConfig
+from ostension.train.two_views import TwoViewsConfig
+
+if TYPE_CHECKING:
+    AnyModelConfig = Any  # who reads a setting of one kind knows which of the two it is
+else:
+    AnyModelConfig = ModelConfig | DetectorConfig
 
 
 class BatchesConfig(Protocol):
@@ -48,7 +56,8 @@ class Pretraining:
     """What a recipe returns.
 
     Attributes:
-        model: of random weights, drawn from `train.seed`, unless there is a `start`.
+        model: of random weights, drawn from `train.seed`, unless there is a `start`. A `DetectorConfig` trains a detector of
+            near-duplicates, which goes with an objective and batches of pictures alone (`train.two_views`).
         batches: a frozen dataclass with `build(model)`, such as `PairBatchesConfig`.
         train: everything else.
         objective: what is minimised, a frozen dataclass with `build(model)`.
@@ -60,7 +69,7 @@ class Pretraining:
         evaluation: what is measured every `train.evaluate_every` steps; it decides nothing about the result.
     """
 
-    model: ModelConfig
+    model: AnyModelConfig
     batches: BatchesConfig
     train: TrainConfig
     objective: ObjectiveConfig = dataclasses.field(default_factory=ContrastiveConfig)
@@ -68,6 +77,17 @@ class Pretraining:
     towers: TowersConfig = dataclasses.field(default_factory=TowersConfig)
     freeze: FreezeConfig = dataclasses.field(default_factory=FreezeConfig)
     evaluation: EvaluationConfig | None = None
+
+    def __post_init__(self):
+        if isinstance(self.model, DetectorConfig) != isinstance(self.objective, TwoViewsConfig):
+            what = f"objective.kind is {getattr(self.objective, 'kind', None)!r} and the model is {self.model.name!r}"
+            raise ConfigError(what, expected="'two-views' for a duplicate detector, and for no other model")
+        if isinstance(self.model, DetectorConfig):
+            still = self.towers == TowersConfig() and self.freeze == FreezeConfig()
+            require(still, "towers and freeze", "set", "nothing for a duplicate detector, which has no towers")
+            for name in ("stochastic_rounding", "checkpointing"):
+                value = getattr(self.train, name)
+                require(value in ("none", "image"), f"train.{name}", value, "'image' or 'none': there is no text tower")
 
     def tree(self) -> dict[str, Any]:
         """Its parts as JSON."""
@@ -96,7 +116,7 @@ class Pretraining:
                 raise unknown_name("setting", key, _leaves(tree), source=source)
             place[last] = value
         return Pretraining(
-            model=from_tree(ModelConfig, tree["model"], source),
+            model=from_tree(type(self.model), tree["model"], source),
             batches=from_tree(type(self.batches), tree["batches"], source),
             train=from_tree(TrainConfig, tree["train"], source),
             objective=from_tree(objective, tree["objective"], source),
@@ -106,13 +126,17 @@ class Pretraining:
             evaluation=None if self.evaluation is None else from_tree(type(self.evaluation), tree["evaluation"], source),
         )
 
-    def initial_model(self) -> CLIP:
+    def initial_model(self) -> Any:
         """The model before the first step, in float32: random weights, or those of `start` and of `towers`; and frozen.
+
+        It is a `CLIP`, or a `DuplicateDetector` where the settings are a detector's.
 
         Raises:
             CheckpointError: for a start or a tower that cannot be loaded.
             ConfigError: for one that is another model, or if nothing would be trained.
         """
+        if isinstance(self.model, DetectorConfig):
+            return DuplicateDetector(self.model, seed=self.train.seed) if self.start is None else self._started_detector()
         model = CLIP(self.model, seed=self.train.seed) if self.start is None else self._started()
         self.towers.fill(model)
         self.freeze.apply(model)
@@ -125,16 +149,27 @@ class Pretraining:
         sizes = {"image_size": self.model.vision.image_size, "context_length": self.model.text.context_length}
         if sizes != {"image_size": model.config.vision.image_size, "context_length": model.config.text.context_length}:
             model = model.resized(**sizes)
-        changes = changed_keys(_behaviour(model.config), _behaviour(self.model))
+        self._check_start(model.config)
+        model.provenance = {"start": {**model.provenance, "fingerprint": fingerprint(model)}}
+        model.config = dataclasses.replace(self.model, layout=model.config.layout)
+        return model
+
+    def _started_detector(self) -> DuplicateDetector:
+        """The detector of `start`."""
+        assert self.start is not None
+        detector = load_detector(self.start, device="cpu")
+        self._check_start(detector.config)
+        detector.provenance = {"start": {**detector.provenance, "fingerprint": fingerprint(detector)}}
+        return detector
+
+    def _check_start(self, config: ModelConfig | DetectorConfig) -> None:
+        changes = changed_keys(_behaviour(config), _behaviour(self.model))
         if changes:
             listed = ", ".join(f"model.{key} is {old!r} in it and {new!r} here" for key, (old, new) in changes.items())
             raise ConfigError(
                 f"is another model: {listed}", source=self.start, expected="the run's model, of whatever image size",
                 fix="give the run the start's settings with --set, or leave --model out",
             )  # fmt: skip
-        model.provenance = {"start": {**model.provenance, "fingerprint": fingerprint(model)}}
-        model.config = dataclasses.replace(self.model, layout=model.config.layout)
-        return model
 
     def run(
         self,
@@ -155,7 +190,7 @@ class Pretraining:
         )  # fmt: skip
 
 
-def _behaviour(config: ModelConfig) -> dict[str, Any]:
+def _behaviour(config: ModelConfig | DetectorConfig) -> dict[str, Any]:
     """The settings of a model that its weights were made for; the cap of the logits may change from run to run."""
     return {key: value for key, value in to_tree(config).items() if key not in (*NOT_BEHAVIOUR, "logit_scale_cap")}
 
