@@ -16,13 +16,14 @@ from PIL import Image
 
 from ostension.evals.records import Metric
 
+CHART_CSS = Path(__file__).with_name("chart.css")  # colours and charts; `plots` writes it into single charts too
 CSS = Path(__file__).with_name("page.css")
 WEBP_QUALITY = 82
 
 
 def page(*, title: str, eyebrow: str, lead: str, opening: str, sections: Sequence[str], footer: str) -> str:
     """A whole document. `title`, `eyebrow` and `lead` are text; the rest is HTML of the functions below."""
-    style = CSS.read_text(encoding="utf-8")
+    style = CHART_CSS.read_text(encoding="utf-8") + CSS.read_text(encoding="utf-8")
     # The policy keeps the promise of the first line: nothing is loaded from anywhere, and nothing runs.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
@@ -63,6 +64,22 @@ def tiles(items: Sequence[tuple[str, str]]) -> str:
 def figure(caption: str, body: str, kind: str = "card") -> str:
     """A chart or picture under its caption."""
     return f'<figure class="{kind}"><figcaption>{text(caption)}</figcaption>{body}</figure>'
+
+
+def notice(title: str, *parts: str, kind: str = "") -> str:
+    """Something that a reader must not miss: what limits the numbers, or what is not there. `kind` "bad" for problems."""
+    return f'<div class="notice {text(kind)}" role="note"><p><strong>{text(title)}</strong></p>{"".join(parts)}</div>'
+
+
+def bullets(items: Sequence[str]) -> str:
+    """A list of plain texts."""
+    return "<ul>" + "".join(f"<li>{text(item)}</li>" for item in items) + "</ul>"
+
+
+def contents(entries: Sequence[tuple[str, str]]) -> str:
+    """Links to sections: (name, title)."""
+    links = "".join(f'<li><a href="#{text(name)}">{text(title)}</a></li>' for name, title in entries)
+    return f'<nav aria-label="Sections"><ul class="contents">{links}</ul></nav>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> str:
