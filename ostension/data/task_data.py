@@ -34,7 +34,7 @@ class TaskData:
         samples: the pictures (or embeddings, or captions) of the split, in order; a `PairSource`.
         classes: label keys in the order of the targets.
         targets: (N,) positions in `classes`; (N, C) of 0 and 1 where samples have several labels; None for retrieval.
-        groups: (N,) values by the name of each of the task's groups that the data has.
+        groups: (N,) values by the name of each of the task's groups that the data has, and of its folds.
         notes: what differs from the record, one line each.
     """
 
@@ -101,13 +101,14 @@ def split_of(task: Task, found: LabelledSet, split: str, part: SelectedSet | Non
     classes = tuple(task.display_names())
     if task.cut_px:
         part = CutSet(found, part.indices, task.cut_px)
+    fields = [*task.groups, *([] if task.folds is None else [task.folds.field])]
     return TaskData(
         task=task,
         split=split,
         samples=part,
         classes=classes,
         targets=_targets(task, part, classes),
-        groups={name: np.array(part.fields[name]) for name in task.groups if name in part.fields},
+        groups={name: np.array(part.fields[name]) for name in fields if name in part.fields},
         notes=tuple(notes),
     )
 
