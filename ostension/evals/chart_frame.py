@@ -119,13 +119,13 @@ class Frame:
         for value in self.y.ticks:
             _, y = self.at(self.x.low, value)
             parts.append(f'<line class="grid" x1="{self.left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(_text(self.left - 7, y + 4, self.y.words(value), "end"))
+            parts.append(label(self.left - 7, y + 4, self.y.words(value), "end"))
         for value in self.x.ticks:
             x, _ = self.at(value, self.y.low)
             parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-            parts.append(_text(x, bottom + 17, self.x.words(value), "middle"))
-        parts.append(_text((self.left + right) / 2, self.height - 5, self.x_label, "middle", "axis"))
-        parts.append(_text(0, 13, self.y_label, "start", "axis"))
+            parts.append(label(x, bottom + 17, self.x.words(value), "middle"))
+        parts.append(label((self.left + right) / 2, self.height - 5, self.x_label, "middle", "axis"))
+        parts.append(label(0, 13, self.y_label, "start", "axis"))
         return parts
 
     def diagonal(self) -> str:
@@ -139,5 +139,6 @@ class Frame:
         return svg([*self.axes(), *parts], self.width, self.height, title, description)
 
 
-def _text(x: float, y: float, words: str, anchor: str, kind: str = "tick") -> str:
+def label(x: float, y: float, words: str, anchor: str = "start", kind: str = "tick") -> str:
+    """Words at a place; `kind` is a class of `chart.css`: "tick", "axis", "label", "value" or "aside"."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(words)}</text>'

@@ -7,6 +7,7 @@ below give HTML strings, `page` puts them together.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
 from collections.abc import Sequence
@@ -82,16 +83,36 @@ def contents(entries: Sequence[tuple[str, str]]) -> str:
     return f'<nav aria-label="Sections"><ul class="contents">{links}</ul></nav>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> str:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell of a table: its text, a smaller line below it, and a class of the page's style ("best", "low")."""
+
+    words: str
+    aside: str = ""
+    kind: str = ""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, caption: str) -> str:
     """A table of texts; the first column names the row. Wide ones scroll by themselves, also by keyboard."""
     top = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
     body = ""
     for name, *cells in rows:
-        body += f'<tr><th scope="row">{text(name)}</th>' + "".join(f"<td>{text(cell)}</td>" for cell in cells) + "</tr>"
+        body += f'<tr><th scope="row">{_inside(name)}</th>' + "".join(map(_cell, cells)) + "</tr>"
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}">'
         f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _cell(cell: str | Cell) -> str:
+    kind = f' class="{text(cell.kind)}"' if isinstance(cell, Cell) and cell.kind else ""
+    return f"<td{kind}>{_inside(cell)}</td>"
+
+
+def _inside(cell: str | Cell) -> str:
+    if isinstance(cell, str):
+        return text(cell)
+    return text(cell.words) + (f'<span class="ci">{text(cell.aside)}</span>' if cell.aside else "")
 
 
 def details(summary: str, body: str) -> str:

@@ -1,0 +1,106 @@
+"""Records picked for a page: which models and tasks there are, who has measured what, and what to call them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from ostension.data.task import TASKS, shipped
+from ostension.data.task_parts import Oracle
+from ostension.errors import OstensionError
+from ostension.evals.chart_marks import Style, style_of
+from ostension.evals.records import Metric, Record
+
+# What a metric is called on a page; others are written as they are.
+METRIC_WORDS = {
+    "accuracy": "accuracy",
+    "mean_per_class": "mean per-class accuracy",
+    "map_11_point": "11-point mAP",
+    "roc_auc": "ROC AUC",
+    "mean_top1_top5": "mean of top-1 and top-5",
+    "macro_f1_present": "macro F1",
+    "worst_group": "worst group",
+    "pm_0": "pm-0 accuracy",
+    "pm_10": "pm-10 accuracy",
+}
+
+
+def models(records: Sequence[Record]) -> list[str]:
+    """The models, as they first occur."""
+    return list(dict.fromkeys(record.model for record in records if record.model))
+
+
+def kind(protocol: str) -> str:
+    """A protocol's name without dashes and underscores, which a command line and a file name write differently."""
+    return protocol.replace("-", "").replace("_", "")
+
+
+def target(record: Record) -> str:
+    """The task that a record is of, with its split where that is not "test": "pacs@sketch"."""
+    return record.task if record.split in ("", "test") else f"{record.task}@{record.split}"
+
+
+def tasks(records: Sequence[Record], protocol: str) -> list[str]:
+    """The tasks that were measured with a protocol, as they first occur, named as by `target`."""
+    return list(dict.fromkeys(target(record) for record in records if record.task and kind(record.protocol) == kind(protocol)))
+
+
+def find(records: Sequence[Record], protocol: str, *, model: str | None = None, task: str | None = None) -> list[Record]:
+    """The records of a protocol, perhaps of one model and one task."""
+    return [
+        record
+        for record in records
+        if kind(record.protocol) == kind(protocol) and model in (None, record.model) and task in (None, target(record))
+    ]
+
+
+def one(records: Sequence[Record], protocol: str, model: str, task: str) -> Record | None:
+    """The record of a protocol for a model and a task; None if there is none."""
+    return next(iter(find(records, protocol, model=model, task=task)), None)
+
+
+def style(records: Sequence[Record], model: str) -> Style:
+    """The look of a model, the same in every figure of a page."""
+    return style_of(models(records).index(model))
+
+
+def metric_words(name: str) -> str:
+    """A metric's name for a reader."""
+    return METRIC_WORDS.get(name, name.replace("_", " "))
+
+
+@functools.cache
+def task_title(name: str) -> str:
+    """What the authors of a data set call it, with the split that is not "test"; for a task that does not ship, its name."""
+    task, at, split = name.partition("@")
+    try:
+        return shipped(task).title + (f", {split}" if at else "") if task in TASKS.names() else name
+    except OstensionError:  # a record that cannot be read is the business of `task validate`, not of a heading
+        return name
+
+
+def published(task: str, protocol: str, model: str) -> tuple[float, Oracle] | None:
+    """The share that was published for a model's released weights on a task, with the oracle that says it."""
+    if task not in TASKS.names():
+        return None
+    names = {"zeroshot": "zero-shot", "probe": "linear-probe"}
+    for oracle in shipped(task).oracles:
+        if oracle.protocol == names.get(kind(protocol), protocol) and oracle.weights == "openai" and model in oracle.values:
+            return oracle.values[model] / 100, oracle
+    return None
+
+
+def headline_name(record: Record) -> str:
+    """The name of the first metric."""
+    return next(iter(record.metrics))
+
+
+def is_share(metric: Metric) -> bool:
+    """Whether a value can be written as percent; the interval decides where the value alone could be anything."""
+    return 0 <= metric.value <= 1
+
+
+def slug(*parts: str) -> str:
+    """Letters, digits and dashes: a part of a file's name."""
+    plain = ("".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in part.lower()) for part in parts)
+    return "-".join(filter(None, (part.strip("-") for part in plain)))
