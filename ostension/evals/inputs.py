@@ -66,6 +66,10 @@ class Inputs(abc.ABC):
     def hashes(self) -> dict[str, str]:
         """Hashes of what the numbers depend on: weights, data of the splits, class list."""
 
+    def name_of(self, split: str) -> str:
+        """The record's name of a split: where one stands for "test", its own."""
+        return split
+
     def other(self, task: Task) -> Inputs | None:
         """The same model on another task; None where that task's data is not there."""
         return None
