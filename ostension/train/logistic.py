@@ -1,36 +1,55 @@
-"""Multinomial logistic regression on features: every strength at once, by preconditioned L-BFGS, to a certified optimum.
+"""Logistic regression on features: every strength in one call, by preconditioned L-BFGS along the path, certified.
 
-For features x (N,D), labels y and strengths c it minimises scikit-learn's objective, divided by c N:
+For features x (N,D), labels y and a strength c it minimises scikit-learn's objective, divided by c N:
 
-    J(W, b) = 1/N sum_i [ logsumexp(W x_i + b) - (W x_i + b)_{y_i} ] + 1/(2 c N) ||W||^2
+    J(W, b) = 1/N sum_i loss(W x_i + b + o_i, y_i) + 1/(2 c N) ||W - P||^2
 
-The bias carries no penalty. What makes it fast, none of which moves the optimum:
+with scikit-learn's `C` as strength. The loss is that of a softmax, or of one sigmoid a class. The bias carries no penalty. The
+offset o (N,C), fixed logits, and the prior P (C,D), weights that the penalty pulls towards, are zero unless given; sample
+weights take the place of 1/N. What makes it fast, none of which moves the optimum:
 
-- The features are centred (the shift goes into the bias) and rotated into their principal axes (a rotation keeps ||W||).
-- Axis i is scaled by 1 / sqrt(eig_i / C + penalty), the curvature bound of Boehning (1992) on a softmax, so that the
-  problem is nearly round: tens of steps instead of hundreds.
-- All strengths run side by side, so that one matrix product serves them all; those that have arrived drop out.
+- The features are centred and turned into their principal axes (`_logistic_rows`), where the curvature is nearly diagonal, and
+  L-BFGS starts from that (`_logistic_lbfgs`): tens of steps instead of hundreds.
+- Strengths are solved from the strongest penalty to the weakest, each from the straight line (in log c) through the two before
+  it, with the curvature that was learnt on the way: two to four passes a strength on a fine grid.
 
-Letters: N samples, D features, C classes, S strengths.
-Source: objective as in scikit-learn's `LogisticRegression`; L-BFGS after Nocedal and Wright, algorithm 7.4.
+A class without a sample has its optimum at a bias of minus infinity, and that is what it gets: it is never predicted.
+
+**The stop rule**: the Euclidean norm of J's gradient, with the features centred and divided by the root of their mean squared
+distance from the mean. So stated it does not depend on where the features lie or on their unit. `certificate` computes it
+anew, in float64 and from the features as given.
+
+Letters: N samples, D features, R principal axes, C classes, S strengths.
+Source: objective as in scikit-learn's `LogisticRegression`; docs/decisions/solver.md has what was measured.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ostension.errors import DataError
+from ostension.train._logistic_lbfgs import Memory, Preconditioner
+from ostension.train._logistic_loss import Loss, SigmoidLoss, SoftmaxLoss
+from ostension.train._logistic_rows import RESIDENT_BYTES, MemoryPlan, Rows, as_tensor, plan_memory
+from ostension.train.denormals import flushed_denormals
 
-HISTORY = 10  # pairs kept by L-BFGS; more gained nothing here once preconditioned
+__all__ = ["LogisticFit", "LogisticPath", "MemoryPlan", "certificate", "fit_logistic", "plan_memory"]
+
+LossName = Literal["softmax", "sigmoid"]
+TOLERANCE = 1e-5
+MAX_ITERATIONS = 1000  # of one strength
 ARMIJO = 1e-4
-MAX_HALVINGS = 30
-# exp(-60) = 9e-27 is nothing beside the largest term 1, and keeps float32 products out of the denormals, which are slow.
-LOGIT_FLOOR = -60.0
-CHUNK_ELEMENTS = 1 << 24  # logits held at once: 64 MB in float32
+MAX_HALVINGS = 20
+# Steps without a smaller gradient or a smaller objective after which the arithmetic has given what it has.
+STALLED = 20
+REFRESH = math.log(10) * 0.999  # the preconditioner is made anew after a decade of strengths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,14 +57,16 @@ class LogisticFit:
     """The optimum for each strength.
 
     Attributes:
+        strengths: (S,) as given.
         weight: (S, C, D) in the coordinates of the given features.
-        bias: (S, C), of mean zero over classes (a common shift changes nothing).
+        bias: (S, C); for a softmax of mean zero over the classes that occur (a common shift changes nothing).
         objective: (S,) J at the optimum.
-        gradient_norm: (S,) Euclidean norm of J's gradient in the given coordinates: the certificate.
+        gradient_norm: (S,) of J, on the scale of the stop rule.
         iterations: (S,) steps taken.
         converged: (S,) whether `gradient_norm` came under the tolerance.
     """
 
+    strengths: tuple[float, ...]
     weight: Tensor
     bias: Tensor
     objective: Tensor
@@ -54,190 +75,368 @@ class LogisticFit:
     converged: Tensor
 
     def logits(self, features: Tensor) -> Tensor:
-        """The logits (S, N, C) of `features` (N, D)."""
-        return torch.einsum("nd,scd->snc", features.to(self.weight.dtype), self.weight) + self.bias[:, None, :]
+        """The logits (S, N, C) of `features` (N, D), without any offset."""
+        return torch.stack([self.logits_of(index, features) for index in range(len(self.strengths))])
+
+    def logits_of(self, index: int, features: Tensor) -> Tensor:
+        """The logits (N, C) at the strength of that position, without any offset."""
+        return features.to(self.weight.dtype) @ self.weight[index].T + self.bias[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """One strength's optimum in principal axes, with the value and gradient of J there."""
+
+    point: Tensor
+    data_loss: float
+    objective: float
+    gradient_norm: float
+    iterations: int
 
 
 def fit_logistic(
-    features: Tensor,
-    labels: Tensor,
+    features: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray,
     num_classes: int,
     strengths: Sequence[float],
     *,
-    tolerance: float = 1e-5,
-    max_iterations: int = 1000,
+    loss: LossName = "softmax",
+    offset: Tensor | None = None,
+    prior: Tensor | None = None,
+    sample_weights: Tensor | None = None,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+    resident_bytes: int = RESIDENT_BYTES,
 ) -> LogisticFit:
     """Fit one classifier for each of `strengths` (scikit-learn's `C`, inverse of the penalty).
 
     Args:
-        features: (N, D), float32 or float64; the computation keeps that dtype.
-        labels: (N,) integers 0..C-1; each class must occur, for the unpenalised bias of an absent one has no optimum.
-        tolerance: stop when the Euclidean norm of J's gradient is below it. J is a mean over samples.
+        features: (N, D) in float64 or a shorter float; may be memory-mapped. float64 is computed in float64, all else in
+            float32.
+        labels: (N,) integers 0..C-1, or (N, C) zeros and ones for the sigmoid loss.
+        offset: (N, C) fixed logits, added to the classifier's.
+        prior: (C, D) weights that the penalty pulls towards.
+        sample_weights: (N,) not negative; a weight of two is the sample twice.
+        tolerance: of the stop rule above.
+        resident_bytes: features larger than this (as float32) are read chunk by chunk in every pass; `plan_memory` says
+            what a fit holds.
 
     Raises:
-        DataError: for labels out of range, an absent class, features that are not finite, or a strength not above 0.
+        DataError: for shapes or labels out of range, values that are not finite, or a strength not above 0.
     """
-    _check(features, labels, num_classes, strengths)
-    problem = _Problem(features, labels, num_classes, strengths)
-    point, gradient, objective, iterations = _minimise(problem, tolerance, max_iterations)
-    norm = problem.gradient_norm(gradient, torch.arange(len(strengths)))
-    weight, bias = problem.to_original(point)
-    return LogisticFit(
-        weight=weight, bias=bias, objective=objective, gradient_norm=norm, iterations=iterations, converged=norm <= tolerance
-    )
+    path = LogisticPath(
+        features, labels, num_classes, loss=loss, offset=offset, prior=prior, sample_weights=sample_weights,
+        tolerance=tolerance, max_iterations=max_iterations, resident_bytes=resident_bytes,
+    )  # fmt: skip
+    return path.fit(strengths)
 
 
-class _Problem:
-    """The objective in preconditioned coordinates U (S, D+1, C); row D of U is the bias."""
+class LogisticPath:
+    """The regularisation path of one problem, solved where it is asked for; what is known warms up what comes.
 
-    def __init__(self, features: Tensor, labels: Tensor, num_classes: int, strengths: Sequence[float]):
-        count, width = features.shape
-        dtype, device = features.dtype, features.device
-        self.labels, self.num_classes = labels, num_classes
-        self.penalty = torch.tensor([1 / (c * count) for c in strengths], dtype=dtype, device=device)
-        mean = features.double().mean(0)
-        centred = features.double() - mean
-        eigenvalues, self.axes = torch.linalg.eigh(centred.T @ centred / count)
-        rotated = (centred @ self.axes).to(dtype)
-        self.inputs = torch.cat([rotated, rotated.new_ones(count, 1)], dim=1)  # (N, D+1)
-        self.mean = mean @ self.axes
-        curvature = eigenvalues.clamp(min=0) / num_classes
-        scale = (curvature[None, :] + self.penalty.double()[:, None]).rsqrt()
-        bias_scale = scale.new_full((len(strengths), 1), num_classes**0.5)
-        self.scale = torch.cat([scale, bias_scale], dim=1).to(dtype)[:, :, None]  # (S, D+1, 1)
-        self.start = features.new_zeros(len(strengths), width + 1, num_classes)
+    Arguments as for `fit_logistic`.
 
-    def __call__(self, point: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-        """J (A,) and its gradient (A, D+1, C) at `point`, for the problems numbered `which` (A,)."""
-        count, rows = len(self.inputs), self.inputs.shape[1]
-        scaled = point * self.scale[which]  # the matrices W in rotated coordinates
-        flat = scaled.transpose(0, 1).reshape(rows, -1)  # (D+1, A C)
-        loss = point.new_zeros(len(which), dtype=torch.float64)
-        gradient = torch.zeros_like(flat)
-        chunk = max(1, CHUNK_ELEMENTS // flat.shape[1])
-        for start in range(0, count, chunk):
-            inputs, labels = self.inputs[start : start + chunk], self.labels[start : start + chunk]
-            logits = (inputs @ flat).view(len(inputs), len(which), self.num_classes)
-            logits -= logits.amax(-1, keepdim=True)
-            index = labels[:, None, None].expand(-1, len(which), 1)
-            own = logits.gather(-1, index).squeeze(-1)
-            total = logits.clamp_(min=LOGIT_FLOOR).exp_().sum(-1, keepdim=True)
-            loss += (total.squeeze(-1).log() - own).sum(0, dtype=torch.float64)
-            logits /= total
-            logits.scatter_add_(-1, index, logits.new_full(index.shape, -1.0))
-            gradient.addmm_(inputs.T, logits.view(len(inputs), -1))
-        weight = scaled[:, :-1]
-        penalty = self.penalty[which]
-        objective = loss / count + 0.5 * penalty.double() * weight.double().square().sum((1, 2))
-        gradient = (gradient / count).view(rows, len(which), self.num_classes).transpose(0, 1).contiguous()
-        gradient[:, :-1] += penalty[:, None, None] * weight
-        return objective, gradient * self.scale[which]
+    Attributes:
+        passes: passes over the samples so far.
+    """
 
-    def gradient_norm(self, gradient: Tensor, which: Tensor) -> Tensor:
-        """The Euclidean norm (A,) of J's gradient in the coordinates of the given features."""
-        unscaled = (gradient / self.scale[which]).double()
-        weight, bias = unscaled[:, :-1], unscaled[:, -1:]
-        # Uncentring: dJ/dW = rotated part + mean x dJ/db; the rotation back keeps the norm.
-        return torch.sqrt((weight + self.mean[:, None] * bias).square().sum((1, 2)) + bias.square().sum((1, 2)))
+    def __init__(
+        self,
+        features: Tensor | np.ndarray,
+        labels: Tensor | np.ndarray,
+        num_classes: int,
+        *,
+        loss: LossName = "softmax",
+        offset: Tensor | None = None,
+        prior: Tensor | None = None,
+        sample_weights: Tensor | None = None,
+        tolerance: float = TOLERANCE,
+        max_iterations: int = MAX_ITERATIONS,
+        resident_bytes: int = RESIDENT_BYTES,
+    ):
+        labels = as_tensor(labels)
+        _check(features, labels, num_classes, loss, offset, prior, sample_weights)
+        self.tolerance, self.max_iterations = tolerance, max_iterations
+        self.num_classes, self.passes = num_classes, 0
+        self.total = len(features) if sample_weights is None else float(sample_weights.double().sum())
+        scaled = None if sample_weights is None else sample_weights.double() * (len(features) / self.total)
+        self.bias_of_constant, self.fitted = _constant_classes(labels, num_classes, loss, scaled)
+        self.loss: Loss
+        if loss == "softmax":
+            position = torch.zeros(num_classes, dtype=torch.int64)
+            position[self.fitted] = torch.arange(len(self.fitted))
+            self.loss = SoftmaxLoss(position[labels])
+        else:
+            self.loss = SigmoidLoss(labels[:, self.fitted])
+        self.softmax = loss == "softmax"
+        self.rows = Rows(features, scaled, len(self.fitted), resident_bytes)
+        self.offset = None if offset is None else offset[:, self.fitted].to(self.rows.dtype)
+        self.prior = None if prior is None else prior.double()
+        self.fixed = self._fixed()
+        self.solved: dict[float, Solution] = {}
+        self.memory = Memory()
+        self.inverse: Preconditioner | None = None
+        self.inverse_at = math.inf
+        self.bounded = False
 
-    def to_original(self, point: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (S, C, D) and biases (S, C) for the given features."""
-        scaled = (point * self.scale).double()
-        weight, bias = scaled[:, :-1], scaled[:, -1]
-        bias = bias - torch.einsum("d,sdc->sc", self.mean, weight)
-        bias = bias - bias.mean(1, keepdim=True)
-        weight = torch.einsum("de,sec->scd", self.axes, weight)
+    def fit(self, strengths: Sequence[float]) -> LogisticFit:
+        """The optima for these strengths, solved from the strongest penalty to the weakest."""
+        _check_strengths(strengths)
+        with flushed_denormals():
+            for strength in sorted(strengths):
+                self.solve(strength)
+            found = [self.solved[strength] for strength in strengths]
+            weight, bias = zip(*(self._to_original(one.point) for one in found), strict=True)
+        norm = torch.tensor([one.gradient_norm for one in found], dtype=torch.float64)
+        return LogisticFit(
+            strengths=tuple(strengths), weight=torch.stack(weight), bias=torch.stack(bias),
+            objective=torch.tensor([one.objective for one in found], dtype=torch.float64), gradient_norm=norm,
+            iterations=torch.tensor([one.iterations for one in found]), converged=norm <= self.tolerance,
+        )  # fmt: skip
+
+    def solve(self, strength: float) -> Solution:
+        """The optimum at one strength; solved once."""
+        if strength not in self.solved:
+            self.solved[strength] = self._minimise(1 / (strength * self.total), *self._start(strength))
+        return self.solved[strength]
+
+    def _minimise(self, penalty: float, point: Tensor, loss: float, slope: Tensor) -> Solution:
+        """L-BFGS from a point whose data term and its gradient are known."""
+        assert self.inverse is not None
+        objective, gradient = _with_penalty(point, loss, slope, penalty)
+        norm = self._norm(gradient)
+        best, stalled, iterations = (norm, objective), 0, 0
+        while norm > self.tolerance and iterations < self.max_iterations and stalled < STALLED:
+            found = self._step(point, objective, gradient, penalty)
+            if found is None:
+                if self.bounded and not self.memory.pairs:
+                    break  # the floor of the arithmetic: against the bound every step goes down
+                self._bound()
+                continue
+            moved, loss, turned = found
+            self.memory.add(moved - point, turned - slope)
+            point, slope = moved, turned
+            objective, gradient = _with_penalty(point, loss, slope, penalty)
+            norm = self._norm(gradient)
+            iterations += 1
+            better = norm < best[0] or objective < best[1] - self._rounding(objective)
+            best, stalled = (min(norm, best[0]), min(objective, best[1])), 0 if better else stalled + 1
+        return Solution(point, loss, objective, norm, iterations)
+
+    def _step(self, point: Tensor, objective: float, gradient: Tensor, penalty: float) -> tuple[Tensor, float, Tensor] | None:
+        """Backtrack along L-BFGS's direction: the new point, its data term and gradient; None if none is lower."""
+        assert self.inverse is not None
+        direction = self.memory.direction(gradient, penalty, self.inverse)
+        slope = float((direction * gradient).sum(dtype=torch.float64))
+        step = 1.0
+        for _ in range(MAX_HALVINGS):
+            trial = point + step * direction
+            loss, turned = self._evaluate(trial)
+            value = loss + 0.5 * penalty * _square(trial)
+            # A decrease smaller than the rounding in J cannot be told from none.
+            if value <= objective + ARMIJO * step * slope + self._rounding(objective):
+                return trial, loss, turned
+            step *= 0.5
+        return None
+
+    def _start(self, strength: float) -> tuple[Tensor, float, Tensor]:
+        """A first point for a strength with its data term and gradient: on the line through two neighbours in log strength,
+        or the nearest one where that is lower.
+        """
+        penalty, place = 1 / (strength * self.total), math.log(strength)
+        near = sorted(self.solved, key=lambda other: abs(math.log(other) - place))
+        if not near:
+            point = torch.zeros(len(self.rows.eigenvalues) + 1, len(self.fitted), dtype=self.rows.dtype)
+        elif len(near) == 1:
+            point = self.solved[near[0]].point
+        else:
+            one, other = self.solved[near[0]].point, self.solved[near[1]].point
+            share = (place - math.log(near[0])) / (math.log(near[1]) - math.log(near[0]))
+            point = torch.lerp(one, other, share)
+        loss, slope = self._evaluate(point)
+        if len(near) > 1:
+            nearest = self.solved[near[0]]
+            if loss + 0.5 * penalty * _square(point) > nearest.data_loss + 0.5 * penalty * _square(nearest.point):
+                point = nearest.point
+                loss, slope = self._evaluate(point)
+        if abs(place - self.inverse_at) >= REFRESH:
+            self._refresh(point)
+            self.inverse_at = place
+        return point, loss, slope
+
+    def _evaluate(self, point: Tensor) -> tuple[float, Tensor]:
+        """The data term and its gradient (R + 1, C)."""
+        weight = self.rows.into_chunks(point[:-1])
+        gradient = weight.new_zeros(weight.shape[::-1])
+        bias_gradient = point.new_zeros(point.shape[1])
+        total = torch.zeros((), dtype=torch.float64)
+        for part, logits, inputs in self._logits(weight, point[-1]):
+            loss, residual = self.loss.residual(logits, part, self.rows.weights)
+            total += loss
+            gradient.addmm_(residual.T, inputs)
+            bias_gradient += residual.sum(0)
+        self.passes += 1
+        gradient = torch.cat([self.rows.out_of_chunks(gradient.T), bias_gradient[None]])
+        return float(total) / self.rows.count, gradient.div_(self.rows.count)
+
+    def _refresh(self, point: Tensor) -> None:
+        """The preconditioner from the probabilities at `point`."""
+        curvature = torch.zeros(point.shape[1], point.shape[1], dtype=point.dtype)
+        for part, logits, _ in self._logits(self.rows.into_chunks(point[:-1]), point[-1]):
+            curvature += self.loss.class_curvature(logits, part, self.rows.weights)
+        self.passes += 1
+        self.inverse = Preconditioner(self.rows.eigenvalues.to(point.dtype), curvature / self.rows.count)
+        self.bounded = False
+
+    def _bound(self) -> None:
+        """Forget what was learnt and go by an upper bound of the curvature, under which a whole step goes down.
+
+        Where the probabilities are nearly 0 and 1 and wrong, the curvature there says nothing of that along the way.
+        """
+        count = len(self.fitted)
+        self.inverse = Preconditioner(self.rows.eigenvalues.to(self.rows.dtype), torch.eye(count) * self.loss.bound)
+        self.memory.pairs.clear()
+        self.bounded = True
+
+    def _logits(self, weight: Tensor, bias: Tensor):
+        """Positions, logits and features, chunk by chunk."""
+        if self.fixed is not None:
+            weight, bias = weight + self.fixed[0], bias + self.fixed[1]
+        for part, inputs in self.rows.chunks():
+            logits = torch.addmm(bias, inputs, weight)
+            yield part, logits if self.offset is None else logits.add_(self.offset[part]), inputs
+
+    def _fixed(self) -> tuple[Tensor, Tensor] | None:
+        """What the prior adds to the weights, as the chunks take them, and to the bias."""
+        if self.prior is None:
+            return None
+        prior = self.prior[self.fitted].T  # (D, C)
+        weight = self.rows.axes.T @ prior if self.rows.plan.resident else prior
+        return weight.to(self.rows.dtype), (self.rows.mean @ prior).to(self.rows.dtype)
+
+    def _norm(self, gradient: Tensor) -> float:
+        return math.hypot(math.sqrt(_square(gradient)) / self.rows.spread, float(gradient[-1].double().norm()))
+
+    def _rounding(self, objective: float) -> float:
+        return 8 * torch.finfo(self.rows.dtype).eps * abs(objective)
+
+    def _to_original(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (C, D) and biases (C,) for the given features."""
+        scaled = point.double()
+        weight = torch.zeros(self.num_classes, len(self.rows.mean), dtype=torch.float64) if self.prior is None else self.prior
+        bias = self.bias_of_constant.clone()
+        own = self.rows.axes @ scaled[:-1]  # (D, C)
+        shift = scaled[-1] - self.rows.mean @ own
+        weight = weight.index_add(0, self.fitted, own.T)
+        bias[self.fitted] = shift - shift.mean() if self.softmax else shift
         return weight.to(point.dtype), bias.to(point.dtype)
 
 
-def _minimise(problem: _Problem, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Points, gradients, objectives and step counts after L-BFGS on every problem."""
-    point = problem.start
-    everyone = torch.arange(len(point))
-    objective, gradient = problem(point, everyone)
-    iterations = torch.zeros(len(point), dtype=torch.int64)
-    memories = [_Memory() for _ in everyone]
-    active = everyone[problem.gradient_norm(gradient, everyone) > tolerance]
-    for _ in range(max_iterations):
-        if not len(active):
-            break
-        direction = torch.stack([memories[i].direction(gradient[i]) for i in active.tolist()])
-        moved, turned, value, found = _search(problem, point, gradient, objective, direction, active)
-        for row, i in enumerate(active.tolist()):
-            memories[i].add(moved[row] - point[i], turned[row] - gradient[i])
-        point[active], gradient[active], objective[active] = moved, turned, value
-        iterations[active] += 1
-        # A problem whose line search found nothing has reached the floor of its arithmetic.
-        active = active[found & (problem.gradient_norm(turned, active) > tolerance)]
-    return point, gradient, objective, iterations
+def certificate(
+    fit: LogisticFit,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    loss: LossName = "softmax",
+    offset: Tensor | None = None,
+    prior: Tensor | None = None,
+    sample_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """J (S,) and its gradient's norm (S,) at each strength, anew in float64 from the data as given.
 
-
-def _search(
-    problem: _Problem, point: Tensor, gradient: Tensor, objective: Tensor, direction: Tensor, active: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Backtrack along `direction` until each active problem has decreased enough.
-
-    Gives the new points, gradients and objectives of the active problems and whether each found a step; one that found
-    none stays where it was.
+    It shares no code with the solver: the plain formula, torch's own derivative, all samples at once.
     """
-    # Rounding in J itself: a smaller decrease than this cannot be told from none.
-    slack = 8 * torch.finfo(point.dtype).eps
-    slope = (direction * gradient[active]).sum((1, 2)).double()
-    step = torch.ones(len(active), dtype=point.dtype)
-    found = torch.zeros(len(active), dtype=torch.bool)
-    moved, turned, reached = point[active], gradient[active], objective[active]
-    for _ in range(MAX_HALVINGS):
-        trying = (~found).nonzero().squeeze(1)
-        trial = point[active[trying]] + step[trying, None, None] * direction[trying]
-        value, slopes = problem(trial, active[trying])
-        before = objective[active[trying]]
-        good = value <= before + ARMIJO * step[trying].double() * slope[trying] + slack * before.abs()
-        rows = trying[good]
-        moved[rows], turned[rows], reached[rows], found[rows] = trial[good], slopes[good], value[good], True
-        step[trying[~good]] *= 0.5
-        if bool(found.all()):
-            break
-    return moved, turned, reached, found
+    features = features.double()
+    shares = torch.ones(len(features)).double() if sample_weights is None else sample_weights.double()
+    total = shares.sum()
+    mean = (shares[:, None] * features).sum(0) / total
+    spread = ((shares[:, None] * (features - mean).square()).sum() / total).sqrt()
+    spread = torch.where(spread > 0, spread, 1.0)
+    objectives, norms = [], []
+    for index, strength in enumerate(fit.strengths):
+        weight, bias = (value[index].double().requires_grad_() for value in (fit.weight, fit.bias))
+        # The bias for centred features, by which the stop rule is stated.
+        logits = (features - mean) @ weight.T + (bias + (mean @ weight.T).detach())
+        if prior is not None:
+            pull = weight - prior.double()
+        else:
+            pull = weight
+        if offset is not None:
+            logits = logits + offset.double()
+        if loss == "softmax":
+            losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        else:
+            used = bias.detach().isfinite()
+            losses = torch.nn.functional.binary_cross_entropy_with_logits(
+                logits[:, used], labels[:, used].double(), reduction="none"
+            ).sum(1)
+        value = (shares * losses).sum() / total + pull.square().sum() / (2 * strength * total)
+        by_weight, by_bias = torch.autograd.grad(value, (weight, bias))
+        objectives.append(value.detach())
+        norms.append(torch.sqrt((by_weight / spread).square().sum() + by_bias.square().sum()))
+    return torch.stack(objectives), torch.stack(norms)
 
 
-class _Memory:
-    """The last pairs of one problem, and the L-BFGS direction that they give."""
-
-    def __init__(self):
-        self.pairs: list[tuple[Tensor, Tensor, float]] = []
-
-    def add(self, moved: Tensor, turned: Tensor) -> None:
-        """Remember a step and the change of the gradient over it, if it shows positive curvature."""
-        product = float((moved * turned).sum())
-        if product > 1e-10 * float(turned.square().sum()):
-            self.pairs = [*self.pairs[1 - HISTORY :], (moved, turned, 1 / product)]
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        """Minus the inverse-Hessian estimate times `gradient` (the two-loop recursion)."""
-        result = gradient.clone()
-        factors = []
-        for moved, turned, inverse in reversed(self.pairs):
-            factor = inverse * (moved * result).sum()
-            result -= factor * turned
-            factors.append(factor)
-        if self.pairs:
-            _, turned, inverse = self.pairs[-1]
-            result /= inverse * turned.square().sum()
-        for (moved, turned, inverse), factor in zip(self.pairs, reversed(factors), strict=True):
-            result += (factor - inverse * (turned * result).sum()) * moved
-        return -result
+def _with_penalty(point: Tensor, loss: float, slope: Tensor, penalty: float) -> tuple[float, Tensor]:
+    """J and its gradient from those of the data term."""
+    gradient = slope.clone()
+    gradient[:-1].add_(point[:-1], alpha=penalty)
+    return loss + 0.5 * penalty * _square(point), gradient
 
 
-def _check(features: Tensor, labels: Tensor, num_classes: int, strengths: Sequence[float]) -> None:
-    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(features):
-        shapes = f"features {tuple(features.shape)} and labels {tuple(labels.shape)}"
-        raise DataError(shapes, expected="(N, D) and (N,), N above 0")
-    if not features.isfinite().all():
-        raise DataError("a feature is not finite", expected="finite features")
-    counts = torch.bincount(labels, minlength=num_classes) if labels.min() >= 0 else torch.empty(0)
-    if len(counts) != num_classes:
-        raise DataError(f"labels lie in {int(labels.min())}..{int(labels.max())}", expected=f"0..{num_classes - 1}")
-    if not counts.all():
-        raise DataError(f"class {int((counts == 0).nonzero()[0])} has no sample", expected="at least one of each class")
-    if not strengths or min(strengths) <= 0:
+def _square(point: Tensor) -> float:
+    """The squared norm of the weights' rows."""
+    return float(point[:-1].double().square().sum())
+
+
+def _constant_classes(labels: Tensor, num_classes: int, loss: LossName, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Biases (C,) of classes whose optimum lies at infinity, else zero; and the classes that are left to fit."""
+    count = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights
+    if loss == "softmax":
+        positive = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, labels, count)
+        negative = torch.ones(num_classes)
+    else:
+        positive, negative = count @ labels.double(), count @ (1 - labels.double())
+    bias = torch.zeros(num_classes, dtype=torch.float64)
+    bias[negative == 0], bias[positive == 0] = math.inf, -math.inf
+    return bias, (bias == 0).nonzero().squeeze(1)
+
+
+def _check_strengths(strengths: Sequence[float]) -> None:
+    if not strengths or not all(math.isfinite(one) and one > 0 for one in strengths):
         raise DataError(f"strengths are {list(strengths)}", expected="one or more numbers above 0")
+
+
+def _check(
+    features: Tensor | np.ndarray,
+    labels: Tensor,
+    num_classes: int,
+    loss: LossName,
+    offset: Tensor | None,
+    prior: Tensor | None,
+    weights: Tensor | None,
+) -> None:
+    wanted = (len(features),) if loss == "softmax" else (len(features), num_classes)
+    if features.ndim != 2 or tuple(labels.shape) != wanted or not len(features):
+        shapes = f"features {tuple(features.shape)} and labels {tuple(labels.shape)}"
+        expected = "(N,)" if loss == "softmax" else f"(N, {num_classes})"
+        raise DataError(shapes, expected=f"(N, D) and {expected}, N above 0")
+    if loss == "softmax" and (labels.min() < 0 or labels.max() >= num_classes):
+        raise DataError(f"labels lie in {int(labels.min())}..{int(labels.max())}", expected=f"0..{num_classes - 1}")
+    if loss == "sigmoid" and not bool(((labels == 0) | (labels == 1)).all()):
+        raise DataError("a label is neither 0 nor 1", expected="zeros and ones")
+    for name, value, shape in (
+        ("the offset", offset, (len(features), num_classes)), ("the prior", prior, (num_classes, features.shape[1])),
+        ("the sample weights", weights, (len(features),)),
+    ):  # fmt: skip
+        if value is None:
+            continue
+        if tuple(value.shape) != shape:
+            raise DataError(f"{name} has shape {tuple(value.shape)}", expected=str(shape))
+        if not value.isfinite().all():
+            raise DataError(f"{name} is not finite", expected="finite numbers")
+    if weights is not None and (weights.min() < 0 or weights.sum() <= 0):
+        raise DataError("the sample weights are negative, or all zero", expected="weights from 0, of sum above 0")
+    for start in range(0, len(features), 65536):
+        if not as_tensor(features[start : start + 65536]).isfinite().all():
+            raise DataError("a feature is not finite", expected="finite features")
