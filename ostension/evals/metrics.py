@@ -20,7 +20,8 @@ from ostension.shapes import Bool, Float, Int
 CALIBRATION_BINS = 15  # Guo et al. 2017, the habit of the field
 BOOTSTRAP_RESAMPLES = 2_000
 BOOTSTRAP_COUNTS = 2**23  # counts held at a time: 64 MB
-BLOCK_ROWS = 1_024  # queries scored at once: 1,024 x 1 M float32 scores are 4 GB, x 50,000 are 0.2 GB
+BLOCK_ROWS = 1_024  # queries scored at once, at most
+BLOCK_SCORES = 2**24  # scores held at a time: 64 MB in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,29 +83,40 @@ def retrieval_ranks(
     query_groups: Int[np.ndarray, " Q"],
     gallery_groups: Int[np.ndarray, " G"],
     *,
-    block_rows: int = BLOCK_ROWS,
+    block_rows: int | None = None,
 ) -> Int[np.ndarray, " Q"]:
     """The rank of the best positive of each query, where positives are the gallery rows of the query's group.
 
     Five captions of one image share its group: an image is found if *any* of them is (the Karpathy protocol). Scores are
-    inner products, computed `block_rows` queries at a time, so that memory grows with G and not with Q x G.
+    inner products, computed some queries at a time (`block_rows`, or as many as make 64 MB of scores), so that memory does not
+    grow with Q x G.
 
     Raises:
-        DataError: if a query has no positive in the gallery.
+        DataError: if a query has no positive in the gallery, or a score is not a number.
     """
+    order = np.argsort(gallery_groups, kind="stable")
+    ordered = gallery_groups[order]
+    first, end = (np.searchsorted(ordered, query_groups, side=side) for side in ("left", "right"))
+    if (lonely := first == end).any():
+        raise DataError(f"query {int(lonely.argmax())} has no positive in the gallery")
     found = np.empty(len(queries), dtype=np.int64)
-    index = np.arange(len(gallery))
-    for start in range(0, len(queries), block_rows):
-        rows = slice(start, start + block_rows)
+    step = block_rows or max(1, min(BLOCK_ROWS, BLOCK_SCORES // len(gallery)))
+    for start in range(0, len(queries), step):
+        rows = slice(start, start + step)
         scores = queries[rows] @ gallery.T
         _check_scores(scores)
-        positive = query_groups[rows, None] == gallery_groups[None, :]
-        lonely = ~positive.any(axis=1)
-        if lonely.any():
-            raise DataError(f"query {start + int(lonely.argmax())} has no positive in the gallery")
-        best = np.where(positive, scores, -np.inf).argmax(axis=1)
-        own = np.take_along_axis(scores, best[:, None], axis=1)
-        found[rows] = ((scores > own) | ((scores == own) & (index[None, :] < best[:, None]))).sum(axis=1)
+        index = np.arange(len(scores))
+        best = order[first[rows]]
+        own = scores[index, best]
+        for further in range(1, int((end[rows] - first[rows]).max())):
+            has = first[rows] + further < end[rows]
+            column = np.where(has, order[np.minimum(first[rows] + further, len(order) - 1)], best)
+            higher = scores[index, column] > own
+            best, own = np.where(higher, column, best), np.where(higher, scores[index, column], own)
+        found[rows] = (scores > own[:, None]).sum(axis=1)
+        equal = scores == own[:, None]
+        for row in np.flatnonzero(equal.sum(axis=1) > 1):
+            found[start + row] += int(equal[row, : best[row]].sum())
     return found
 
 
@@ -184,6 +196,19 @@ def bootstrap_interval(
         for start in range(0, resamples, rows)
     ]
     return percentile_interval(np.concatenate(means), confidence)
+
+
+def cluster_interval(
+    hits: Bool[np.ndarray, " N"], clusters: Int[np.ndarray, " N"], *, seed: int, confidence: float = 0.95
+) -> Interval:
+    """A bootstrap interval of the share of true values, drawing whole clusters: the captions of one image, say."""
+    _check_some(hits)
+    _, members = np.unique(clusters, return_inverse=True)
+    pairs = np.stack([np.bincount(members, weights=hits), np.bincount(members)], axis=1)
+    distinct, counts = np.unique(pairs, axis=0, return_counts=True)
+    generator = numpy_generator(seed, "bootstrap")
+    drawn = generator.multinomial(len(pairs), counts / len(pairs), size=BOOTSTRAP_RESAMPLES) @ distinct
+    return percentile_interval(drawn[:, 0] / drawn[:, 1], confidence)
 
 
 def percentile_interval(resampled: Float[np.ndarray, " R"], confidence: float = 0.95) -> Interval:
