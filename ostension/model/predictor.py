@@ -24,9 +24,11 @@ from torch import Tensor
 
 from ostension.errors import CheckpointError, ConfigError, DataError
 from ostension.model._predictor_files import check_class_list, find_encoder, read_predictor, write_predictor
+from ostension.registry import ModuleRegistry
 from ostension.shapes import Float
 from ostension.text.prompts import ClassNamesLike, TemplatesLike, as_classes, as_templates, fill
 
+METHODS = ModuleRegistry("ostension.adapt", "method", without=("base",))  # a file there defines the kind of its name
 UNIT_TOLERANCE = 1e-3  # rows written from bfloat16 embeddings are unit to about 4e-4
 
 
@@ -181,7 +183,9 @@ class Predictor:
         Raises:
             CheckpointError: for a damaged folder, or an encoder other than the one that the predictor was made with.
         """
-        record, tensors = read_predictor(Path(folder), cls._kinds)
+        record, tensors = read_predictor(Path(folder), {*cls._kinds, *METHODS.names()})
+        if record["kind"] not in cls._kinds:
+            METHODS.load(record["kind"])
         encoder = find_encoder(Path(folder), record["encoder"], encoder)
         try:
             predictor = cls._kinds[record["kind"]].from_state(record["settings"], tensors, encoder)

@@ -1,0 +1,244 @@
+"""The Method contract: how a method adds to a frozen model, and how what it ends in is a Predictor like any other.
+
+A method is one file of this folder, found by its name, with three things in it:
+
+    SPEC = Spec(...)                                     # what it is, trains, needs and depends on
+    class Config: ...                                    # a frozen dataclass: its settings with the paper's defaults
+    def fit(model, examples, config, **run) -> Predictor # labelled (or unlabelled) pictures in, a Predictor out
+
+Most methods are an `Addition`: a module whose own parameters are exactly what is trained, around a model that it holds but
+does not own. It overrides `weights` (W) and, where the image side changes too, `image` (f); the loss, the training loop
+(`_fit`), saving, loading and new class names are shared.
+
+    logits = scale * f(x) @ W(x).T          f (B, E) and W (C, E), or (B, C, E) where W depends on the picture, unit rows
+
+Letters: B batch, N contexts, C classes, E embedding, W width, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ostension.config import from_tree, to_tree
+from ostension.errors import CheckpointError, ConfigError
+from ostension.model.clip import CLIP
+from ostension.model.insert import Position, TextInsert
+from ostension.model.predictor import Predictor, check_class_names
+from ostension.registry import ModuleRegistry
+from ostension.shapes import Float, Int
+from ostension.text.prompts import compose
+from ostension.text.tokenizer import pack
+
+Depends = Literal["nothing", "feature", "batch", "views"]
+METHODS = ModuleRegistry("ostension.adapt", "method", without=("base",))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a method is.
+
+    Attributes:
+        title: as the paper calls it.
+        paper: authors, title, where and when, arXiv number.
+        trains: what is trained, in words with sizes.
+        labels: whether it needs labelled pictures.
+        test_gradients: whether it takes gradients when it predicts.
+        domains: whether it needs several source domains.
+        depends: what W looks at: nothing, a picture's feature, the batch, or several views of a picture.
+        neutral: settings of its `Config` with which an untrained method is zero-shot with `neutral_template`; None where there
+            are none.
+        neutral_template: the template that it then equals.
+        departures: where this differs from the paper or its code, and why.
+    """
+
+    title: str
+    paper: str
+    trains: str
+    labels: bool = True
+    test_gradients: bool = False
+    domains: bool = False
+    depends: Depends = "nothing"
+    neutral: Mapping[str, Any] | None = None
+    neutral_template: str = "a photo of a {}."
+    departures: tuple[str, ...] = ()
+
+
+class Addition(nn.Module):
+    """What a method adds to a model; its own parameters are all that it trains and all that is saved.
+
+    A subclass gives itself a `kind` (its file's name) and a `config_type`, makes its parameters in `__init__`, and can then
+    be saved, loaded and bound to other class names.
+
+    Args:
+        model: the model, which stays as it is.
+        config: the method's settings.
+        class_names: one name a class.
+
+    Attributes:
+        needs_images: whether f depends on own parameters, so that features of the frozen tower cannot stand in.
+        binds: whether what was learned serves other class names.
+    """
+
+    kind: ClassVar[str]
+    config_type: ClassVar[type[Any]]
+    depends: ClassVar[Depends] = "nothing"
+    needs_images: bool = False
+    binds: bool = True
+    model: CLIP
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if "kind" in cls.__dict__:
+            type(f"{cls.__name__}Predictor", (AdditionPredictor,), {"kind": cls.kind, "addition": cls, "depends": cls.depends})
+
+    def __init__(self, model: CLIP, config: Any, class_names: Sequence[str]):
+        super().__init__()
+        # Not a submodule: its weights are neither trained nor saved with the method.
+        self.__dict__["model"] = model
+        self.config, self.class_names = config, check_class_names(class_names)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def scale(self) -> Float[Tensor, ""]:
+        """The multiplier of the cosines; the model's own."""
+        return self.model.scale().detach()
+
+    def image(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
+        """f: unit embeddings of preprocessed images; the frozen tower's by default."""
+        return self.model.encode_image(images, normalize=True)
+
+    def weights(self, features: Float[Tensor, "B E"] | None = None) -> Float[Tensor, "*_B C E"]:
+        """W: unit rows of the classes, (C, E) or, from `features`, (B, C, E)."""
+        raise NotImplementedError
+
+    def logits(self, features: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
+        """scale * f @ W.T, in float32 or wider."""
+        weights = self.weights(features)
+        if weights.ndim == 2:
+            return self.scale() * features @ weights.T
+        return self.scale() * torch.einsum("be,bce->bc", features, weights)
+
+    def loss(self, batch: Any) -> Float[Tensor, ""]:
+        """What training minimises, of a `_fit.Batch`; the cross-entropy by default."""
+        features = self.image(batch.images) if self.needs_images else batch.features
+        return F.cross_entropy(self.logits(features), batch.targets)
+
+    def predictor(self, templates: Sequence[str] = ()) -> AdditionPredictor:
+        """The Predictor of it as it is now."""
+        made = Predictor._kinds[self.kind]
+        assert issubclass(made, AdditionPredictor)
+        return made(self, templates)
+
+    def bound(self, class_names: Sequence[str]) -> Addition:
+        """The same with other class names.
+
+        Raises:
+            ConfigError: where what was learned belongs to its classes.
+        """
+        if not self.binds:
+            raise ConfigError(f"what {self.kind} has learned belongs to its {self.num_classes} classes", fix="adapt it again")
+        other = type(self)(self.model, self.config, class_names).to(next(self.parameters()).device)
+        other.load_state_dict(self.state_dict())
+        return other
+
+
+class AdditionPredictor(Predictor):
+    """A Predictor around an `Addition`; one subclass a kind, made when the addition's class is."""
+
+    kind = "addition"
+    addition: ClassVar[type[Addition]]
+
+    def __init__(self, module: Addition, templates: Sequence[str] = ()):
+        self.module = module.eval().requires_grad_(False)
+        weights = self._constant()
+        self.class_names, self.templates = module.class_names, tuple(templates)
+        self.encoder, self.scale = module.model, float(module.scale())
+        if weights is not None:
+            self.weights = weights
+
+    def _constant(self) -> Tensor | None:
+        """W where it depends on nothing: computed once."""
+        if self.depends != "nothing":
+            return None
+        with torch.no_grad():
+            return self.module.weights().float()
+
+    def features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
+        return self.module.image(images)
+
+    def class_weights(self, embeddings: Float[Tensor, "B E"]) -> Float[Tensor, "*_B C E"]:
+        return self.weights if self.depends == "nothing" else self.module.weights(embeddings)
+
+    def bind(self, class_names: Sequence[str]) -> AdditionPredictor:
+        """The same method with other class names, without training.
+
+        Raises:
+            ConfigError: where what was learned belongs to its classes.
+        """
+        return self.module.bound(class_names).predictor(self.templates)
+
+    def freeze(self) -> Predictor:
+        if self.module.needs_images:
+            raise ConfigError(f"{self.kind} changes the image side, which a constant matrix does not hold")
+        return super().freeze()
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        settings = {"class_names": list(self.class_names), "templates": list(self.templates)}
+        return {**settings, "config": to_tree(self.module.config)}, self.module.state_dict()
+
+    @classmethod
+    def from_state(cls, settings: dict[str, Any], tensors: dict[str, Tensor], encoder: Any) -> AdditionPredictor:
+        config = from_tree(cls.addition.config_type, settings["config"], source="predictor.json")
+        module = cls.addition(encoder, config, settings["class_names"])
+        wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+        found = {name: tuple(value.shape) for name, value in tensors.items()}
+        if wanted != found:
+            raise CheckpointError(f"tensors {found}", expected=f"{wanted}, which {cls.kind} with these settings has")
+        module.load_state_dict(tensors)
+        return cls(module.to(encoder.device), settings["templates"])
+
+
+class ClassTokens:
+    """Token rows of prompts that end in a class name and a full stop, around which learned contexts go.
+
+    At "end" the rows are those of "NAME." as the tokenizer reads it, so that a context of words' embeddings gives the prompt
+    with these words, bit for bit. For "front" and "middle" name and full stop are separate tokens, which parts a name that
+    ends in ")" from the stop: the published code puts the merged token into the name's place (6 of ImageNet's names).
+    """
+
+    def __init__(self, model: CLIP, class_names: Sequence[str], position: Position = "end"):
+        tokenizer = model.tokenizer
+        if position == "end":
+            rows = [row for (row,) in compose(tokenizer, ("{}.",), list(class_names))]
+        else:
+            start = [] if tokenizer.start_id is None else [tokenizer.start_id]
+            stop = tokenizer.encode(".")
+            rows = [[*start, *tokenizer.encode(name), *stop, tokenizer.end_id] for name in class_names]
+        length = model.config.text.context_length if model.config.text.sees_padding else None
+        self.rows: Int[Tensor, "C T"] = pack(rows, tokenizer.pad_id, length)
+        self.model, self.position = model, position
+
+    def encode(self, context: Tensor, *, deep: Tensor | None = None) -> Float[Tensor, "*_B C E"]:
+        """Unit rows of the prompts with `context` in them; (B, C, E) where there is one context a picture (B, 1, N, W)."""
+        insert = TextInsert(context=context, position=self.position, deep=deep)
+        return self.model.encode_text(self.rows, normalize=True, insert=insert)
+
+
+def word_context(model: CLIP, words: str) -> Float[Tensor, "N W"]:
+    """The embeddings of words, to begin a context with; float32 copies.
+
+    Raises:
+        ConfigError: for words that are no tokens.
+    """
+    ids = model.tokenizer.encode(words)
+    if not ids:
+        raise ConfigError(f"the words are {words!r}", expected="one word or more")
+    return model.text.token_embedding.weight[torch.tensor(ids)].detach().float().clone()

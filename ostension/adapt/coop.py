@@ -1,0 +1,101 @@
+"""CoOp: the words around a class name become free vectors, learned from a few labelled pictures.
+
+    t_c = [v_1] ... [v_N] [name_c] "."        p(y = c | x) = softmax_c(scale * cos(f(x), g(t_c)))
+
+The loss is the cross-entropy; both towers stay as they are. Contexts are the same for all classes, or one set a class.
+Source: Zhou, Yang, Loy, Liu 2022, "Learning to Prompt for Vision-Language Models" (arXiv:2109.01134), and its code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ostension.adapt._examples import Examples
+from ostension.adapt._fit import Recipe, fit_addition
+from ostension.adapt.base import Addition, ClassTokens, Spec, word_context
+from ostension.config import require
+from ostension.model.clip import CLIP
+from ostension.model.predictor import Predictor
+from ostension.runtime import torch_generator
+
+INIT_STD = 0.02
+EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # by shots; ImageNet always 50
+
+SPEC = Spec(
+    title="CoOp",
+    paper='Zhou, Yang, Loy, Liu. "Learning to Prompt for Vision-Language Models". IJCV 2022, arXiv:2109.01134',
+    trains="the contexts, (N, W) or one set a class (C, N, W)",
+    neutral={"words": "a photo of a"},
+    departures=(
+        "words give one vector a token, and class-specific contexts may begin with words too; in the code words overrule both",
+        "front and middle keep name and full stop apart, where the code merges a closing ')' with the stop",
+        "features of K random crops are computed once; K = 0 trains on the centre crop alone",
+        "contexts are float32; the code trains them in float16 without loss scaling",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings; the defaults are the paper's.
+
+    Attributes:
+        length: N vectors; words set it themselves.
+        position: where the class name stands: "end", "middle" or "front".
+        words: words whose embeddings the contexts begin with; None draws from a normal distribution of spread 0.02.
+        class_specific: one set of contexts a class.
+        recipe: how it is trained.
+    """
+
+    length: int = 16
+    position: Literal["end", "middle", "front"] = "end"
+    words: str | None = None
+    class_specific: bool = False
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+
+    def __post_init__(self):
+        require(self.length >= 1, "length", self.length, "1 or more")
+
+
+class CoOp(Addition):
+    """Contexts around class names."""
+
+    kind, config_type = "coop", Config
+
+    def __init__(self, model: CLIP, config: Config, class_names: Sequence[str], *, seed: int = 0):
+        super().__init__(model, config, class_names)
+        self.binds = not config.class_specific
+        if config.words is not None:
+            context = word_context(model, config.words)
+        else:
+            generator = torch_generator(seed, "coop", "context")
+            width = model.text.config.width
+            context = torch.randn(config.length, width, generator=generator) * INIT_STD
+        if config.class_specific:
+            context = context.repeat(self.num_classes, 1, 1)
+        self.context = nn.Parameter(context.to(model.device))
+        self.prompts = ClassTokens(model, self.class_names, config.position)
+
+    def weights(self, features: Tensor | None = None) -> Tensor:
+        return self.prompts.encode(self.context)
+
+
+def fit(
+    model: CLIP,
+    examples: Examples,
+    config: Config,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> Predictor:
+    """The predictor of contexts that were trained on `examples.train`."""
+    addition = CoOp(model, config, examples.class_names, seed=seed)
+    fit_addition(addition, examples.train, config.recipe, seed=seed, folder=folder, progress=progress)
+    return addition.predictor()
