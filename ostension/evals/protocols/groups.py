@@ -100,9 +100,9 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     return Outcome(record=record, samples=samples)
 
 
-def table(found: GroupResult) -> dict[str, list[float]]:
+def table(found: GroupResult) -> dict[str, list[float | int]]:
     """{cell: [accuracy, samples, low, high]}, the lowest first."""
-    rows = {}
+    rows: dict[str, list[float | int]] = {}
     for name, cell in sorted(found.cells.items(), key=lambda entry: entry[1].value):
         assert cell.interval is not None
         rows[name] = [cell.value, cell.count, cell.interval.low, cell.interval.high]
