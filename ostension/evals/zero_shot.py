@@ -92,6 +92,18 @@ def classify(inputs: Inputs, split: str = "test", asked: Words | None = None) ->
     return logits if inputs.task.superclass_of is None else pool(logits, inputs.task)
 
 
+def labels_of(inputs: Inputs, split: str) -> np.ndarray:
+    """The targets of a split.
+
+    Raises:
+        DataError: where it has none.
+    """
+    targets = inputs.features(split).targets
+    if targets is None:
+        raise DataError("the samples have no labels", source=f"{inputs.task.name}/{split}", expected="labels")
+    return targets
+
+
 def class_logits(rows: Float[np.ndarray, "N E"], weights: Float[np.ndarray, "C E"], scale: float) -> Float[np.ndarray, "N C"]:
     """scale * x W^T in float32.
 

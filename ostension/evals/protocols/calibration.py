@@ -17,14 +17,14 @@ import numpy as np
 
 from ostension.config import require, to_tree
 from ostension.data.task import Task
-from ostension.errors import ConfigError, DataError
+from ostension.errors import ConfigError
 from ostension.evals import metrics
 from ostension.evals.calibration import calibration, fit_temperature
 from ostension.evals.inputs import Inputs
 from ostension.evals.protocol import Outcome
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import accuracy, top_probability
-from ostension.evals.zero_shot import OWN, classify, words
+from ostension.evals.zero_shot import OWN, classify, labels_of, words
 from ostension.runtime import numpy_generator
 
 SPLITS = ("test",)  # and one of val and train
@@ -108,15 +108,3 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         "probability_after": top_probability(logits / np.float32(found.value)),
     }  # fmt: skip
     return Outcome(record=record, samples=samples)
-
-
-def labels_of(inputs: Inputs, split: str) -> np.ndarray:
-    """The targets of a split.
-
-    Raises:
-        DataError: where it has none.
-    """
-    targets = inputs.features(split).targets
-    if targets is None:
-        raise DataError("the samples have no labels", source=f"{inputs.task.name}/{split}", expected="labels")
-    return targets

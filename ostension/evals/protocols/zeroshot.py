@@ -23,7 +23,7 @@ from ostension.evals.inputs import Inputs
 from ostension.evals.protocol import Outcome
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import score_name, scores
-from ostension.evals.zero_shot import OWN, classify, columns, measure, words
+from ostension.evals.zero_shot import OWN, classify, columns, labels_of, measure, words
 from ostension.files import sha256_json
 from ostension.store import Features
 
@@ -67,14 +67,12 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     task = inputs.task
     asked = words(task, config.templates, first_name=config.names == "first")
     features = inputs.features(config.split)
-    if features.targets is None:
-        raise DataError("the samples have no labels", source=f"{task.name}/{config.split}", expected="labels")
+    targets = labels_of(inputs, config.split)
     logits = classify(inputs, config.split, asked)
-    measured, details = measure(task, logits, features.targets, features.groups, seed=seed, bins=config.bins)
+    measured, details = measure(task, logits, targets, features.groups, seed=seed, bins=config.bins)
     if (folds := fold_members(task, features)) is not None:
         of_fold = {
-            fold: scores(task, logits[rows], features.targets[rows], _taken(features, rows), seed=seed)
-            for fold, rows in folds.items()
+            fold: scores(task, logits[rows], targets[rows], _taken(features, rows), seed=seed) for fold, rows in folds.items()
         }
         name = score_name(task)
         details["folds"] = {fold: one[name].value for fold, one in of_fold.items()}
@@ -90,7 +88,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
                 "prompts": asked.num_prompts},
         seeds=(seed,), task=task.name, model=inputs.model_name, split=config.split, details=details,
     )  # fmt: skip
-    said = columns(task, logits, features.targets, features.groups)
+    said = columns(task, logits, targets, features.groups)
     return Outcome(record=record, samples={"id": np.array(features.ids), **said})
 
 
