@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ostension.data.layout import USUAL, Layout
 from ostension.data.open import open_pairs
 from ostension.data.pairs import (
     IMAGE_SUFFIXES,
@@ -22,7 +23,7 @@ from ostension.data.pairs import (
 )
 from ostension.data.sets.arrow import is_saved_folder
 from ostension.data.sets.open import open_set
-from ostension.errors import DataError
+from ostension.errors import ConfigError, DataError
 from ostension.files import sha256_json
 
 
@@ -75,18 +76,32 @@ class PictureFolder:
         return Summary(num_pairs=len(self), num_bytes=num_bytes, rejects={"no picture by its name": self._others})
 
 
-def open_pictures(source: str | os.PathLike | Sequence[str | os.PathLike]) -> PairSource:
+def open_pictures(source: str | os.PathLike | Sequence[str | os.PathLike], *, layout: Layout = USUAL) -> PairSource:
     """The pictures of a folder, an npz, a folder of the Hugging Face library, or of whatever `open_pairs` opens.
+
+    A table may have labels in the place of texts.
+
+    Args:
+        layout: what holds the images, where that is not as usual.
 
     Raises:
         DataError, ConfigError: if it is none of these, or cannot be read.
     """
     if not isinstance(source, (str, os.PathLike)):
-        opened = [open_pictures(part) for part in source]
+        opened = [open_pictures(part, layout=layout) for part in source]
         return opened[0] if len(opened) == 1 else Joined(opened)
     path = Path(source)
     if is_saved_folder(path) or (path.suffix == ".npz" and path.is_file()):
         return open_set(path)
     if path.is_dir() and not any(path.glob("*.tar")) and not any(path.glob("*.parquet")):
         return PictureFolder(path)
-    return open_pairs(source)
+    try:
+        return open_pairs(source, layout=layout)
+    except ConfigError:
+        if not path.is_file() or layout != USUAL:
+            raise
+        try:
+            return open_set(path)
+        except (ConfigError, DataError):
+            pass
+        raise  # what a table of pairs lacks says more

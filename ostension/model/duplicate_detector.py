@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,12 +51,15 @@ class DetectorConfig:
         layers: bottlenecks in each stage; (3, 4, 6, 3) is ResNet-50. Each stage after the first halves the map.
         width: channels W of the stem; the last map has 4 W 2^(stages - 1).
         embed_dim: E.
+        pool: "mean" averages the last map, as a ResNet does; "flatten" projects it place by place. Copies show the same thing at
+            about the same place, and a small network in a short training makes more of that than of learning what things are.
     """
 
     name: str = "duplicate-detector"
     embed_dim: int
     layers: tuple[int, ...]
     width: int
+    pool: Literal["mean", "flatten"] = "mean"
     preprocess: PreprocessConfig
 
     def __post_init__(self):
@@ -75,6 +78,16 @@ class DetectorConfig:
     def channels(self) -> int:
         """Of the last map."""
         return EXPANSION * self.width * 2 ** (len(self.layers) - 1)
+
+    @property
+    def grid(self) -> int:
+        """Places along one side of the last map."""
+        return -(-self.image_size // 2 ** (len(self.layers) + 1))
+
+    @property
+    def features(self) -> int:
+        """Numbers before the projection."""
+        return self.channels * (self.grid**2 if self.pool == "flatten" else 1)
 
 
 class WeightNormConv(nn.Module):
@@ -143,7 +156,7 @@ class DetectorNet(nn.Module):
             channels = planes * EXPANSION
             blocks += [Bottleneck(channels, planes, halves=False) for _ in range(1, depth)]
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.proj = nn.Parameter(torch.empty(channels, config.embed_dim))
+        self.proj = nn.Parameter(torch.empty(config.features, config.embed_dim))
         self.checkpointing = False
 
     def tap_names(self) -> tuple[str, ...]:
@@ -161,7 +174,8 @@ class DetectorNet(nn.Module):
                 x = checkpoint(block, x, use_reentrant=False) if recomputed else block(x)
             if taps is not None:
                 taps.put(f"blocks.{stage}", x)
-        pooled = F.gelu(x).mean(dim=(2, 3))
+        x = F.gelu(x)
+        pooled = x.mean(dim=(2, 3)) if self.config.pool == "mean" else x.flatten(1)
         embedding = pooled @ self.proj
         if taps is not None:
             taps.put("pooled", pooled)

@@ -39,6 +39,7 @@ def model(name: str) -> DetectorConfig:
         embed_dim=EMBED_DIM,
         layers=(1, 1, 1) if small else (3, 4, 6, 3),
         width=32 if small else 64,
+        pool="flatten" if small else "mean",
         preprocess=PreprocessConfig(image_size=48 if small else 224, resize="squash"),
     )
 

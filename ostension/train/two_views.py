@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ostension.config import require, to_tree
+from ostension.data.layout import USUAL, Layout
 from ostension.data.loader import Loader
 from ostension.data.pairs import Pair, PairSource
 from ostension.data.pictures import open_pictures
@@ -38,6 +39,7 @@ class TwoViewBatchesConfig:
 
     Attributes:
         data: what `open_pictures` opens, or a list of such. A recipe may leave it empty, for the user to name.
+        layout: what holds the images, where that is not as usual.
         batch_size: pictures in a global batch.
         seed: of the order and the copies.
         copies: how copies are altered.
@@ -46,6 +48,7 @@ class TwoViewBatchesConfig:
 
     kind: Literal["two-views"] = "two-views"
     data: str | tuple[str, ...]
+    layout: Layout = USUAL
     batch_size: int = 128
     seed: int = 0
     copies: CopyConfig = dataclasses.field(default_factory=CopyConfig)
@@ -61,7 +64,7 @@ class TwoViewBatchesConfig:
             DataError: if the data cannot be opened, or is smaller than one batch.
         """
         require(bool(self.data), "batches.data", self.data, "one or more sources")
-        return TwoViewBatches(open_pictures(self.data), self, model.transform)
+        return TwoViewBatches(open_pictures(self.data, layout=self.layout), self, model.transform)
 
 
 class TwoViewBatches:
