@@ -212,9 +212,15 @@ def cluster_interval(
 
 
 def percentile_interval(resampled: Float[np.ndarray, " R"], confidence: float = 0.95) -> Interval:
-    """The middle `confidence` of a statistic's values on bootstrap resamples; values that are not a number are left out."""
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    """The middle `confidence` of a statistic's values on bootstrap resamples; values that are not a number are left out.
+
+    Raises:
+        DataError: if no value is a number, as of very few samples.
+    """
+    tail, known = (1 - confidence) / 2, resampled[~np.isnan(resampled)]
+    if len(known) == 0:
+        raise DataError("no resample has a value", expected="more samples")
+    low, high = np.quantile(known, [tail, 1 - tail])
     return Interval(float(low), float(high), confidence, "bootstrap")
 
 

@@ -110,8 +110,6 @@ def test_the_search_never_looks_at_the_samples_that_are_measured():
     turned = {"val": inputs.features("val"), "test": dataclasses.replace(test, targets=5 - test.targets)}
     other = ArrayInputs(inputs.task, turned, prompt_rows=inputs._prompts, scale=20.0)
     assert run(other, search=True).record.details["search"] == run(inputs, search=True).record.details["search"]
-    with pytest.raises(ConfigError, match="split"):
-        PROMPTS.Config(search=True, split="val")
     with pytest.raises(ConfigError, match="neither val nor train"):
         run(planted(splits=("test",)), search=True)
     told = run(planted(splits=("train", "test")), search=True, max_samples=100).record.details["search"]

@@ -36,20 +36,17 @@ class Config:
 
     Attributes:
         templates: as for zero-shot.
-        split: the split that is measured.
         bins: of the calibration errors.
         max_fit: samples that the temperature is fitted on, at most; drawn where there are more.
     """
 
     templates: str = OWN
-    split: str = "test"
     bins: int = metrics.CALIBRATION_BINS
     max_fit: int = 20_000
 
     def __post_init__(self):
         require(self.bins >= 1, "bins", self.bins, "1 or more")
         require(self.max_fit >= 1, "max_fit", self.max_fit, "1 or more")
-        require(self.split not in ("train", "val"), "split", self.split, "one that no temperature is fitted on")
 
 
 def reason_not(task: Task) -> str | None:
@@ -78,7 +75,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         chosen = numpy_generator(seed, "calibration").choice(len(fit_targets), size=config.max_fit, replace=False)
         fit_logits, fit_targets = fit_logits[chosen], fit_targets[chosen]
     found = fit_temperature(fit_logits, fit_targets)
-    logits, targets = classify(inputs, config.split, asked), labels_of(inputs, config.split)
+    logits, targets = classify(inputs, "test", asked), labels_of(inputs, "test")
     before = calibration(logits, targets, bins=config.bins)
     after = calibration(logits, targets, temperature=found.value, bins=config.bins)
     count = len(targets)
@@ -97,14 +94,14 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         protocol="calibration", subject=f"{inputs.model_name} on {task.title}", metrics=measured,
         config={**to_tree(config), "scale": inputs.scale, "fitted_on": fitted_on}, hashes=inputs.hashes(),
         counts={"samples": count, "classes": logits.shape[1], "fit_samples": len(fit_targets)}, seeds=(seed,), task=task.name,
-        model=inputs.model_name, split=config.split,
+        model=inputs.model_name, split=inputs.name_of("test"),
         details={
             "temperature": told, "reliability": before.reliability, "reliability_after": after.reliability,
             "adaptive": before.reliability_adaptive, "adaptive_after": after.reliability_adaptive,
         },
     )  # fmt: skip
     samples = {
-        "id": np.array(inputs.features(config.split).ids), "correct": correct, "probability": top_probability(logits),
+        "id": np.array(inputs.features("test").ids), "correct": correct, "probability": top_probability(logits),
         "probability_after": top_probability(logits / np.float32(found.value)),
     }  # fmt: skip
     return Outcome(record=record, samples=samples)

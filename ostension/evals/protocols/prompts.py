@@ -50,19 +50,16 @@ class Config:
         candidates: "own" for the task's templates, or a set by name, as for zero-shot.
         max_templates: where the search ends at the latest; 0 for when the score does not rise.
         max_samples: validation samples that the search looks at, at most; drawn where there are more.
-        split: the split that is measured.
     """
 
     search: bool = False
     candidates: str = OWN
     max_templates: int = 0
     max_samples: int = 10_000
-    split: str = "test"
 
     def __post_init__(self):
         require(self.max_templates >= 0, "max_templates", self.max_templates, "0 or more")
         require(self.max_samples >= 1, "max_samples", self.max_samples, "1 or more")
-        require(not self.search or self.split not in ("train", "val"), "split", self.split, "one that nothing is chosen on")
         require(self.search or self.candidates == OWN, "candidates", self.candidates, "'own' without search")
 
 
@@ -79,12 +76,12 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         DataError: for samples without labels.
     """
     task, name = inputs.task, score_name(inputs.task)
-    features, targets = inputs.features(config.split), labels_of(inputs, config.split)
+    features, targets = inputs.features("test"), labels_of(inputs, "test")
     asked = three_ways(task)
     details: dict[str, Any] = {}
     if config.search:
         asked["search"], details["search"] = searched(inputs, config, seed)
-    logits = {way: classify(inputs, config.split, one) for way, one in asked.items()}
+    logits = {way: classify(inputs, "test", one) for way, one in asked.items()}
     pairs = {"gain": ("ensemble", "bare"), "engineering": ("single", "bare"), "ensembling": ("ensemble", "single")}
     if config.search:
         pairs["search_gain"] = ("search", "ensemble")
@@ -99,7 +96,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         protocol="prompts", subject=f"{inputs.model_name} on {task.title}: what prompts gain", metrics=measured,
         config={**to_tree(config), "scale": inputs.scale, "metric": name, "pooled_from": task.superclass_of},
         hashes=inputs.hashes(), counts={"samples": len(features), "classes": task.num_classes}, seeds=(seed,), task=task.name,
-        model=inputs.model_name, split=config.split, details=details,
+        model=inputs.model_name, split=inputs.name_of("test"), details=details,
     )  # fmt: skip
     samples = {"id": np.array(features.ids)}
     for way, one in logits.items():

@@ -34,12 +34,10 @@ class Config:
     Attributes:
         prefix: put before every caption for a second measurement; empty for none.
         truncate: whether captions that are too long for the text tower are cut; otherwise they end the measurement.
-        split: the split that is measured.
     """
 
     prefix: str = PREFIX
     truncate: bool = False
-    split: str = "test"
 
 
 def reason_not(task: Task) -> str | None:
@@ -54,12 +52,12 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         DataError: for an image without captions.
         LimitError: for a caption that is too long, unless it is to be cut.
     """
-    task, features = inputs.task, inputs.features(config.split)
+    task, features = inputs.task, inputs.features("test")
     if features.texts is None:
-        raise DataError("the samples have no captions", source=f"{task.name}/{config.split}", expected="captions")
+        raise DataError("the samples have no captions", source=f"{task.name}/test", expected="captions")
     counts = np.array([len(texts) for texts in features.texts])
     if not counts.all():
-        where = f"{task.name}/{config.split} ({features.ids[int(counts.argmin())]})"
+        where = f"{task.name}/test ({features.ids[int(counts.argmin())]})"
         raise DataError("an image without captions", source=where, expected="one at least")
     captions = [caption for texts in features.texts for caption in texts]
     owners = np.repeat(np.arange(len(features)), counts)
@@ -81,7 +79,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         protocol="retrieval", subject=f"{inputs.model_name} on {task.title}", metrics=found,
         config={**to_tree(config), "captions_per_image": task.captions_per_image}, hashes=inputs.hashes(),
         counts={"images": len(features), "texts": len(captions)}, seeds=(seed,), task=task.name, model=inputs.model_name,
-        split=config.split, details=details,
+        split=inputs.name_of("test"), details=details,
     )  # fmt: skip
     captions_found = np.bincount(owners, weights=plain.text_ranks < 1) / counts
     samples = {

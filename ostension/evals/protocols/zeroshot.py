@@ -38,13 +38,11 @@ class Config:
         templates: "own" for the task's; a template; or a set by name: "photo" (a photo of a {}.), "bare" (the name alone),
             "openai_imagenet_best7", "openai_imagenet", another data set's.
         names: all names of a class, pooled ("own"), or its first one only, as ELEVATER does ("first").
-        split: the split that is measured.
         bins: of the calibration error.
     """
 
     templates: str = OWN
     names: Literal["own", "first"] = "own"
-    split: str = "test"
     bins: int = metrics.CALIBRATION_BINS
 
     def __post_init__(self):
@@ -66,9 +64,9 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     """
     task = inputs.task
     asked = words(task, config.templates, first_name=config.names == "first")
-    features = inputs.features(config.split)
-    targets = labels_of(inputs, config.split)
-    logits = classify(inputs, config.split, asked)
+    features = inputs.features("test")
+    targets = labels_of(inputs, "test")
+    logits = classify(inputs, "test", asked)
     measured, details = measure(task, logits, targets, features.groups, seed=seed, bins=config.bins)
     if (folds := fold_members(task, features)) is not None:
         of_fold = {
@@ -86,9 +84,11 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         config={**to_tree(config), "scale": inputs.scale, "pooled_from": task.superclass_of}, hashes=hashes,
         counts={"samples": len(features), "classes": task.num_classes, "templates": len(asked.templates),
                 "prompts": asked.num_prompts},
-        seeds=(seed,), task=task.name, model=inputs.model_name, split=config.split, details=details,
+        seeds=(seed,), task=task.name, model=inputs.model_name, split=inputs.name_of("test"), details=details,
     )  # fmt: skip
     said = columns(task, logits, targets, features.groups)
+    if "folds" in details and task.folds is not None:
+        said["fold"] = np.asarray(features.groups[task.folds.field])
     return Outcome(record=record, samples={"id": np.array(features.ids), **said})
 
 
