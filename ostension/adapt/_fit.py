@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import safetensors.torch
@@ -25,14 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from ostension import files
-from ostension.adapt._examples import Labelled
-from ostension.adapt.base import Addition
+from ostension.adapt._examples import Examples, Labelled
+from ostension.adapt.base import Addition, AdditionPredictor
 from ostension.config import require, to_tree
-from ostension.errors import CheckpointError, DivergenceError
+from ostension.errors import CheckpointError, DataError, DivergenceError
+from ostension.model.clip import CLIP
 from ostension.runtime import numpy_generator, seed_for
 from ostension.shapes import Float, Int
 
 STATE = "fit.safetensors"
+Progress = Callable[[dict[str, float]], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,8 @@ class Recipe:
     Attributes:
         epochs: passes over the pictures.
         batch_size: pictures a step; the last batch of an epoch is left out if it is smaller, as long as there is another.
-        optimizer: "sgd" (momentum 0.9) or "adamw".
+        optimizer: "sgd" or "adamw".
+        momentum: of "sgd".
         lr: the peak learning rate.
         weight_decay: on everything that is trained.
         warmup_epochs, warmup_lr: first epochs at a constant low rate.
@@ -53,6 +56,7 @@ class Recipe:
     epochs: int = 50
     batch_size: int = 32
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
     lr: float = 0.002
     weight_decay: float = 5e-4
     warmup_epochs: int = 1
@@ -64,6 +68,7 @@ class Recipe:
         require(self.epochs >= 0, "recipe.epochs", self.epochs, "0 or more")
         require(self.batch_size >= 1, "recipe.batch_size", self.batch_size, "1 or more")
         require(self.lr > 0, "recipe.lr", self.lr, "more than 0")
+        require(0 <= self.momentum < 1, "recipe.momentum", self.momentum, "0 up to, not including, 1")
         require(self.weight_decay >= 0, "recipe.weight_decay", self.weight_decay, "0 or more")
         require(self.warmup_epochs >= 0, "recipe.warmup_epochs", self.warmup_epochs, "0 or more")
         require(self.views >= 0, "recipe.views", self.views, "0 or more")
@@ -99,6 +104,29 @@ class Batch:
     indices: Int[np.ndarray, " B"]
 
 
+class Fit(Protocol):
+    """A method's `fit`."""
+
+    def __call__(
+        self, model: CLIP, examples: Examples, config: Any, *, seed: int = 0, folder: Path | None = None,
+        progress: Progress | None = None,
+    ) -> AdditionPredictor: ...  # fmt: skip
+
+
+def fitting(kind: type[Addition]) -> Fit:
+    """The `fit` of a method that is an `Addition` trained on `examples.train` with `config.recipe`."""
+
+    def fit(
+        model: CLIP, examples: Examples, config: Any, *, seed: int = 0, folder: Path | None = None,
+        progress: Progress | None = None,
+    ) -> AdditionPredictor:  # fmt: skip
+        addition = kind(model, config, examples.class_names, seed=seed)
+        fit_addition(addition, examples.train, config.recipe, seed=seed, folder=folder, progress=progress)
+        return addition.predictor()
+
+    return fit
+
+
 def fit_addition(
     addition: Addition,
     data: Labelled,
@@ -106,7 +134,7 @@ def fit_addition(
     *,
     seed: int = 0,
     folder: Path | None = None,
-    progress: Callable[[dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, float]]:
     """Train an addition in place; gives the mean loss of each epoch.
 
@@ -174,26 +202,48 @@ def _batches(
 ) -> Iterator[Batch]:
     """The batches of an epoch."""
     generator = numpy_generator(seed, "epoch", epoch)
-    order = generator.permutation(len(data))
-    size = min(recipe.batch_size, len(order))
+    device = addition.model.device
     domains = None if data.domains is None else torch.from_numpy(np.ascontiguousarray(data.domains))
-    for start in range(0, len(order) - size + 1, size):
-        indices = order[start : start + size]
+    orders = _by_domain(data, recipe, generator) if addition.by_domain else _mixed(data, recipe, generator)
+    for indices in orders:
         rows = torch.from_numpy(indices)
         features = images = None
         if cached is not None:
-            features = cached[torch.from_numpy(generator.integers(len(cached), size=size)), rows].to(addition.model.device)
+            features = cached[torch.from_numpy(generator.integers(len(cached), size=len(rows))), rows].to(device)
         else:
-            images = data.pixels(addition.model, indices, seed=seed, epoch=epoch if recipe.views else None)
+            images = data.pixels(addition.model, indices, seed=seed, epoch=epoch if recipe.views else None).to(device)
         yield Batch(
-            features=features, images=images, targets=data.labels[rows].to(addition.model.device),
+            features=features, images=images, targets=data.labels[rows].to(device),
             domains=None if domains is None else domains[rows], indices=indices,
         )  # fmt: skip
 
 
+def _mixed(data: Labelled, recipe: Recipe, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """The pictures of each batch: a permutation in pieces, without a smaller rest."""
+    order = generator.permutation(len(data))
+    size = min(recipe.batch_size, len(order))
+    for start in range(0, len(order) - size + 1, size):
+        yield order[start : start + size]
+
+
+def _by_domain(data: Labelled, recipe: Recipe, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """Batches of equal parts of every domain, as many as the largest domain fills; smaller ones begin anew."""
+    if data.domains is None:
+        raise DataError("the pictures have no domains", expected="a domain for each, such as a group field of the task")
+    members = [np.flatnonzero(data.domains == domain) for domain in np.unique(data.domains)]
+    steps = max(1, max(map(len, members)) // recipe.batch_size)
+    rows = []
+    for places in members:
+        wanted = steps * recipe.batch_size
+        rounds = [generator.permutation(places) for _ in range(-(-wanted // len(places)))]
+        rows.append(np.concatenate(rounds)[:wanted].reshape(steps, recipe.batch_size))
+    for step in range(steps):
+        yield np.concatenate([part[step] for part in rows])
+
+
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 

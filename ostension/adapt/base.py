@@ -18,7 +18,7 @@ Letters: B batch, N contexts, C classes, E embedding, W width, S pixels a side.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -28,12 +28,9 @@ from torch import Tensor, nn
 from ostension.config import from_tree, to_tree
 from ostension.errors import CheckpointError, ConfigError
 from ostension.model.clip import CLIP
-from ostension.model.insert import Position, TextInsert
 from ostension.model.predictor import Predictor, check_class_names
 from ostension.registry import ModuleRegistry
-from ostension.shapes import Float, Int
-from ostension.text.prompts import compose
-from ostension.text.tokenizer import pack
+from ostension.shapes import Float
 
 Depends = Literal["nothing", "feature", "batch", "views"]
 METHODS = ModuleRegistry("ostension.adapt", "method", without=("base",))
@@ -53,6 +50,7 @@ class Spec:
         depends: what W looks at: nothing, a picture's feature, the batch, or several views of a picture.
         neutral: settings of its `Config` with which an untrained method is zero-shot with `neutral_template`; None where there
             are none.
+        silence: sets an untrained addition's parameters so that it is, besides `neutral`, where no setting can.
         neutral_template: the template that it then equals.
         departures: where this differs from the paper or its code, and why.
     """
@@ -65,6 +63,7 @@ class Spec:
     domains: bool = False
     depends: Depends = "nothing"
     neutral: Mapping[str, Any] | None = None
+    silence: Callable[[Any], None] | None = None
     neutral_template: str = "a photo of a {}."
     departures: tuple[str, ...] = ()
 
@@ -79,9 +78,11 @@ class Addition(nn.Module):
         model: the model, which stays as it is.
         config: the method's settings.
         class_names: one name a class.
+        seed: of the first values of its parameters.
 
     Attributes:
         needs_images: whether f depends on own parameters, so that features of the frozen tower cannot stand in.
+        by_domain: whether a training batch holds `batch_size` pictures of every domain, domain after domain.
         binds: whether what was learned serves other class names.
     """
 
@@ -89,6 +90,7 @@ class Addition(nn.Module):
     config_type: ClassVar[type[Any]]
     depends: ClassVar[Depends] = "nothing"
     needs_images: bool = False
+    by_domain: bool = False
     binds: bool = True
     model: CLIP
 
@@ -97,7 +99,7 @@ class Addition(nn.Module):
         if "kind" in cls.__dict__:
             type(f"{cls.__name__}Predictor", (AdditionPredictor,), {"kind": cls.kind, "addition": cls, "depends": cls.depends})
 
-    def __init__(self, model: CLIP, config: Any, class_names: Sequence[str]):
+    def __init__(self, model: CLIP, config: Any, class_names: Sequence[str], *, seed: int = 0):
         super().__init__()
         # Not a submodule: its weights are neither trained nor saved with the method.
         self.__dict__["model"] = model
@@ -204,41 +206,3 @@ class AdditionPredictor(Predictor):
             raise CheckpointError(f"tensors {found}", expected=f"{wanted}, which {cls.kind} with these settings has")
         module.load_state_dict(tensors)
         return cls(module.to(encoder.device), settings["templates"])
-
-
-class ClassTokens:
-    """Token rows of prompts that end in a class name and a full stop, around which learned contexts go.
-
-    At "end" the rows are those of "NAME." as the tokenizer reads it, so that a context of words' embeddings gives the prompt
-    with these words, bit for bit. For "front" and "middle" name and full stop are separate tokens, which parts a name that
-    ends in ")" from the stop: the published code puts the merged token into the name's place (6 of ImageNet's names).
-    """
-
-    def __init__(self, model: CLIP, class_names: Sequence[str], position: Position = "end"):
-        tokenizer = model.tokenizer
-        if position == "end":
-            rows = [row for (row,) in compose(tokenizer, ("{}.",), list(class_names))]
-        else:
-            start = [] if tokenizer.start_id is None else [tokenizer.start_id]
-            stop = tokenizer.encode(".")
-            rows = [[*start, *tokenizer.encode(name), *stop, tokenizer.end_id] for name in class_names]
-        length = model.config.text.context_length if model.config.text.sees_padding else None
-        self.rows: Int[Tensor, "C T"] = pack(rows, tokenizer.pad_id, length)
-        self.model, self.position = model, position
-
-    def encode(self, context: Tensor, *, deep: Tensor | None = None) -> Float[Tensor, "*_B C E"]:
-        """Unit rows of the prompts with `context` in them; (B, C, E) where there is one context a picture (B, 1, N, W)."""
-        insert = TextInsert(context=context, position=self.position, deep=deep)
-        return self.model.encode_text(self.rows, normalize=True, insert=insert)
-
-
-def word_context(model: CLIP, words: str) -> Float[Tensor, "N W"]:
-    """The embeddings of words, to begin a context with; float32 copies.
-
-    Raises:
-        ConfigError: for words that are no tokens.
-    """
-    ids = model.tokenizer.encode(words)
-    if not ids:
-        raise ConfigError(f"the words are {words!r}", expected="one word or more")
-    return model.text.token_embedding.weight[torch.tensor(ids)].detach().float().clone()

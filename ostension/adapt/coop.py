@@ -9,19 +9,17 @@ Source: Zhou, Yang, Loy, Liu 2022, "Learning to Prompt for Vision-Language Model
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ostension.adapt._examples import Examples
-from ostension.adapt._fit import Recipe, fit_addition
-from ostension.adapt.base import Addition, ClassTokens, Spec, word_context
+from ostension.adapt._fit import Recipe, fitting
+from ostension.adapt._text import ClassTokens, word_context
+from ostension.adapt.base import Addition, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
-from ostension.model.predictor import Predictor
 from ostension.runtime import torch_generator
 
 INIT_STD = 0.02
@@ -69,7 +67,7 @@ class CoOp(Addition):
     kind, config_type = "coop", Config
 
     def __init__(self, model: CLIP, config: Config, class_names: Sequence[str], *, seed: int = 0):
-        super().__init__(model, config, class_names)
+        super().__init__(model, config, class_names, seed=seed)
         self.binds = not config.class_specific
         if config.words is not None:
             context = word_context(model, config.words)
@@ -86,16 +84,4 @@ class CoOp(Addition):
         return self.prompts.encode(self.context)
 
 
-def fit(
-    model: CLIP,
-    examples: Examples,
-    config: Config,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-) -> Predictor:
-    """The predictor of contexts that were trained on `examples.train`."""
-    addition = CoOp(model, config, examples.class_names, seed=seed)
-    fit_addition(addition, examples.train, config.recipe, seed=seed, folder=folder, progress=progress)
-    return addition.predictor()
+fit = fitting(CoOp)

@@ -1,0 +1,68 @@
+"""Prompts around class names: token rows without place-holders, and contexts that begin as words.
+
+Letters: B batch, C classes, N contexts, T tokens, W width, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ostension.config import require
+from ostension.errors import ConfigError
+from ostension.model.clip import CLIP
+from ostension.model.insert import Position, TextInsert
+from ostension.shapes import Float, Int
+from ostension.text.prompts import compose
+from ostension.text.tokenizer import pack
+
+
+class ClassTokens:
+    """Token rows of prompts that end in a class name and a full stop, around which learned contexts go.
+
+    At "end" the rows are those of the template ("NAME.") as the tokenizer reads it, so that a context of words' embeddings
+    gives the prompt with these words, bit for bit. For "front" and "middle" name and full stop are separate tokens, which
+    parts a name that ends in ")" from the stop: the published code puts the merged token into the name's place (6 of
+    ImageNet's names).
+    """
+
+    def __init__(self, model: CLIP, class_names: Sequence[str], position: Position = "end", *, template: str = "{}."):
+        tokenizer = model.tokenizer
+        if position == "end":
+            rows = [row for (row,) in compose(tokenizer, (template,), list(class_names))]
+        else:
+            start = [] if tokenizer.start_id is None else [tokenizer.start_id]
+            stop = tokenizer.encode(".")
+            rows = [[*start, *tokenizer.encode(name), *stop, tokenizer.end_id] for name in class_names]
+        length = model.config.text.context_length if model.config.text.sees_padding else None
+        self.rows: Int[Tensor, "C T"] = pack(rows, tokenizer.pad_id, length)
+        self.model, self.position = model, position
+
+    def encode(self, context: Tensor, *, deep: Tensor | None = None) -> Float[Tensor, "*_B C E"]:
+        """Unit rows of the prompts with `context` in them; (B, C, E) where there is one context a picture (B, 1, N, W)."""
+        insert = TextInsert(context=context, position=self.position, deep=deep)
+        return self.model.encode_text(self.rows, normalize=True, insert=insert)
+
+
+def word_context(model: CLIP, words: str) -> Float[Tensor, "N W"]:
+    """The embeddings of words, to begin a context with; float32 copies.
+
+    Raises:
+        ConfigError: for words that are no tokens.
+    """
+    ids = model.tokenizer.encode(words)
+    if not ids:
+        raise ConfigError(f"the words are {words!r}", expected="one word or more")
+    return model.text.token_embedding.weight[torch.tensor(ids)].detach().float().clone()
+
+
+def split_words(model: CLIP, words: str, length: int) -> tuple[Tensor, str]:
+    """The embeddings of the first `length` words (a token each) and the template of the rest."""
+    parts = words.split()
+    require(length <= len(parts), "length", length, f"at most the {len(parts)} words {words!r}")
+    kept = " ".join([*parts[length:], "{}."])
+    if length == 0:
+        return word_context(model, parts[0])[:0], kept
+    return word_context(model, " ".join(parts[:length])), kept
