@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ostension.evals.chart_frame import Scale
 from ostension.evals.chart_marks import Style, mark
 from ostension.evals.charts import svg
 
 WIDTH, EDGE, VALUES = 420, 4, 58
-NAME, BAR, GAP, FOOT = 19, 14, 9, 40
+NAME, BAR, GAP, FOOT = 20, 15, 8, 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,19 +48,24 @@ def bar_chart(
     description: str,
     label: str,
     lines: Sequence[tuple[float, str]] = (),
+    together: bool = False,
 ) -> str:
     """An SVG of rows over one scale.
 
     Args:
         label: of the axis, below.
         lines: values with a name, drawn through all rows.
+        together: draw a row's bars as marks on one line, without their words, to compare many models.
     """
-    right = WIDTH - VALUES
+    right = WIDTH - (EDGE if together else VALUES)
 
     def at(value: float) -> float:
         return EDGE + min(max(scale.at(value), 0.0), 1.0) * (right - EDGE)
 
-    height = sum(NAME + BAR * len(row.bars) + GAP for row in rows) + FOOT + 15 * len(lines)
+    def depth(row: Row) -> int:
+        return BAR * (1 if together else len(row.bars))
+
+    height = sum(NAME + depth(row) + GAP for row in rows) + FOOT + 15 * len(lines)
     bottom = height - FOOT
     zero = at(0.0)
     parts = []
@@ -76,12 +81,14 @@ def bar_chart(
         parts.append(f'<text class="label" x="{EDGE}" y="{name_y:.1f}">{html.escape(row.name)}</text>')
         if row.note:
             parts.append(f'<text class="aside" x="{WIDTH}" y="{name_y:.1f}" text-anchor="end">{html.escape(row.note)}</text>')
-        for number, bar in enumerate(row.bars):
+        if together:
+            parts += _marks(row.bars, first + BAR / 2, at, right)
+        for number, bar in enumerate(() if together else row.bars):
             parts += _bar(bar, first + BAR * number + BAR / 2, at, zero)
         if row.chance is not None:
-            x, last = at(row.chance), first + BAR * len(row.bars)
+            x, last = at(row.chance), first + depth(row)
             parts.append(f'<line class="chance" x1="{x:.1f}" x2="{x:.1f}" y1="{first:.1f}" y2="{last:.1f}"/>')
-        top = first + BAR * len(row.bars) + GAP
+        top = first + depth(row) + GAP
     for number, (value, name) in enumerate(lines):
         x, y = at(value), 15 * number + 11
         anchor = "start" if x < WIDTH * 0.6 else "end"
@@ -91,7 +98,12 @@ def bar_chart(
     return svg(parts, WIDTH, height, title, description)
 
 
-def _bar(bar: Bar, y: float, at, zero: float) -> list[str]:
+def _marks(bars: Sequence[Bar], y: float, at: Callable[[float], float], right: float) -> list[str]:
+    parts = [f'<line class="grid" x1="{EDGE}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>']
+    return parts + [mark(bar.style.shape, at(bar.value), y, bar.style.colour, title=bar.title or bar.words) for bar in bars]
+
+
+def _bar(bar: Bar, y: float, at: Callable[[float], float], zero: float) -> list[str]:
     x = at(bar.value)
     left, width = min(x, zero), max(abs(x - zero), 0.8)
     kind = f"fill c{bar.style.colour}" + (" faint" if bar.faint else "")

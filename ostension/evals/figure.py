@@ -44,6 +44,7 @@ class Figure:
         keys: its legend.
         more: HTML below the chart (a table, a list), of the functions of `evals.report`.
         wide: whether it needs the whole width.
+        detail: whether it is one of many of its kind (a set, a class), which a page shows after the others or on request.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Figure:
     keys: tuple[Key, ...] = ()
     more: str = ""
     wide: bool = False
+    detail: bool = False
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,11 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
+def with_code(words: str) -> str:
+    """Text in which `commands` stand between backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text(words))
+
+
 def section(name: str, title: str, *parts: str) -> str:
     """A section with a heading that links can name."""
     name = text(name)
@@ -52,8 +58,8 @@ def section(name: str, title: str, *parts: str) -> str:
 
 
 def paragraph(words: str, kind: str = "") -> str:
-    """A paragraph of plain text."""
-    return f'<p class="{kind}">{text(words)}</p>' if kind else f"<p>{text(words)}</p>"
+    """A paragraph of plain text, with `commands` between backticks."""
+    return f'<p class="{kind}">{with_code(words)}</p>' if kind else f"<p>{with_code(words)}</p>"
 
 
 def tiles(items: Sequence[tuple[str, str]]) -> str:

@@ -24,6 +24,9 @@ METRIC_WORDS = {
     "pm_10": "pm-10 accuracy",
 }
 
+# Likewise for protocols whose file names are no words.
+PROTOCOL_WORDS = {"zeroshot": "zero-shot", "probe": "linear probe", "fewshot": "few-shot"}
+
 
 def models(records: Sequence[Record]) -> list[str]:
     """The models, as they first occur."""
@@ -62,6 +65,11 @@ def one(records: Sequence[Record], protocol: str, model: str, task: str) -> Reco
 def style(records: Sequence[Record], model: str) -> Style:
     """The look of a model, the same in every figure of a page."""
     return style_of(models(records).index(model))
+
+
+def protocol_words(name: str) -> str:
+    """A protocol's name for a reader."""
+    return PROTOCOL_WORDS.get(kind(name), name.replace("_", " ").replace("-", " "))
 
 
 def metric_words(name: str) -> str:

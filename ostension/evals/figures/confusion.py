@@ -43,13 +43,14 @@ def _of_record(record: Record) -> Figure:
     chart = ""
     if 2 <= len(counts) <= MAX_CLASSES:
         chart = matrix(pairs, per_class, counts, names, title=f"Confusions of {record.model} on {task_title(target(record))}")
-        says += " Rows are true classes, columns what was said; the darker, the larger the share of the row."
+        says += " Rows are true classes, columns what was said; the darker, the larger the share of its row."
     return Figure(
         name=slug("confusion", target(record), record.model),
         title=f"{task_title(target(record))}, zero-shot: {record.model}",
         says=says.strip(),
         svg=chart,
         more=more,
+        detail=True,
     )
 
 
@@ -82,7 +83,7 @@ def matrix(
         kind = "cell" if true == given else "cell wrong"
         words = names.get(true, true) + (" right" if true == given else f" taken for {names.get(given, given)}")
         x, y = left + cell * place[given], 0.5 + cell * place[true]
-        shade = max(0.06, share) if share else 0.0
+        shade = share**0.5  # so that rare confusions are seen at all
         box = f'x="{x:.2f}" y="{y:.2f}" width="{cell:.2f}" height="{cell:.2f}" fill-opacity="{shade:.2f}"'
         parts.append(f'<rect class="{kind}" {box}><title>{html.escape(words)}: {100 * share:.0f} %</title></rect>')
     room = int((left - 8) / LETTER)

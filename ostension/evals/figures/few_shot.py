@@ -59,6 +59,7 @@ def _figure(records: Sequence[Record], chosen: Sequence[str], title: str) -> Fig
         says=_says(records, chosen, curves, zero_shot),
         svg=frame.draw(parts, title=f"Few-shot probes, {title}", description=told),
         keys=tuple(keys),
+        detail=len(chosen) == 1 and len(tasks(records, "fewshot")) > 1,
     )
 
 
@@ -105,4 +106,4 @@ def _says(
         said.append("As in the paper, the strength was chosen on a full validation split, so these are not truly few labels.")
     elif "few" in regimes:
         said.append("The strength was chosen on a handful of labelled samples too.")
-    return " ".join([*said, "Bands are one standard deviation over draws of the samples."])
+    return " ".join([*said, "Bands: one standard deviation over draws of the samples."])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ostension.evals.chart_frame import Frame, linear
 from ostension.evals.chart_marks import Key, Style, mark, style_of
@@ -13,6 +12,7 @@ from ostension.evals.selection import models, one, slug, target, task_title, tas
 
 SECTION = "calibration"
 BEFORE, AFTER = Style(colour=2, shape=0), Style(colour=1, shape=3)
+PERFECT = Key(name="perfect", style=style_of(6), what="plain")
 Bins = Sequence[Mapping[str, float]]
 
 
@@ -25,7 +25,7 @@ def draw(records: Sequence[Record]) -> list[Figure]:
                 figures.append(_of_calibration(calibrated))
             elif plain is not None and plain.details.get("reliability"):
                 figures.append(_of_zero_shot(plain))
-    return [figure for figure in figures if figure]
+    return figures
 
 
 def gap(bins: Bins) -> tuple[float, float]:
@@ -63,37 +63,26 @@ def _of_zero_shot(record: Record) -> Figure:
         says=f"{_lean(excess)} Calibration error {100 * error:.1f} points. Not measured: what a fitted temperature would mend "
         "(the protocol calibration).",
         svg=diagram([(BEFORE, "as released", bins)], title=f"Reliability of {record.model} on {task_title(target(record))}"),
-        keys=(Key(name="as released", style=BEFORE, what="both"), Key(name="perfect", style=style_of(6), what="plain")),
+        keys=(Key(name="as released", style=BEFORE, what="both"), PERFECT),
+        detail=True,
     )
 
 
-def _of_calibration(record: Record) -> Figure | None:
-    before, after = tables(record.details)
-    if not before:
-        return None
-    series = [(BEFORE, "before", before)] + ([(AFTER, "after", after)] if after else [])
+def _of_calibration(record: Record) -> Figure:
+    details, title = record.details, task_title(target(record))
+    before, after = details["reliability"], details["reliability_after"]
+    told = details["temperature"]
     error, excess = gap(before)
-    says = f"Before: {_lean(excess)} Calibration error {100 * error:.1f} points"
-    temperature = record.details.get("temperature")
-    if after:
-        says += f"; {100 * gap(after)[0]:.1f} after"
-        says += f" dividing the logits by {temperature:.3g}" if isinstance(temperature, float) else " fitting a temperature"
-    return Figure(
-        name=slug("reliability", target(record), record.model),
-        title=f"{task_title(target(record))}: {record.model}",
-        says=says + ". A temperature changes no answer, only how sure the model says it is.",
-        svg=diagram(series, title=f"Reliability of {record.model} on {task_title(target(record))}"),
-        keys=(
-            *(Key(name=name, style=look, what="both") for look, name, _ in series),
-            Key(name="perfect", style=style_of(6), what="plain"),
-        ),
+    says = (
+        f"{_lean(excess)} Calibration error {100 * error:.1f} points, {100 * gap(after)[0]:.1f} after dividing the logits by "
+        f"{told['value']:.3g}, fitted on other samples. That changes no answer, only how sure the model says it is."
     )
-
-
-def tables(details: Mapping[str, Any]) -> tuple[Bins, Bins]:
-    """The bins before and after, where a record of calibration has them."""
-    before, after = details.get("before", {}), details.get("after", {})
-    return before.get("reliability", ()), after.get("reliability", ())
+    series = [(BEFORE, "as released", before), (AFTER, "with the temperature", after)]
+    return Figure(
+        name=slug("reliability", target(record), record.model), title=f"{title}, zero-shot: {record.model}", says=says,
+        svg=diagram(series, title=f"Reliability of {record.model} on {title}, before and after a temperature"),
+        keys=(*(Key(name=name, style=look, what="both") for look, name, _ in series), PERFECT), detail=True,
+    )  # fmt: skip
 
 
 def _lean(excess: float) -> str:

@@ -14,7 +14,7 @@ from ostension.evals.figure import Figure
 from ostension.evals.records import Metric, Record
 from ostension.evals.report import Cell
 from ostension.evals.results_tables import number_parts
-from ostension.evals.selection import find, models, slug, style, task_title, tasks
+from ostension.evals.selection import find, slug, style, task_title, tasks
 
 SECTION = "retrieval"
 RECALL = re.compile(r"(?P<prefixed>prefixed_)?(?P<direction>image_to_text|text_to_image)_r(?P<k>\d+)")
@@ -41,7 +41,7 @@ def _table(found: Sequence[Record], task: str) -> Figure:
             rows.append([row, *(_cell(record.metrics.get(f"prefixed_{name}")) for name in names)])
     rows.append(["chance", *(report.percent(found[0].metrics[name].chance) for name in names)])
     count = found[0].counts
-    gallery = f"{count['images']:,} pictures and {count['texts']:,} texts" if {"images", "texts"} <= set(count) else "the test split"
+    gallery = f"{count['images']:,} pictures and {count['texts']:,} texts"
     return Figure(
         name=slug("retrieval", task),
         title=task_title(task),
@@ -89,5 +89,5 @@ def _curves(records: Sequence[Record], found: Sequence[Record], task: str, direc
         title=f"{task_title(task)}: {DIRECTIONS[direction]}",
         says="Marks at 1, 5 and 10.",
         svg=frame.draw(parts, title=f"Recall at k on {task_title(task)}, {DIRECTIONS[direction]}", description=told),
-        keys=tuple(Key(name=model, style=style(records, model), what="both") for model in curves) if len(models(found)) > 1 else (),
+        keys=tuple(Key(name=model, style=style(records, model), what="both") for model in curves) if len(curves) > 1 else (),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,10 +19,12 @@ SECTION = "labels"
 MIN_SETS = 4  # a line through three points says nothing
 RESAMPLES = 1_000
 STEPS = 24  # points of the band
+NAMED = 5
 
 
 def draw(records: Sequence[Record]) -> list[Figure]:
-    return [figure for model in models(records) if (figure := _of_model(records, model))]
+    found = [figure for model in models(records) if (figure := _of_model(records, model))]
+    return [dataclasses.replace(figure, detail=place > 0) for place, figure in enumerate(found)]
 
 
 def line_band(x: np.ndarray, y: np.ndarray, at: np.ndarray, *, seed: int = 0) -> tuple[Line, np.ndarray, np.ndarray]:
@@ -67,15 +70,14 @@ def _of_model(records: Sequence[Record], model: str) -> Figure | None:
     for over, up, name in points:
         words = f"{name}: probe {100 * over:.1f} %, zero-shot {100 * up:.1f} %"
         parts.append(mark(look.shape, *frame.at(over, up), look.colour, title=words))
-    named = sorted(points, key=lambda point: point[1] - line(point[0]))
-    parts += [_name(frame, *point) for point in dict.fromkeys([named[0], named[1], named[-2], named[-1]])]
+    parts += _names(frame, sorted(points, key=lambda point: -abs(point[1] - line(point[0]))))
     each = "; ".join(f"{name} {100 * up:.0f} against {100 * over:.0f}" for over, up, name in points)
     told = f"r = {r:.2f}, slope {line.slope:.2f}. {each}"
     return Figure(
         name=slug("zero-shot-against-probe", model),
         title=f"Does zero-shot follow the probe? {model}",
-        says=f"r = {r:.2f} (p = {p:.2g}), slope {line.slope:.2f} over {len(points)} sets. Zero-shot can at best come near the "
-        "dashed line, where both are equal. The sets furthest from the line are named. The band is where 95 % of lines lie "
+        says=f"r = {r:.2f} (p = {p:.2g}), slope {line.slope:.2f} over {len(points)} sets. On the dashed line both are "
+        "equal. The sets furthest from the line are named. The band is where 95 % of lines lie "
         "when sets are drawn anew; few sets make it wide.",
         svg=frame.draw(parts, title=f"Zero-shot against linear probe, {model}", description=told),
         keys=(Key(name="a set", style=look), Key(name="least squares", style=look, what="line"),
@@ -83,8 +85,15 @@ def _of_model(records: Sequence[Record], model: str) -> Figure | None:
     )  # fmt: skip
 
 
-def _name(frame: Frame, x: float, y: float, name: str) -> str:
-    place_x, place_y = frame.at(x, y)
-    left = place_x > frame.width * 0.6
-    shift, anchor = (-9, "end") if left else (9, "start")
-    return label(place_x + shift, place_y + 4, name, anchor, "aside")
+def _names(frame: Frame, points: Sequence[tuple[float, float, str]]) -> list[str]:
+    """The names of the first points that have room for one."""
+    taken: list[tuple[float, float]] = []
+    parts: list[str] = []
+    for x, y, name in points:
+        place_x, place_y = frame.at(x, y)
+        free = all(abs(place_y - other_y) > 16 or abs(place_x - other_x) > 110 for other_x, other_y in taken)
+        if len(parts) < NAMED and free:
+            left = place_x > frame.width * 0.6
+            parts.append(label(place_x + (-9 if left else 9), place_y + 4, name, "end" if left else "start", "aside"))
+            taken.append((place_x, place_y))
+    return parts
