@@ -22,6 +22,7 @@ _EXPORTS = {
     "Predictor": "ostension.model.predictor",
     "ModelConfig": "ostension.model.config",
     "CLIP": "ostension.model.clip",
+    "evaluate": "ostension.evals.evaluate",
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ostension.evals.results import Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,32 @@ def settings_of(config: type) -> dict[str, Any]:
 def shown_setting(value: Any) -> str:
     """A default as `--set` takes it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def result_table(results: Sequence[Result]) -> str:
+    """Results as a table: the headline of each with its interval, in percent."""
+    from ostension.cli._tables import text_table
+
+    rows = []
+    for result in results:
+        name, metric = next(iter(result.record.metrics.items()))
+        span = metric.interval
+        interval = f"{shown_value(name, span.low)} to {shown_value(name, span.high)}" if span is not None else ""
+        chance = "" if metric.chance is None else shown_value(name, metric.chance)
+        limited = "" if result.limit is None else f"limited to {result.limit:,}"
+        rows.append([*result.place, name, shown_value(name, metric.value), interval, chance, f"{metric.count:,}", limited])
+    head = ["model", "task", "protocol", "metric", "value", "interval", "chance", "samples", ""]
+    return text_table(head, rows, left=4)
+
+
+def shown_value(name: str, value: float) -> str:
+    """A metric's value: shares in percent, other numbers as they are."""
+    return f"{100 * value:.2f} %" if is_share(name, value) else f"{value:.4g}"
+
+
+def is_share(name: str, value: float) -> bool:
+    """Whether a metric is a share, to be shown in percent."""
+    return -1 <= value <= 1 and not name.startswith(("temperature", "slope", "pearson", "r_squared", "correlation", "p_value"))
 
 
 COMMANDS = {"ls": List}

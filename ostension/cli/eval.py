@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ostension.cli import _eval_results
+from ostension.cli import _eval_report, _eval_results, _eval_run
 
 # One line a module: sub-commands by name. A module imports nothing heavy before one of them runs.
 COMMAND = {
+    **_eval_run.COMMANDS,
     **_eval_results.COMMANDS,
+    **_eval_report.COMMANDS,
 }

@@ -1,0 +1,84 @@
+"""What a result depends on, so that it is computed again exactly when something of it has changed.
+
+    protocol, code       its name, and a hash of what its module and the modules of `evals` and `train` that it uses compute
+    config, seed, limit  its settings
+    task, split          a hash of the record without what is only said of the data (titles, notes, published values)
+    weights, preprocess, tokenizer
+    data                 hashes of the splits that were looked at, by "task/split"; empty for one that was missing
+
+Versions of torch and numpy, which can move last bits, stand in the result but not in its identity.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ostension.config import changed_keys, to_tree
+from ostension.data.task import Task
+from ostension.files import sha256_json
+
+# Said of the data, and without effect on a number.
+ABOUT = ("title", "licence", "citation", "notes", "oracles", "sources")
+# Packages whose code makes numbers out of rows. What makes the rows is in their hashes.
+FOLLOWED = ("ostension.evals.", "ostension.train.")
+
+
+def task_sha256(task: Task) -> str:
+    """The hash of what a record decides."""
+    return sha256_json({name: value for name, value in to_tree(task).items() if name not in ABOUT})
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, in words."""
+    found = []
+    for key, (before, after) in changed_keys(dict(old), dict(new)).items():
+        found.append(f"{key} was {_short(before)}, is {_short(after)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    if value is None or text == "":
+        return "nothing"
+    return text[:12] if isinstance(value, str) and len(text) >= 64 else text if len(text) <= 60 else text[:57] + "..."
+
+
+def code_sha256(module: str) -> str:
+    """The hash of what a module computes with all that it imports of `FOLLOWED`; comments and docstrings do not count."""
+    seen: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or (path := _path(name)) is None:
+            continue
+        seen[name], imported = _read(path, path.stat().st_mtime_ns)
+        waiting += [other for other in imported if other.startswith(FOLLOWED)]
+    return sha256_json(seen)
+
+
+def _path(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # a name inside a module
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+@functools.lru_cache(maxsize=512)
+def _read(path: Path, _changed: int) -> tuple[str, tuple[str, ...]]:
+    """The hash of a module's code, and all names that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return sha256_json(ast.dump(tree)), tuple(sorted(set(imported)))
