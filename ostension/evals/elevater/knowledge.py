@@ -50,6 +50,7 @@ class KnowledgeConfig:
     """What is appended to the prompts.
 
     Attributes:
+        folder: where the files lie (see `find_files`).
         dictionaries: of "wiktionary", "wordnet" (definitions) and "hierarchy" (WordNet's path upwards).
         num_gpt3: how many of GPT-3's texts, the first ones, 0 to 5.
         rule: "and" appends GPT-3's texts beside the dictionary's (WIKI_AND_GPT3), "then" only where that says nothing
@@ -57,6 +58,7 @@ class KnowledgeConfig:
         mode: "faithful" to the released code, or "honest" (see the module).
     """
 
+    folder: str = ""
     dictionaries: tuple[Dictionary, ...] = ()
     num_gpt3: int = 0
     rule: Literal["and", "then"] = "and"
@@ -65,9 +67,15 @@ class KnowledgeConfig:
     def __post_init__(self):
         require(len(set(self.dictionaries)) == len(self.dictionaries), "dictionaries", self.dictionaries, "each once")
         require(0 <= self.num_gpt3 <= GPT3_ITEMS, "num_gpt3", self.num_gpt3, f"0 to {GPT3_ITEMS}")
-        require(bool(self.dictionaries) or self.num_gpt3 > 0, "knowledge", "nothing", "dictionaries, or num_gpt3 above 0")
+        expected = "a folder of files, and dictionaries or num_gpt3 above 0, or neither"
+        require(bool(self.folder) == self.wanted, "folder", self.folder, expected)
         both = bool(self.dictionaries) and self.num_gpt3 > 0
         require(self.rule == "and" or both, "rule", self.rule, "'and', unless there are dictionaries and GPT-3's texts")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is appended."""
+        return bool(self.dictionaries) or self.num_gpt3 > 0
 
     @property
     def read_dictionaries(self) -> tuple[Dictionary, ...]:
@@ -130,7 +138,7 @@ def find_files(folder: Path, task_name: str) -> tuple[Path, Path]:
     return places[0], places[1]
 
 
-def read_items(config: KnowledgeConfig, folder: Path, task_name: str, names: Names) -> Items:
+def read_items(config: KnowledgeConfig, task_name: str, names: Names) -> Items:
     """The items of each class by its label key; None is an item that leaves the prompt as it is.
 
     Classes are looked up by their first name, or by that of the published files where it is another.
@@ -139,7 +147,7 @@ def read_items(config: KnowledgeConfig, folder: Path, task_name: str, names: Nam
         ConfigError: for a folder that is not there.
         DataError: for files of another form, or without some of the classes.
     """
-    dictionary_file, gpt3_file = find_files(folder, task_name)
+    dictionary_file, gpt3_file = find_files(Path(config.folder), task_name)
     published = next((entry.published_names for entry in image_sets().values() if entry.task == task_name), {})
     called = {key: published.get(key, several[0]) for key, several in names.items()}
     spoken: dict[str, list[str | None]] = {key: [] for key in names}

@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def items(folder: Path, **settings) -> dict[str, tuple[str | None, ...]]:
-    return dict(read_items(KnowledgeConfig(**settings), folder, "birds", NAMES))
+    return dict(read_items(KnowledgeConfig(folder=str(folder), **settings), "birds", NAMES))
 
 
 def test_a_prompt_is_the_template_and_the_item_as_words():
@@ -96,7 +96,7 @@ def test_a_class_is_the_mean_of_its_prompts_with_knowledge(folder):
 
 def test_a_class_that_the_file_lacks_is_named(folder):
     with pytest.raises(DataError, match="nothing about 'owl'; expected an entry for every class \\(3 are there\\)"):
-        read_items(KnowledgeConfig(num_gpt3=1), folder, "birds", {**NAMES, "o": ("owl",)})
+        read_items(KnowledgeConfig(folder=str(folder), num_gpt3=1), "birds", {**NAMES, "o": ("owl",)})
 
 
 def test_files_are_found_under_the_leaderboards_names_too(tmp_path):
@@ -141,9 +141,10 @@ def test_a_definition_that_is_no_text_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({}, "knowledge is 'nothing'"),
-        ({"num_gpt3": 6}, "num_gpt3 is 6"),
-        ({"num_gpt3": 2, "rule": "then"}, "rule is 'then'"),
+        ({"folder": "files"}, "folder is 'files'"),
+        ({"num_gpt3": 2}, "folder is ''"),
+        ({"folder": "files", "num_gpt3": 6}, "num_gpt3 is 6"),
+        ({"folder": "files", "num_gpt3": 2, "rule": "then"}, "rule is 'then'"),
     ],
 )
 def test_settings_without_effect_are_refused(settings, line):
