@@ -84,8 +84,8 @@ class Checkpoint:
     trial: int
     draw: int
     step: int
-    inside: Mapping[str, float]
-    outside: Mapping[str, float]
+    inside: dict[str, float]
+    outside: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
