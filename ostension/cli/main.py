@@ -1,8 +1,8 @@
 """The command `ostension`: finds a command's module by name, parses its dataclass, prints clean errors.
 
 A command module holds `COMMAND`: one frozen dataclass with a `run()` method, or a dict of sub-command name to such a
-class. The first line of the module's docstring is its line in `--help`, read without importing it. Modules import
-nothing heavy at their top level.
+class, or to a `Group` of further sub-commands. The first line of the module's docstring is its line in `--help`, read
+without importing it. Modules import nothing heavy at their top level.
 
 Exit status: 0 done, 1 an error in the input or the data, 2 a command that cannot be meant, 3 training diverged,
 130 interrupted.
@@ -54,14 +54,13 @@ def _dispatch(arguments: list[str]) -> int:
         raise UsageError(f"unknown command {name!r}", expected=_nearest(name, COMMANDS.names()), fix="see: ostension --help")
     command = COMMANDS.load(name).COMMAND
     program = f"ostension {name}"
-    if isinstance(command, dict):
+    while isinstance(command, dict):
         if not rest or rest[0] in ("-h", "--help"):
             print(_group_help(program, command))
             return 0 if rest else 2
         if rest[0] not in command:
-            raise UsageError(
-                f"unknown command '{name} {rest[0]}'", expected=_nearest(rest[0], command), fix=f"see: {program} --help"
-            )
+            what = f"unknown command '{program.removeprefix('ostension ')} {rest[0]}'"
+            raise UsageError(what, expected=_nearest(rest[0], command), fix=f"see: {program} --help")
         command, program, rest = command[rest[0]], f"{program} {rest[0]}", rest[1:]
     return _parse_and_run(command, program, rest)
 

@@ -54,10 +54,11 @@ def test_every_command_on_a_page_exists_with_its_flags(path):
         if not words or words[0].startswith("-") or words[0] == "COMMAND":
             continue
         assert words[0] in COMMANDS.names(), f"{path.name}: {command}"
-        group = COMMANDS.load(words[0]).COMMAND
-        if isinstance(group, dict):
-            assert len(words) > 1 and (words[1] in group or words[1] == "--help"), f"{path.name}: {command}"
-        shown = help_of(*words[: 2 if isinstance(group, dict) else 1])
+        group, depth = COMMANDS.load(words[0]).COMMAND, 1
+        while isinstance(group, dict):
+            assert len(words) > depth and (words[depth] in group or words[depth] == "--help"), f"{path.name}: {command}"
+            group, depth = group.get(words[depth]), depth + 1
+        shown = help_of(*words[:depth])
         for word in words:
             if re.match(r"--[a-z]", word) and word != "--help":
                 assert word.split("=")[0] in shown, f"{path.name}: {command}: {word}"
