@@ -95,15 +95,20 @@ def _extremes(records: Sequence[Record], name: str) -> list[str]:
     found = [record for task in tasks(records, "zeroshot") if (record := one(records, "zeroshot", name, task))]
     if not found:
         return []
-    ranked = sorted(found, key=lambda record: -record.headline.value)
+    ranked = sorted(found, key=_above_chance)
     lines = []
     if len(found) > 1:
-        best, worst = ranked[0], ranked[-1]
-        lines.append(f"Zero-shot is best on {_scored(best)} and weakest on {_scored(worst)}.")
+        lines.append(f"Against chance, zero-shot is best on {_scored(ranked[-1])} and weakest on {_scored(ranked[0])}.")
     lost = [task_title(target(record)) for record in found if no_better_than_chance(record.headline)]
     if lost:
         lines.append(f"No better than guessing: {_listed(lost)}.")
     return lines
+
+
+def _above_chance(record: Record) -> float:
+    """The share of the way from chance to a perfect score."""
+    chance = record.headline.chance or 0.0
+    return (record.headline.value - chance) / (1 - chance)
 
 
 def _against_probe(records: Sequence[Record], name: str) -> list[str]:

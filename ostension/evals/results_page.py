@@ -102,10 +102,20 @@ def _limits(results: Sequence[Result]) -> str:
     absent = missing(results)
     if absent:
         parts += report.notice(f"Not measured: {len(absent)} of the combinations", _folded(absent))
-    notes = list(dict.fromkeys(f"{task_title(result.target)}: {note}" for result in results for note in result.notes))
+    notes = _notes(results)
     if notes:
         parts += report.notice("To know when reading", _folded(notes))
     return parts
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    """Each note once, with the sets that it is of; that a run was limited is said above."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for note in result.notes:
+            if not note.startswith("limited"):
+                found.setdefault(note, []).append(task_title(result.target))
+    return [f"{', '.join(dict.fromkeys(titles))}: {note}" for note, titles in found.items()]
 
 
 def _folded(lines: Sequence[str]) -> str:

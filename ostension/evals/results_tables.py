@@ -20,10 +20,12 @@ from ostension.evals.selection import (
     published,
     target,
     task_title,
+    words_of,
 )
 from ostension.evals.tables import chance
 
 FIRST = ("zeroshot", "probe", "fewshot")  # protocols that head the table, in this order
+BESIDE = ("groups",)  # whose score is the zero-shot one again
 SCORES_SAY = (
     "Each score is by the set's own metric; below it stands its interval. Grey: no better than chance, which lies within it."
 )
@@ -57,7 +59,7 @@ def score_tables(results: Sequence[Result]) -> list[str]:
 
 def by_own_metric(record: Record) -> bool:
     """Whether a record's first number is the score of its task, so that it can stand beside others of that task."""
-    return headline_name(record) in METRIC_WORDS
+    return headline_name(record) in METRIC_WORDS and kind(record.protocol) not in BESIDE
 
 
 def ordered_protocols(records: Sequence[Record]) -> list[str]:
@@ -136,19 +138,10 @@ def _score(record: Record | None, usual: str, *, best: bool = False) -> Cell:
     if record is None:
         return Cell(words="–", kind="low")
     metric, name = record.headline, headline_name(record)
-    words, aside = number_parts(metric)
+    words, aside = words_of(name, metric)
     if name != usual:  # another metric than the row says must say so
         aside = f"{metric_words(name)} {aside}".strip()
     return Cell(words=words, aside=aside, kind="low" if no_better_than_chance(metric) else "best" if best else "")
-
-
-def number_parts(metric: Metric) -> tuple[str, str]:
-    """A value and its interval as words: ("41.2 %", "38.7 to 43.8"), or plain numbers for what is no share."""
-    interval = metric.interval
-    values = [metric.value] if interval is None else [metric.value, interval.low, interval.high]
-    share = all(0 <= value <= 1 for value in values)
-    said = [f"{100 * value:.1f}" if share else f"{value:.3g}" for value in values]
-    return said[0] + (" %" if share else ""), " to ".join(said[1:])
 
 
 def no_better_than_chance(metric: Metric) -> bool:

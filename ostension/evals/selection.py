@@ -82,7 +82,7 @@ def task_title(name: str) -> str:
     """What the authors of a data set call it, with the split that is not "test"; for a task that does not ship, its name."""
     task, at, split = name.partition("@")
     try:
-        return shipped(task).title + (f", {split}" if at else "") if task in TASKS.names() else name
+        return shipped(task).title + (f" ({split.replace('_', ' ')})" if at else "") if task in TASKS.names() else name
     except OstensionError:  # a record that cannot be read is the business of `task validate`, not of a heading
         return name
 
@@ -98,14 +98,27 @@ def published(task: str, protocol: str, model: str) -> tuple[float, Oracle] | No
     return None
 
 
+# Words in the names of metrics that are differences of shares, to be told in points, and of those that are no shares at all.
+DIFFERENCES = ("gain", "gap", "engineering", "ensembling", "difference", "effective", "relative", "delta")
+NUMBERS = ("temperature", "nll", "brier", "rank", "needed", "slope", "parameters", "shots", "distance")
+
+
+def words_of(name: str, metric: Metric) -> tuple[str, str]:
+    """A value and its interval for a reader: ("41.2 %", "38.7 to 43.8"), points for differences, digits for other numbers."""
+    values = [metric.value] if metric.interval is None else [metric.value, metric.interval.low, metric.interval.high]
+    parts = name.split("_")
+    if any(word in parts for word in DIFFERENCES):
+        said, unit = [f"{100 * value:+.1f}".replace("-", "−") for value in values], " points"
+    elif any(word in parts for word in NUMBERS) or not all(0 <= value <= 1 for value in values):
+        said, unit = [f"{value:.4g}".replace("-", "−") for value in values], ""
+    else:
+        said, unit = [f"{100 * value:.1f}" for value in values], " %"
+    return said[0] + unit, " to ".join(said[1:])
+
+
 def headline_name(record: Record) -> str:
     """The name of the first metric."""
     return next(iter(record.metrics))
-
-
-def is_share(metric: Metric) -> bool:
-    """Whether a value can be written as percent; the interval decides where the value alone could be anything."""
-    return 0 <= metric.value <= 1
 
 
 def slug(*parts: str) -> str:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from ostension.evals.records import Metric, Record
-from ostension.evals.selection import headline_name, metric_words, published, task_title
+from ostension.evals.selection import headline_name, metric_words, published, task_title, words_of
 
 HEAD = (
     "model", "task", "split", "protocol", "metric", "headline", "value", "low", "high", "confidence", "interval", "chance",
@@ -51,7 +51,7 @@ def as_markdown(records: Sequence[Record]) -> str:
         for task, split in dict.fromkeys((record.task, record.split) for record in chosen):
             some = next(record for record in chosen if (record.task, record.split) == (task, split))
             known = [cells.get((task, split, name)) for name in names]
-            values = ["" if record is None else number(record.headline) for record in known]
+            values = ["" if record is None else number(headline_name(record), record.headline) for record in known]
             title = task_title(task if split in ("", "test") else f"{task}@{split}") or "all"
             rows.append([title, metric_words(headline_name(some)), *values, chance(some.headline)])
         lines = [_line(head), _line(["---", "---", *["---:"] * (len(head) - 2)]), *map(_line, rows)]
@@ -59,18 +59,15 @@ def as_markdown(records: Sequence[Record]) -> str:
     return "\n".join(parts)
 
 
-def number(metric: Metric) -> str:
-    """A metric for a reader: percent with its interval where it is a share, else three digits."""
-    interval = metric.interval
-    ends = [] if interval is None else [interval.low, interval.high]
-    if all(0 <= value <= 1 for value in (metric.value, *ends)):
-        return f"{100 * metric.value:.1f} %" + (f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else "")
-    return f"{metric.value:.3g}" + (f" ({ends[0]:.3g} to {ends[1]:.3g})" if ends else "")
+def number(name: str, metric: Metric) -> str:
+    """A metric for a reader, with its interval."""
+    value, interval = words_of(name, metric)
+    return f"{value} ({interval})" if interval else value
 
 
 def chance(metric: Metric) -> str:
-    """What a guesser reaches, or nothing where that is not known."""
-    return "" if metric.chance is None else f"{100 * metric.chance:.2g} %"
+    """What a guesser reaches, or nothing where that is not known or nothing."""
+    return f"{100 * metric.chance:.2g} %" if metric.chance else ""
 
 
 def _line(cells: Sequence[str]) -> str:

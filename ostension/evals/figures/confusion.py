@@ -20,7 +20,14 @@ LETTER = 6.2  # a letter's width at the size of the labels
 
 
 def draw(records: Sequence[Record]) -> list[Figure]:
-    return [_of_record(record) for record in find(records, "zeroshot") if record.details.get("confusion") is not None]
+    # Where no pair was confused twice, as with one sample a class, there is no habit to show.
+    return [_of_record(record) for record in find(records, "zeroshot") if _most(record) != 1]
+
+
+def _most(record: Record) -> int:
+    """How often the commonest pair was confused; 1 where a record does not say."""
+    pairs = record.details.get("confusion")
+    return 1 if pairs is None else max((int(count) for _, _, count in pairs), default=0)
 
 
 def _of_record(record: Record) -> Figure:
@@ -38,7 +45,7 @@ def _of_record(record: Record) -> Figure:
     weakest = sorted(per_class.items(), key=lambda entry: entry[1])[:WEAKEST]
     says = f"{sum(count for _, _, count in pairs):,} of {whole:,} test samples are in the pairs counted here. " if pairs else ""
     if weakest and weakest[0][1] < 1:
-        said = ", ".join(f"{names.get(key, key)} {100 * value:.0f} %" for key, value in weakest)
+        said = ", ".join(f"{names.get(key, key)} ({100 * value:.0f} %)" for key, value in weakest)
         says += f"Least often right: {said}."
     chart = ""
     if 2 <= len(counts) <= MAX_CLASSES:
@@ -86,7 +93,7 @@ def matrix(
         shade = share**0.5  # so that rare confusions are seen at all
         box = f'x="{x:.2f}" y="{y:.2f}" width="{cell:.2f}" height="{cell:.2f}" fill-opacity="{shade:.2f}"'
         parts.append(f'<rect class="{kind}" {box}><title>{html.escape(words)}: {100 * share:.0f} %</title></rect>')
-    room = int((left - 8) / LETTER)
+    room = round((left - 8) / LETTER)
     font = min(12.0, max(6.0, cell * 0.8))
     for key, number in place.items():
         name = names.get(key, key)

@@ -21,7 +21,7 @@ def draw(records: Sequence[Record]) -> list[Figure]:
     found = find(records, "groups")
     done = {(record.model, target(record)) for record in found}
     plain = [r for r in find(records, "zeroshot") if r.details.get("groups") and (r.model, target(r)) not in done]
-    return [_of_record(record) for record in (*found, *plain)]
+    return [_of_record(record) for record in (*found, *plain) if len(record.details["groups"]) > 1]
 
 
 def _of_record(record: Record) -> Figure:

@@ -13,8 +13,7 @@ from ostension.evals.charts import short_number
 from ostension.evals.figure import Figure
 from ostension.evals.records import Metric, Record
 from ostension.evals.report import Cell
-from ostension.evals.results_tables import number_parts
-from ostension.evals.selection import find, slug, style, task_title, tasks
+from ostension.evals.selection import find, slug, style, task_title, tasks, words_of
 
 SECTION = "retrieval"
 RECALL = re.compile(r"(?P<prefixed>prefixed_)?(?P<direction>image_to_text|text_to_image)_r(?P<k>\d+)")
@@ -61,7 +60,7 @@ def words(name: str) -> str:
 def _cell(metric: Metric | None) -> Cell:
     if metric is None:
         return Cell(words="–", kind="low")
-    value, interval = number_parts(metric)
+    value, interval = words_of("recall", metric)
     return Cell(words=value, aside=interval)
 
 
