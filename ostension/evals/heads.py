@@ -1,9 +1,7 @@
-"""Heads: linear classifiers on rows, from words or from labels, that protocols compare on the same samples.
+"""Heads: classifiers on rows, from words or from labels, that protocols compare on the same samples.
 
-    logits = rows W^T + b
-
-From words: unit rows in the joint space, W = scale x the classifier of the prompts, b = 0. From labels: logistic regression on
-the tower's rows, its strength chosen on a validation part.
+From words: unit rows in the joint space, logits = scale x W^T. From labels: logistic regression on the tower's rows, its
+strength chosen on a validation part.
 
 Letters: N samples, C classes, D width, S strengths.
 """
@@ -12,38 +10,41 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
-import torch
 
 from ostension.errors import DataError
+from ostension.evals.few_shots import held_out, joined
 from ostension.evals.inputs import Inputs, Names
-from ostension.runtime import numpy_generator
+from ostension.evals.strength_search import Choice, PathProbe, paper_search, whole_grid
+from ostension.evals.zero_shot import class_logits
 from ostension.shapes import Float, Int
 from ostension.store import Features
 from ostension.store.key import Level
-from ostension.train.logistic import fit_logistic
 
-# Two a decade; on rows of CLIP's towers (length about 10) the published probes chose between 0.1 and 10.
-STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-6, 7))
 HELD_OUT = 0.2
+Search = Literal["paper", "grid"]
 Judge = Callable[[np.ndarray], float]  # of the (N,) predictions on the validation part
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A linear classifier.
+    """A classifier.
 
     Attributes:
         kind: what it is, in words: "zero-shot", "probe", "4-shot".
         level: which rows it takes: "post" are unit rows in the joint space, "pre" the tower's output as it is.
-        weight: (C, D); bias: (C,).
+        width: numbers of a row.
+        of_rows: (N, C) logits of (N, D) rows.
+        choice: how its strength was chosen, of a head of labels.
     """
 
     kind: str
     level: Level
-    weight: np.ndarray
-    bias: np.ndarray
+    width: int
+    of_rows: Callable[[np.ndarray], np.ndarray]
+    choice: Choice | None = None
 
     def logits(self, features: Features) -> Float[np.ndarray, "N C"]:
         """The logits of samples, from rows of `level`.
@@ -52,22 +53,22 @@ class Head:
             DataError: for rows of another width.
         """
         rows = rows_of(features, self.level)
-        if rows.shape[1] != self.weight.shape[1]:
-            raise DataError(f"rows of {rows.shape[1]} numbers", expected=f"{self.weight.shape[1]}, as the {self.kind} head has")
-        return rows @ self.weight.T + self.bias
+        if rows.shape[1] != self.width:
+            raise DataError(f"rows of {rows.shape[1]} numbers", expected=f"{self.width}, as the {self.kind} head has")
+        return self.of_rows(rows)
 
 
 def rows_of(features: Features, level: Level) -> Float[np.ndarray, "N D"]:
-    """The rows that a head of that level takes, in float32."""
-    return features.unit() if level == "post" else features.array().astype(np.float32)
+    """The rows that a head of that level takes."""
+    return features.unit() if level == "post" else features.array()
 
 
 def head_of_words(
     inputs: Inputs, names: Names | None = None, templates: Sequence[str] | None = None, *, kind: str = "zero-shot"
 ) -> Head:
     """The zero-shot head of a task's classes, or of other names and templates."""
-    weight = np.float32(inputs.scale) * inputs.classifier(names, templates)
-    return Head(kind, "post", weight, np.zeros(len(weight), dtype=np.float32))
+    weights = inputs.classifier(names, templates)
+    return Head(kind, "post", weights.shape[1], lambda rows: class_logits(rows, weights, inputs.scale))
 
 
 def head_of_labels(
@@ -76,32 +77,34 @@ def head_of_labels(
     *,
     level: Level,
     kind: str = "probe",
-    strengths: Sequence[float] = STRENGTHS,
+    search: Search = "paper",
     judge: Judge | None = None,
-) -> tuple[Head, list[list[float]]]:
-    """Logistic regression on `train`, at the strength that does best on `validation`, and [[strength, score], ...].
+    refit: bool = False,
+) -> Head:
+    """Logistic regression on `train`, at the strength that does best on `validation`.
 
-    A tie goes to the stronger penalty. A class without a sample to learn from is never predicted.
+    A class without a sample to learn from is never predicted.
 
     Args:
+        search: at most 15 strengths as the paper searches, or all 97.
         judge: scores predictions on the validation part; by default their accuracy.
+        refit: fit again on both parts once the strength is chosen, as the paper does.
 
     Raises:
         DataError: for samples without one label each, or of a single class.
     """
-    classes = len(train.classes)
-    targets, wanted = one_label(train), one_label(validation)
-    if len(np.unique(targets)) < 2:
-        raise DataError("all samples to learn from are of one class", expected="two classes or more")
-    fit = fit_logistic(torch.from_numpy(rows_of(train, level)), torch.from_numpy(targets), classes, strengths)
-    rows = torch.from_numpy(rows_of(validation, level))
-    curve: list[list[float]] = []
-    for place, strength in enumerate(strengths):
-        predicted = fit.logits_of(place, rows).argmax(dim=1).numpy()
-        curve.append([strength, judge(predicted) if judge is not None else float((predicted == wanted).mean())])
-    best = max(range(len(curve)), key=lambda place: (curve[place][1], -curve[place][0]))
-    weight, bias = (part[best].numpy().astype(np.float32) for part in (fit.weight, fit.bias))
-    return Head(kind, level, weight, bias), curve
+    wanted = one_label(validation)
+    probe, rows = _probe(train, level), rows_of(validation, level)
+
+    def score(strength: float) -> float:
+        predicted = probe.logits(strength, rows).argmax(axis=1)
+        return judge(predicted) if judge is not None else float((predicted == wanted).mean())
+
+    choice = paper_search(score) if search == "paper" else whole_grid(score)
+    if refit:
+        probe = _probe(joined(train, validation), level)
+    probe.approach(choice.strength)
+    return Head(kind, level, rows.shape[1], lambda rows: probe.logits(choice.strength, rows), choice)
 
 
 def one_label(features: Features) -> Int[np.ndarray, " N"]:
@@ -117,13 +120,13 @@ def one_label(features: Features) -> Int[np.ndarray, " N"]:
 
 
 def split_off(features: Features, *, seed: int, share: float = HELD_OUT) -> tuple[Features, Features]:
-    """Samples to learn from and `share` of each class held out, drawn by class; of a class of one, that one is learned from."""
-    targets = one_label(features)
-    generator = numpy_generator(seed, "held-out")
-    held = np.zeros(len(targets), dtype=bool)
-    for label in np.unique(targets):
-        members = generator.permutation(np.flatnonzero(targets == label))
-        held[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = True
-    if not held.any():
-        raise DataError("no class has two samples, so none can be held out", source=features.facts.get("source"))
-    return features.take(~held), features.take(held)
+    """Samples to learn from, and a share of each class held out to choose on."""
+    out = held_out(one_label(features), share, seed)
+    return features.take(~out), features.take(out)
+
+
+def _probe(train: Features, level: Level) -> PathProbe:
+    targets = one_label(train)
+    if len(np.unique(targets)) < 2:
+        raise DataError("all samples to learn from are of one class", expected="two classes or more")
+    return PathProbe(rows_of(train, level), targets, len(train.classes))

@@ -104,7 +104,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         protocol="domains", subject=f"{inputs.model_name} on the domains of {task.title}", metrics=measured,
         config={**to_tree(config), "scale": inputs.scale}, hashes=inputs.hashes(),
         counts={"samples": sum(map(len, domains.values())), "classes": task.num_classes, "domains": len(domains)},
-        seeds=tuple(range(config.trials)), task=task.name, model=inputs.model_name, split="test",
+        seeds=tuple(range(config.trials)), task=task.name, model=inputs.model_name, split=inputs.name_of("test"),
         details={"checkpoints": [to_tree(one) for one in checkpoints], "table": table,
                  "strengths": sorted(config.strengths, reverse=True),
                  "domains": {name: len(features) for name, features in domains.items()}},

@@ -5,7 +5,7 @@ average) on the validation split, whose groups are looked at for that, or on a f
 
 Details: "groups" {cell: [accuracy, samples, low, high]} of the zero-shot classifier, "probe_groups" of the probe, "worst",
 "probe_worst", "by_chance" and "probe_by_chance" (see `group_robustness`), "small" {cell: samples}, "curve" [[strength, score]],
-"select".
+"strength", "select".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from ostension.config import require, to_tree
 from ostension.data.task import Task
 from ostension.evals.group_robustness import GroupResult, by_group
-from ostension.evals.heads import STRENGTHS, Head, head_of_labels, one_label, split_off
+from ostension.evals.heads import Head, Search, head_of_labels, one_label, split_off
 from ostension.evals.inputs import Inputs
 from ostension.evals.protocol import Outcome
 from ostension.evals.records import Metric, Record
@@ -40,7 +40,7 @@ class Config:
         probe: whether a probe is fitted beside, where there is a training split.
         select: by what the probe's strength is chosen.
         level: the rows of the probe: before ("pre") or after ("post") the projection.
-        strengths: that are tried.
+        search: for the strength: at most 15 fits as the paper searches, or the whole grid of 97.
     """
 
     split: str = "test"
@@ -48,11 +48,10 @@ class Config:
     probe: bool = True
     select: Literal["worst-group", "average"] = "worst-group"
     level: Level = "pre"
-    strengths: tuple[float, ...] = STRENGTHS
+    search: Search = "paper"
 
     def __post_init__(self):
         require(self.minimum >= 1, "minimum", self.minimum, "1 or more")
-        require(bool(self.strengths) and min(self.strengths) > 0, "strengths", self.strengths, "numbers above 0")
 
 
 def reason_not(task: Task) -> str | None:
@@ -84,18 +83,20 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     details["small"] = dict(found.small)
     samples = {"id": np.array(features.ids), "group": cells_of(task, targets, groups), "correct": predicted == targets}
     if config.probe and inputs.has("train"):
-        head, curve = _probe(inputs, config, seed)
+        head = _probe(inputs, config, seed)
+        assert head.choice is not None
         guessed = head.logits(inputs.features(config.split, config.level)).argmax(axis=1)
         probed = by_group(task, guessed, targets, groups, minimum=config.minimum)
         measured |= probed.metrics("probe_", chance)
         details |= {"probe_groups": table(probed), "probe_worst": probed.worst, "probe_by_chance": probed.by_chance,
-                    "curve": curve, "select": config.select}  # fmt: skip
+                    "curve": [list(point) for point in head.choice.curve], "strength": head.choice.strength,
+                    "select": config.select}  # fmt: skip
         samples["probe_correct"] = guessed == targets
     record = Record(
         protocol="groups", subject=f"{inputs.model_name} on the groups of {task.title}", metrics=measured,
         config={**to_tree(config), "scale": inputs.scale}, hashes=inputs.hashes(),
         counts={"samples": len(features), "classes": task.num_classes, "groups": len(found.cells)},
-        seeds=(seed,), task=task.name, model=inputs.model_name, split=config.split, details=details,
+        seeds=(seed,), task=task.name, model=inputs.model_name, split=inputs.name_of(config.split), details=details,
     )  # fmt: skip
     return Outcome(record=record, samples=samples)
 
@@ -109,14 +110,14 @@ def table(found: GroupResult) -> dict[str, list[float | int]]:
     return rows
 
 
-def _probe(inputs: Inputs, config: Config, seed: int) -> tuple[Head, list[list[float]]]:
+def _probe(inputs: Inputs, config: Config, seed: int) -> Head:
     train = inputs.features("train", config.level)
     if inputs.has("val"):
         validation = inputs.features("val", config.level)
     else:
         train, validation = split_off(train, seed=seed)
     return head_of_labels(
-        train, validation, level=config.level, strengths=config.strengths, judge=_judge(inputs.task, validation, config)
+        train, validation, level=config.level, search=config.search, judge=_judge(inputs.task, validation, config)
     )
 
 
