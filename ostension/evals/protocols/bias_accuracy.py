@@ -93,6 +93,6 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         protocol="bias-accuracy", subject=f"{inputs.model_name} on {inputs.task.title}: accuracy by group", metrics=metrics,
         config=to_tree(config), hashes=inputs.hashes(),
         counts={"samples": count, "classes": len(classes), "splits": len(columns)}, seeds=(seed,), task=inputs.task.name,
-        model=inputs.model_name, split="test", details=details,
+        model=inputs.model_name, split=inputs.name_of("test"), details=details,
     )  # fmt: skip
     return Outcome(record=record, samples={**samples, **columns})

@@ -107,7 +107,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         protocol="bias-harms", subject=f"{inputs.model_name} on {inputs.task.title}: {labels.title}", metrics=metrics,
         config={**to_tree(config), "label_set_version": labels.version}, hashes=hashes,
         counts={"samples": count, "texts": len(texts), "splits": len(columns)}, seeds=(seed,), task=inputs.task.name,
-        model=inputs.model_name, split="test", details=details,
+        model=inputs.model_name, split=inputs.name_of("test"), details=details,
     )  # fmt: skip
     return Outcome(record=record, samples={"id": np.array(features.ids), "text": said, "category": category, **columns})
 

@@ -88,7 +88,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     record = Record(
         protocol="bias-labels", subject=f"{inputs.model_name} on {inputs.task.title}: labels by group", metrics=metrics,
         config=to_tree(config), hashes=hashes, counts={"samples": count, "labels": len(names), "splits": len(columns)},
-        seeds=(seed,), task=inputs.task.name, model=inputs.model_name, split="test",
+        seeds=(seed,), task=inputs.task.name, model=inputs.model_name, split=inputs.name_of("test"),
         details={"labels": list(names), "by": {split: [skew.tree() for skew in several] for split, several in found.items()}},
     )  # fmt: skip
     best = probabilities.argmax(axis=1)

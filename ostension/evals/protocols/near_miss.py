@@ -96,7 +96,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         protocol="near-miss", subject=f"{inputs.model_name} on {inputs.task.title}: near misses", metrics=metrics,
         config=to_tree(config), hashes=inputs.hashes(),
         counts={"samples": len(features), "classes": len(keys), "near_misses": len(captions)}, seeds=(seed,),
-        task=inputs.task.name, model=inputs.model_name, split="test", details=details,
+        task=inputs.task.name, model=inputs.model_name, split=inputs.name_of("test"), details=details,
     )  # fmt: skip
     names = np.array([*(caption for caption, _ in captions), ""], dtype=object).astype(str)
     samples = {
