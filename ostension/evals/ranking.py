@@ -105,7 +105,7 @@ def average_precision_of(
     """`average_precision` for each row of weights."""
     order, starts = _thresholds(scores)
     ends = np.append(starts[1:], len(scores)) - 1
-    weights = weights[:, order]
+    weights = np.take(weights, order, axis=1)
     taken = np.cumsum(weights, axis=1, dtype=np.int64)[:, ends]
     right = np.cumsum(weights * positive[order], axis=1, dtype=np.int64)[:, ends]
     gained = np.diff(right, axis=1, prepend=0)
@@ -121,16 +121,17 @@ def eleven_point_of(
     places = np.flatnonzero(positive[order])  # precision is largest right at a positive
     if len(places) == 0:
         return np.full(len(weights), np.nan)
-    taken = np.cumsum(weights[:, order], axis=1, dtype=np.int64)[:, places]
-    right = np.cumsum(weights[:, order[places]], axis=1, dtype=np.int64)
+    taken = np.cumsum(np.take(weights, order, axis=1), axis=1, dtype=np.int32)[:, places]
+    right = np.cumsum(np.take(weights, order[places], axis=1), axis=1, dtype=np.int32)
     precision = np.divide(right, taken, out=np.zeros(taken.shape), where=taken > 0)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     total = right[:, -1]
     rows = np.arange(len(weights))
     found = np.zeros(len(weights))
+    tenfold = 10 * right
     for tenth in range(11):
         # The first place whose recall is tenth/10 or more; the last place has recall 1.
-        found += best[rows, (10 * right < tenth * total[:, None]).sum(axis=1)]
+        found += best[rows, (tenfold < tenth * total[:, None]).sum(axis=1)]
     return np.where(total > 0, found / 11, np.nan)
 
 
@@ -139,9 +140,13 @@ def roc_auc_of(
 ) -> Float[np.ndarray, " R"]:
     """`roc_auc` for each row of weights."""
     order, starts = _thresholds(scores)
-    weights = weights[:, order].astype(np.int64)
-    right = np.add.reduceat(weights * positive[order], starts, axis=1)
-    wrong = np.add.reduceat(weights * ~positive[order], starts, axis=1)
+    weights = np.take(weights, order, axis=1)
+    if len(starts) == len(scores):  # no ties: each sample is a threshold
+        right, wrong = weights * positive[order], weights * ~positive[order]
+    else:
+        right = np.add.reduceat(weights * positive[order], starts, axis=1)
+        wrong = np.add.reduceat(weights * ~positive[order], starts, axis=1)
+    right, wrong = right.astype(np.int64), wrong.astype(np.int64)
     below = wrong.sum(axis=1, keepdims=True) - np.cumsum(wrong, axis=1)
     return _share((right * (below + wrong / 2)).sum(axis=1), right.sum(axis=1) * wrong.sum(axis=1))
 
