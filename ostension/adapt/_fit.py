@@ -30,7 +30,7 @@ from ostension.adapt.base import Addition, AdditionPredictor
 from ostension.config import require, to_tree
 from ostension.errors import CheckpointError, DataError, DivergenceError
 from ostension.model.clip import CLIP
-from ostension.runtime import numpy_generator, seed_for
+from ostension.runtime import numpy_generator, seed_for, torch_generator
 from ostension.shapes import Float, Int
 
 STATE = "fit.safetensors"
@@ -95,6 +95,7 @@ class Batch:
         targets: (B,) classes.
         domains: (B,) numbers of domains, or None.
         indices: (B,) which pictures these are.
+        generator: of whatever the loss draws.
     """
 
     features: Float[Tensor, "B E"] | None
@@ -102,6 +103,7 @@ class Batch:
     targets: Int[Tensor, " B"]
     domains: Int[Tensor, " B"] | None
     indices: Int[np.ndarray, " B"]
+    generator: torch.Generator
 
 
 class Fit(Protocol):
@@ -201,7 +203,7 @@ def _batches(
     addition: Addition, data: Labelled, cached: Tensor | None, recipe: Recipe, seed: int, epoch: int
 ) -> Iterator[Batch]:
     """The batches of an epoch."""
-    generator = numpy_generator(seed, "epoch", epoch)
+    generator, drawn = numpy_generator(seed, "epoch", epoch), torch_generator(seed, "epoch", epoch)
     device = addition.model.device
     domains = None if data.domains is None else torch.from_numpy(np.ascontiguousarray(data.domains))
     orders = _by_domain(data, recipe, generator) if addition.by_domain else _mixed(data, recipe, generator)
@@ -214,7 +216,7 @@ def _batches(
             images = data.pixels(addition.model, indices, seed=seed, epoch=epoch if recipe.views else None).to(device)
         yield Batch(
             features=features, images=images, targets=data.labels[rows].to(device),
-            domains=None if domains is None else domains[rows], indices=indices,
+            domains=None if domains is None else domains[rows], indices=indices, generator=drawn,
         )  # fmt: skip
 
 
