@@ -139,6 +139,6 @@ class Frame:
         return svg([*self.axes(), *parts], self.width, self.height, title, description)
 
 
-def label(x: float, y: float, words: str, anchor: str = "start", kind: str = "tick") -> str:
+def label(x: float | int, y: float | int, words: str, anchor: str = "start", kind: str = "tick") -> str:
     """Words at a place; `kind` is a class of `chart.css`: "tick", "axis", "label", "value" or "aside"."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(words)}</text>'

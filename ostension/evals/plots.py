@@ -35,7 +35,7 @@ def standalone(figure: Figure) -> str:
     head, inner = re.fullmatch(r"(<svg [^>]*>)(.*)</svg>", figure.svg, re.DOTALL).groups()  # type: ignore[union-attr]
     width, height = (float(number) for number in re.search(r'viewBox="0 0 (\S+) (\S+)"', head).groups())  # type: ignore[union-attr]
     label = re.search(r'aria-label="([^"]*)"', head).group(1)  # type: ignore[union-attr]
-    keys, keys_height = keys_svg(figure.keys, 0, height + 10)
+    keys, keys_height = keys_svg(figure.keys, 0.0, height + 10)
     whole = width + 2 * MARGIN, height + keys_height + TITLE + 2 * MARGIN
     style = f"svg {{ {FONT} }} .title {{ font-size: 16px; font-weight: 600; fill: #1d1c1a; }}\n{chart_style()}"
     return (

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ostension.errors import DataError
+from ostension.evals.figures import overlap as figures
 from ostension.evals.overlap import PUBLISHED, SetOverlap, in_order, read_correct, record, split
+from ostension.evals.plots import standalone
 from ostension.evals.records import load_records, save_records
 from ostension.runtime import numpy_generator
 
@@ -147,3 +149,24 @@ def test_the_published_numbers_agree_with_each_other():
     # Equation (1) says how much easier Birdsnap's overlap must have been: 5 points.
     assert facts["Birdsnap delta"] / facts["Birdsnap contamination"] == pytest.approx(0.05, abs=0.005)
     assert not any(math.isnan(value) for value in facts.values())
+
+
+def test_the_figures_have_a_mark_for_each_set_and_name_what_is_significant():
+    sets = [set_of(0, 100, 0, 50, "none"), set_of(20, 980, 20, 490, "easy <b>"), set_of(10, 990, 5, 495, "same"),
+            set_of(4, 0, 2, 0, "all")]  # fmt: skip
+    differences, shifts = figures.draw([record(sets, model="M")])
+    assert differences.svg.count('class="dot') == 2  # those with both parts
+    assert differences.svg.count("whisker") == 2
+    assert shifts.svg.count('class="dot') == 3
+    assert 'class="dot c2"' in shifts.svg
+    assert "easy &lt;b&gt;" in shifts.svg and "<b>" not in shifts.svg
+    assert "Significant after correction for 4 tests: easy <b>" in shifts.says
+    assert "All sets" in shifts.more
+    assert len({differences.name, shifts.name}) == 2
+    assert standalone(shifts).startswith("<?xml")
+
+
+def test_without_overlap_there_is_no_difference_to_draw():
+    (only,) = figures.draw([record([set_of(0, 10, 0, 5)])])
+    assert only.name == "overlap-shifts"
+    assert figures.draw([]) == figures.draw([record([set_of(3, 0, 1, 0)])]) == []
