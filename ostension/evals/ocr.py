@@ -94,6 +94,22 @@ def read_words(path: str | Path) -> Words:
     return Words(ids=tuple(ids), texts=tuple(texts), candidates=tuple(candidates))
 
 
+def words_for(words: Words, ids: Sequence[str], source: object) -> Words:
+    """The words of some pictures, in the order of their ids.
+
+    Raises:
+        DataError: naming the first picture without a text.
+    """
+    place = {name: number for number, name in enumerate(words.ids)}
+    for name in ids:
+        if name not in place:
+            raise DataError(f"no text for {name!r}", source=source, expected="a row for every picture")
+    rows = [place[name] for name in ids]
+    return Words(
+        ids=tuple(ids), texts=tuple(words.texts[row] for row in rows), candidates=tuple(words.candidates[row] for row in rows)
+    )
+
+
 def choose_words(
     images: Float[np.ndarray, "N E"], vocabulary: Sequence[str], rows: Float[np.ndarray, "W E"], words: Words
 ) -> tuple[str, ...]:

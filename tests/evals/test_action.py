@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from ostension.cli.main import main
 from ostension.errors import DataError
 from ostension.evals import action
+from ostension.evals.records import load_records
 from ostension.runtime import numpy_generator
 
 PAIRS = [("cut", "phone"), ("cut", "bread"), ("peel", "phone"), ("wash", "laptop")]
@@ -134,3 +136,15 @@ def test_files_that_are_not_rareacts_are_named(tmp_path):
     clips, scores = random_clips(path, videos=3)
     with pytest.raises(DataError, match="a row a clip, a column a class"):
         action.weighted_ap_by_class(scores[:-1], clips)
+
+
+def test_the_command_scores_a_file_and_writes_a_record(tmp_path, capsys):
+    clips, scores = random_clips(tmp_path / "clips.csv", videos=30)
+    np.save(tmp_path / "scores.npy", scores)
+    arguments = ["eval", "rareact", str(tmp_path / "scores.npy"), str(tmp_path / "clips.csv"), "--draws", "5"]
+    assert main([*arguments, "-o", str(tmp_path / "record.json")]) == 0
+    assert "mWAP" in capsys.readouterr().out
+    record = load_records(tmp_path / "record.json")["rareact"]
+    assert record.metrics["mWAP"].value == pytest.approx(np.mean(list(action.weighted_ap_by_class(scores, clips).values())))
+    np.save(tmp_path / "scores.npy", scores[:, :2])
+    assert main(arguments) == 1 and "a row a clip, a column a class" in capsys.readouterr().err
