@@ -8,8 +8,9 @@ A page holds a pair of markers; what stands between them is made from the record
 Behind `tasks`, `suites` and `traps` stands the folder of the records instead of a file.
 
 `speed` makes one table a group of a benchmark's figures, `demo` the table of the demo's results, `scaling` the points of a
-grid and its laws, `plans` the paper's models on paper, `figure2` the curves of the paper's Figure 2 on emoji; as long as the
-record of a long study does not exist (`LONG`), what stands between its markers stays.
+grid and its laws, `plans` the paper's models on paper, `figure2` the curves of the paper's Figure 2 on emoji, `cached` what
+was measured on cached features of released models; as long as the record of a long study does not exist (`LONG`), what
+stands between its markers stays.
 
     python scripts/write_tables.py [--check]
 """
@@ -28,7 +29,7 @@ from ostension.data.suite import read_suite
 from ostension.data.task import read_task
 
 ROOT = Path(__file__).parents[1]
-KINDS = "speed|demo|figure2|lit|plans|scaling|tasks|suites|traps"
+KINDS = "speed|demo|figure2|lit|plans|scaling|cached|tasks|suites|traps"
 MARKED = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The demo's rows: the record, its metric, and how the row is headed.
 DEMO_ROWS = (
@@ -214,6 +215,37 @@ def lit_table(record: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Trained in {record['cpu_seconds']:.0f} s of processor time, with features from the cache."])
 
 
+# The rows of what was measured on cached features: the record, its metric, and how the row is headed.
+CACHED_ROWS = (
+    ("tags", "map_11_point", "tag photos with COCO's names, 11-point mAP"),
+    ("things", "accuracy", "name the one thing in a photo, top-1"),
+    ("things", "top5", "the same, top-5"),
+    ("shop_pairs", "image_to_text_r1", "clothes to their descriptions, R@1"),
+    ("shop_pairs", "text_to_image_r1", "descriptions to their clothes, R@1"),
+    ("shop_pairs", "text_to_image_r5", "the same, R@5"),
+    ("myntra_pairs", "image_to_text_r1", "another shop: clothes to their names, R@1"),
+    ("myntra_pairs", "text_to_image_r1", "names to their clothes, R@1"),
+)
+
+
+def cached_table(record: dict[str, Any]) -> str:
+    """What was measured on cached features, each with its 95 % interval, beside chance; the tags of most photos one by one."""
+    lines = ["| what | result | 95 % interval | chance | of |", "|---|---|---|---|---|"]
+    for name, metric, heading in CACHED_ROWS:
+        found = record["records"][name]["metrics"][metric]
+        interval = found["interval"]
+        lines.append(
+            f"| {heading} | {percent(found['value'])} | {percent(interval['low'])} to {percent(interval['high'])} | "
+            f"{percent(found['chance'])} | {found['count']:,} |"
+        )
+    details, total = record["records"]["tags"]["details"], record["records"]["tags"]["counts"]["samples"]
+    common = sorted(details["class_counts"].items(), key=lambda entry: -entry[1])[:8]
+    said = ", ".join(f"{name} {details['per_class'][name]:.2f} ({percent(count / total)})" for name, count in common)
+    return "\n".join(
+        [*lines, "", f"Average precision of the most frequent tags (and the share of photos that have them): {said}."]
+    )
+
+
 def interval_cell(metric: Any) -> str:
     """A share with its 95 % interval."""
     return f"{percent(metric.value)} ({percent(metric.interval.low)} to {percent(metric.interval.high)})"
@@ -223,7 +255,7 @@ def interval_cell(metric: Any) -> str:
 LONG = ("docs/records/figure2.json", "benchmarks/records/plain_loop.json")
 MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "plans": plan_table, "scaling": scaling_tables,
-    "figure2": figure2_tables, "lit": lit_table,
+    "figure2": figure2_tables, "lit": lit_table, "cached": cached_table,
 }  # fmt: skip
 LISTS: dict[str, Callable[[Path], str]] = {"tasks": task_table, "suites": suite_table, "traps": trap_list}
 
