@@ -166,7 +166,7 @@ def test_names_from_data_are_escaped_on_the_page():
 
 def test_the_page_has_everything_that_was_found():
     generator = np.random.default_rng(0)
-    names = tuple(f"thing {word}" for word in ("one", "two", "three", "four")) + ("traffic_light",)
+    names = (*(f"thing {word}" for word in ("one", "two", "three", "four")), "traffic_light")
     rows = generator.normal(size=(5, 16))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     found = audit(Subject(names=names, rows=rows, images=rows[generator.integers(0, 5, 60)]))

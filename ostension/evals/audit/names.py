@@ -12,7 +12,7 @@ from ostension.evals.audit.parts import Finding, Severity, Subject, quoted
 
 WORDNET = re.compile(r"^n\d{8}$")
 NUMBERED = re.compile(r"^(?:class|label|cls|category|id)?[ _-]*\d+$", re.IGNORECASE)
-CAMEL = re.compile(r"[a-z][A-Z]")
+CAMEL = re.compile(r"[a-z]{2}[A-Z]")  # and not iPod
 ARTICLE = re.compile(r"^(?:a|an|the)\s", re.IGNORECASE)
 SEVERAL = re.compile(r"[,;/|]|\sor\s", re.IGNORECASE)
 LEFTOVER = re.compile(

@@ -72,6 +72,7 @@ def audit(subject: Subject, settings: Thresholds | None = None) -> Audit:
         else:
             distances = texts.relative_distances(subject.rows, yardstick)
             findings += texts.check_close(subject, settings, distances)
+            findings += texts.check_vague(subject, settings, distances)
             summary["unrelated_cosine"] = 1 - yardstick
         neighbours = _neighbours(subject, yardstick)
     findings += texts.check_senses(subject)

@@ -21,6 +21,7 @@ from ostension.shapes import Bool, Float, Int
 MIN_REFERENCE = 10
 MIN_CLASSES = 20  # from here on the list's own median distance stands for unrelated names
 MIN_TEMPLATES = 3  # two give no centre to be far from
+VAGUE_COUNT, VAGUE_TIMES = 10, 5  # of other names; and times the median name's, because lists of one kind are all close
 SWAPS_HIGH = 0.25
 SWAPS = 0.1
 
@@ -64,6 +65,29 @@ def check_close(subject: Subject, thresholds: Thresholds, distances: Float[np.nd
                 + (f"; {words}" if words else ""),
                 value=value, rule=f"below {thresholds.close:g}; high below {thresholds.same:g}",
                 suggestion="merge them, or put into the names what a picture shows of the difference",
+            )
+        )  # fmt: skip
+    return found
+
+
+def check_vague(subject: Subject, thresholds: Thresholds, distances: Float[np.ndarray, "C C"]) -> list[Finding]:
+    """Names that lie near many others, where most names do not."""
+    near = (distances < thresholds.near).sum(axis=1) - 1  # but itself
+    limit = max(VAGUE_COUNT, thresholds.vague * (len(distances) - 1), VAGUE_TIMES * (float(np.median(near)) + 1))
+    found = []
+    for place in np.argsort(-near, kind="stable").tolist():
+        if near[place] < limit:
+            break
+        order = np.argsort(distances[place], kind="stable")
+        others = [subject.names[other] for other in order[:6].tolist() if other != place][:5]
+        found.append(
+            Finding(
+                kind="vague", classes=(subject.names[place],), severity="low",
+                evidence=f"{quoted(subject.names[place])} lies near {near[place]:,} of the other {len(distances) - 1:,} names "
+                f"(the median name near {np.median(near):.0f}), such as {quoted(*others)}",
+                value=float(near[place]), count=len(distances) - 1,
+                rule=f"below {thresholds.near:g} of the distance of unrelated words to {limit:.0f} names or more",
+                suggestion="write what such a picture shows, if a picture can show it",
             )
         )  # fmt: skip
     return found
