@@ -6,6 +6,7 @@ Tables and plots are made from records, never typed.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -73,8 +74,13 @@ class Record:
 
 def save_records(path: Path, records: Mapping[str, Record]) -> None:
     """Write records by name into one JSON file, with the versions that produced them."""
+    files.write_text(path, records_text(records))
+
+
+def records_text(records: Mapping[str, Record]) -> str:
+    """What `save_records` writes."""
     tree = {"format": 1, "versions": runtime.versions(), "git": runtime.git_state(), "records": to_tree(records)}
-    files.write_json(path, tree)
+    return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def load_records(path: Path) -> dict[str, Record]:

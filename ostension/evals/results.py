@@ -164,6 +164,22 @@ class Results:
             raise DataError(f"cannot be written: {error.strerror}", source=path) from None
 
 
+def open_results(path: str | Path) -> list[Result]:
+    """The results in a folder of them, in one model's folder inside it, or in one file.
+
+    Raises:
+        DataError: if there are none, or one is damaged.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [read_result(path)]
+    found = [read_result(file) for pattern in ("*/*/*.json", "*/*.json") for file in sorted(path.glob(pattern))
+             if file.parent.name != SUMMARIES and file.parents[1].name != SUMMARIES]  # fmt: skip
+    if not found:
+        raise DataError("holds no results", source=path, expected="a folder that `ostension eval run` wrote, or a file of it")
+    return found
+
+
 def read_result(path: Path) -> Result:
     """The result in a file.
 
