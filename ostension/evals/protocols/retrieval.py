@@ -16,7 +16,7 @@ import numpy as np
 
 from ostension.config import to_tree
 from ostension.data.task import Task
-from ostension.errors import DataError
+from ostension.errors import DataError, LimitError
 from ostension.evals.inputs import Inputs, unit
 from ostension.evals.protocol import Outcome
 from ostension.evals.records import Metric, Record
@@ -93,9 +93,13 @@ def caption_rows(inputs: Inputs, captions: list[str], truncate: bool) -> np.ndar
     """Unit rows of captions in the task's templates (the mean, where there are several)."""
     distinct = list(dict.fromkeys(captions))
     templates = inputs.task.prompt_templates() or ("{}",)
-    rows = sum(
-        inputs.texts([fill(template, caption) for caption in distinct], truncate=truncate).astype(np.float64)
-        for template in templates
-    )
+    try:
+        rows = sum(
+            inputs.texts([fill(template, caption) for caption in distinct], truncate=truncate).astype(np.float64)
+            for template in templates
+        )
+    except LimitError as error:
+        fix = "--set retrieval.truncate=true cuts such captions"
+        raise LimitError(error.what, source=error.source, expected=error.expected, fix=fix) from None
     place = {caption: index for index, caption in enumerate(distinct)}
     return unit(np.asarray(rows), distinct)[[place[caption] for caption in captions]]
