@@ -12,25 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ostension.adapt._conditional import ConditionalContext, silence
 from ostension.adapt._fit import Recipe, fitting
-from ostension.adapt._init import linear
-from ostension.adapt._text import ClassTokens, word_context
 from ostension.adapt.base import Addition, Spec
 from ostension.model.clip import CLIP
-from ostension.runtime import torch_generator
-
-BOTTLENECK = 16  # the width of the net is the embedding's over this
-
-
-def _silence(addition: CoCoOp) -> None:
-    """A net that shifts nothing."""
-    with torch.no_grad():
-        for value in addition.second.parameters():
-            value.zero_()
-
 
 SPEC = Spec(
     title="CoCoOp",
@@ -38,7 +25,7 @@ SPEC = Spec(
     trains="the contexts (4, W) and a net of two layers; 35,360 numbers for ViT-B/16",
     depends="feature",
     neutral={},
-    silence=_silence,
+    silence=silence,
     departures=(
         "any batch size; the published runs have 1",
         "features of K random crops are computed once; K = 0 trains on the centre crop alone",
@@ -67,16 +54,11 @@ class CoCoOp(Addition):
 
     def __init__(self, model: CLIP, config: Config, class_names: Sequence[str], *, seed: int = 0):
         super().__init__(model, config, class_names, seed=seed)
-        generator, width = torch_generator(seed, "cocoop", "net"), model.config.embed_dim
-        self.context = nn.Parameter(word_context(model, config.words))
-        self.first = linear(width, max(1, width // BOTTLENECK), generator).to(model.device)
-        self.second = linear(max(1, width // BOTTLENECK), self.context.shape[-1], generator).to(model.device)
-        self.prompts = ClassTokens(model, self.class_names)
+        self.conditional = ConditionalContext(model, config.words, self.class_names, seed)
 
     def weights(self, features: Tensor | None = None) -> Tensor:
         assert features is not None
-        shift = self.second(self.first(features.to(self.context.dtype)).relu())  # (B, W)
-        return self.prompts.encode((self.context + shift[:, None])[:, None])  # (B, 1, N, W) gives (B, C, E)
+        return self.conditional(features)
 
 
 fit = fitting(CoCoOp)
