@@ -182,7 +182,7 @@ class Review:
     Args:
         folder: Of the neighbours.
         output: The page. Default: review.html in the folder.
-        levels: Similarities between bands of pairs. Default: those that 1, 2, 5, 10, 20, ... pictures reach.
+        levels: Similarities between bands of pairs. Default: those that 5, 10, 20, 50, ... pictures reach.
         pairs: Most pairs of a band.
         evaluation: Where the evaluation pictures are now, if they were moved.
         training: Where the training pictures are now, if they were moved.

@@ -1,7 +1,7 @@
 """The page on which a person sets the threshold: pairs of evaluation and training pictures, from the most alike down.
 
 Pairs come in bands between levels of similarity, and each level says how much of the set lies above it. The levels are those
-that 1, 2, 5, 10, 20, ... pictures reach, whatever the scale of the detector, or the ones asked for. One looks from the top
+that 5, 10, 20, 50, ... pictures reach, whatever the scale of the detector, or the ones asked for. One looks from the top
 down and stops above the band in which the first pairs are not copies. The page is one file, without scripts; the decision
 goes back by a command that it shows.
 
@@ -27,7 +27,7 @@ from ostension.image.decode import open_image
 from ostension.shapes import Float
 
 THUMB_PX, PAIRS = 128, 12
-STEPS = (1, 2, 5)
+FIRST, STEPS = 5, (1, 2, 5)
 MAX_LEVELS = 14
 CURVE_POINTS = 120
 GRID = "grid-template-columns:repeat(auto-fill,minmax(210px,1fr));overflow-wrap:anywhere"
@@ -42,9 +42,9 @@ class Band(NamedTuple):
 
 
 def levels_of(scores: Float[np.ndarray, " N"]) -> list[float]:
-    """The similarities that 1, 2, 5, 10, 20, ... and all pictures reach, falling, each once."""
+    """The similarities that 5, 10, 20, 50, ... and all pictures reach, falling, each once."""
     falling = np.sort(scores)[::-1]
-    ranks = [step * 10**power for power in range(8) for step in STEPS]
+    ranks = [step * 10**power for power in range(8) for step in STEPS if step * 10**power >= FIRST]
     found = [float(falling[rank - 1]) for rank in [*(rank for rank in ranks if rank < len(falling)), len(falling)]]
     return list(dict.fromkeys(found))[:MAX_LEVELS]
 
@@ -103,8 +103,10 @@ def review_page(
     for number, band in enumerate(found):
         cards = [_card(neighbours, row, scores, evaluation, training) for row in shown(band.rows, pairs).tolist()]
         flagged += sum(card.flagged for card in cards)
-        title = f"{_words(band.level, by_cosine)} and above: {band.above:,} of {len(scores):,}"
-        says = f"{len(band.rows):,} pairs lie in this band; {len(cards):,} are shown, its two ends and what is between."
+        reach = f"{_words(band.level, True)} and above" if by_cosine else f"at most {_words(band.level, False)}"
+        title = f"{reach}: {band.above:,} of {len(scores):,}"
+        says = f"{_pairs(len(band.rows))} in this band"
+        says += "." if len(cards) == len(band.rows) else f"; {len(cards):,} are shown, the two ends and what is between."
         sections.append(report.section(f"band-{number}", title, report.paragraph(says, "note"), _cards(cards)))
     odd = _disagreements(neighbours, pairs) if by_cosine else np.zeros(0, np.int64)
     if len(odd):
@@ -113,7 +115,7 @@ def review_page(
         note = report.paragraph(says, "note")
         sections.append(report.section("hash", "Alike by hash, not to the detector", note, _cards(cards)))
     return report.page(
-        title=f"Which of {task}'s pictures were in training?",
+        title=f"Which pictures of {task} were in training?",
         eyebrow="Data overlap: threshold review",
         lead="Each pair is a picture of the evaluation set and the training picture that is most like it. "
         "Look from the top down; the threshold belongs above the first band with pairs that are not copies.",
@@ -150,11 +152,11 @@ def _card(
     if neighbours.same_file[row] >= 0:
         words.append("same file")
     if neighbours.bits[row] >= 0:
-        words.append(f"{neighbours.bits[row]} bits by hash")
+        words.append(f"hashes differ in {neighbours.bits[row]} of 64 bits")
     notice = "".join(f'<b style="color:var(--c2)">{report.text(mark)}</b>' for mark in marks)
     html = (
         f'<li><div class="four">{"".join(pictures)}</div><b>{scores[row]:.4f}</b>{notice}'
-        f"<span>{report.text(', '.join(words))}</span><span>{report.text(neighbours.ids[row])}<br>"
+        f"<span>{report.text(', '.join(words))}<br>{report.text(neighbours.ids[row])}<br>"
         f"{report.text(neighbours.training_ids[match])}</span></li>"
     )
     return _Card(html, bool(marks))
@@ -193,7 +195,7 @@ def _choice(neighbours: Neighbours, found: Sequence[Band], scores: np.ndarray, f
     return report.section(
         "results", "Choose a threshold",
         report.table(head, rows, caption="Levels and what lies above them"),
-        report.figure("How much of the set each threshold would call an overlap", chart, "card wide"),
+        f'<div style="margin:18px 0">{report.figure("How much of the set each threshold would call an overlap", chart)}</div>',
         report.paragraph(
             "Give the threshold back with this command (the number is an example). --not ID takes out a pair that passes and "
             "is no copy; --drop-flagged takes out all that are nearly black, of one colour or tiny."
@@ -205,6 +207,10 @@ def _choice(neighbours: Neighbours, found: Sequence[Band], scores: np.ndarray, f
 def _words(level: float, by_cosine: bool) -> str:
     # Rounded down, so that the pair at the level passes the number that is shown.
     return f"{math.floor(1e4 * level) / 1e4:.4f}" if by_cosine else f"{_bits(level)} bits"
+
+
+def _pairs(count: int) -> str:
+    return "1 pair" if count == 1 else f"{count:,} pairs"
 
 
 def _bits(level: float) -> int:

@@ -108,7 +108,8 @@ def _names(frame: Frame, rows: Sequence[Row], value: str) -> list[str]:
     for row in chosen:
         x, y = frame.at(row["contamination"], row[value])
         left = x > frame.width * 0.7
-        parts.append(label(x - 8 if left else x + 8, y - 6, row["task"], "end" if left else "start", "aside"))
+        at_y = y - 6 if row[value] >= 0 else y + 15  # away from the line at zero
+        parts.append(label(x - 8 if left else x + 8, at_y, row["task"], "end" if left else "start", "aside"))
     return parts
 
 
@@ -119,7 +120,7 @@ def _zero(frame: Frame) -> str:
 
 def _keys(record: Record) -> tuple[Key, ...]:
     level = f"p < {record.config['level']:g} after correction for {record.config['tests']} tests"
-    return Key(name=f"not significant ({level})", style=CHANCE), Key(name="significant", style=SEEN)
+    return Key(name="not significant", style=CHANCE), Key(name=f"significant ({level})", style=SEEN)
 
 
 def _title(words: str, record: Record) -> str:
