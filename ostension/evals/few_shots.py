@@ -5,15 +5,24 @@ Letters: N samples, n of them chosen, C classes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
+from ostension.data.task import Task
+from ostension.data.task_parts import chance_level
 from ostension.errors import DataError
-from ostension.evals.scores import Targets
-from ostension.runtime import numpy_generator
+from ostension.evals import metrics
+from ostension.evals.records import Metric
+from ostension.evals.scores import Targets, score_name
+from ostension.runtime import numpy_generator, seed_for
 from ostension.shapes import Bool, Int
 from ostension.store import Features
+
+Regime = Literal["paper", "few"]
+MOST_JUDGED = 4  # samples a class that CoOp's regime chooses on: 1, 2, 4, 4, 4 for 1, 2, 4, 8, 16 shots
 
 
 def nested_shots(labels: Int[np.ndarray, " N"], shots: Sequence[int], seed: int) -> dict[int, Int[np.ndarray, " n"]]:
@@ -69,3 +78,77 @@ def joined(*parts: Features) -> Features:
         ids=tuple(f"{number}/{one}" for number, part in enumerate(parts) for one in part.ids),
         facts=first.facts,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """Some samples a class, and those that settings are chosen on.
+
+    Attributes:
+        shots: how many a class.
+        train: (n,) positions in the split "train".
+        judged: (m,) positions in the split that `judged_in` names.
+        judged_in: "val", or "train" where there is no "val".
+    """
+
+    shots: int
+    train: Int[np.ndarray, " n"]
+    judged: Int[np.ndarray, " m"]
+    judged_in: str
+
+
+def draws(
+    train: Int[np.ndarray, " N"],
+    val: Int[np.ndarray, " M"] | None,
+    *,
+    shots: Sequence[int],
+    regime: Regime,
+    share: float,
+    seed: int,
+) -> list[Draw]:
+    """One draw for every number of shots, nested in each other.
+
+    In the regime "paper" settings are chosen on the whole split "val", which is not what few labels mean, but what the paper
+    did (openai/CLIP, issue 128); where there is none, on a share of train that nothing is drawn from. In the regime "few" they
+    are chosen on min(shots, 4) further samples a class, out of "val" or else out of what is left of train.
+
+    Args:
+        train, val: labels.
+
+    Raises:
+        DataError: if nothing is left to choose on.
+    """
+    if regime == "paper":
+        out = np.zeros(len(train), dtype=bool) if val is not None else held_out(train, share, seed)
+        pool = np.flatnonzero(~out)
+        judged = np.flatnonzero(out) if val is None else np.arange(len(val))
+        place = "train" if val is None else "val"
+        return [Draw(k, pool[rows], judged, place) for k, rows in nested_shots(train[pool], shots, seed).items()]
+    found = []
+    for k, rows in nested_shots(train, shots, seed).items():
+        left = np.setdiff1d(np.arange(len(train)), rows) if val is None else np.arange(len(val))
+        labels = train if val is None else val
+        if not len(left):
+            what = f"all {len(train)} samples of train are drawn at {k} a class, so none is left to choose on"
+            raise DataError(what, fix="ask for fewer shots, or add a split val")
+        few = min(k, MOST_JUDGED)
+        judged = left[nested_shots(labels[left], (few,), seed_for(seed, "judged"))[few]]
+        found.append(Draw(k, rows, judged, "train" if val is None else "val"))
+    return found
+
+
+def mean_metric(
+    task: Task, values: Sequence[float], correct: Bool[np.ndarray, "R N"], targets: Int[np.ndarray, " N"], *, seed: int
+) -> Metric:
+    """The mean of a score over R draws.
+
+    For accuracies the interval is a bootstrap over test samples of how often each was right: it covers the choice of test
+    samples, not that of training samples, whose spread stands in the curve. Other metrics have none.
+    """
+    chance = chance_level(task.metric, task.num_classes, None)[0]
+    interval = None
+    if score_name(task) in ("accuracy", "mean_per_class"):
+        _, members, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+        each = np.ones(len(targets)) if score_name(task) == "accuracy" else len(targets) / (len(sizes) * sizes[members])
+        interval = metrics.bootstrap_interval(each * correct.mean(axis=0), seed=seed)
+    return Metric(value=float(np.mean(values)), count=len(targets), chance=chance, interval=interval)

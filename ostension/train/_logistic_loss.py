@@ -22,8 +22,10 @@ class Loss(Protocol):
 
     bound: float
 
-    def residual(self, logits: Tensor, part: slice, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The loss (float64, 0-d) of the samples `part`, and its derivative by their logits (n, C); `logits` is used up."""
+    def residual(self, logits: Tensor, part: slice, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of the samples `part`, its derivative by their logits (n, C), and the size of the numbers whose differences
+        the loss is, by which its rounding is known; both sums 0-d in float64. `logits` is used up.
+        """
 
     def class_curvature(self, logits: Tensor, part: slice, weights: Tensor | None) -> Tensor:
         """The sum over samples of the loss's second derivative by the logits (C, C); `logits` is used up."""
@@ -37,15 +39,18 @@ class SoftmaxLoss:
     def __init__(self, labels: Tensor):
         self.labels = labels
 
-    def residual(self, logits: Tensor, part: slice, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    def residual(self, logits: Tensor, part: slice, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         own = self.labels[part, None]
         logs = torch.log_softmax(logits, dim=1)
-        losses = logs.gather(1, own).squeeze(1).double()
+        losses = -logs.gather(1, own).squeeze(1).double()
+        size = logits.gather(1, own).abs().sum(dtype=torch.float64) + losses.sum()
         residual = logs.clamp_(min=LOG_FLOOR).exp_()
-        residual.scatter_add_(1, own, residual.new_full(own.shape, -1.0))
+        # p_y - 1 as minus the sum of the others: p_y itself is rounded at 1, they are not, and the sum is zero as it must be.
+        residual.scatter_(1, own, 0.0)
+        residual.scatter_(1, own, -residual.sum(1, keepdim=True))
         if weights is None:
-            return -losses.sum(), residual
-        return -(losses * weights[part]).sum(), residual.mul_(weights[part, None].to(residual.dtype))
+            return losses.sum(), residual, size
+        return (losses * weights[part]).sum(), residual.mul_(weights[part, None].to(residual.dtype)), size
 
     def class_curvature(self, logits: Tensor, part: slice, weights: Tensor | None) -> Tensor:
         shares = torch.softmax(logits.sub_(logits.amax(1, keepdim=True)).clamp_(min=LOG_FLOOR), dim=1)
@@ -61,13 +66,15 @@ class SigmoidLoss:
     def __init__(self, targets: Tensor):
         self.targets = targets
 
-    def residual(self, logits: Tensor, part: slice, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    def residual(self, logits: Tensor, part: slice, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         targets = self.targets[part].to(logits.dtype)
-        losses = (torch.nn.functional.softplus(logits) - targets * logits).sum(1, dtype=torch.float64)
+        own = targets * logits
+        losses = (torch.nn.functional.softplus(logits) - own).sum(1, dtype=torch.float64)
+        size = own.abs().sum(dtype=torch.float64) + losses.sum()
         residual = logits.clamp_(min=LOG_FLOOR).sigmoid_() - targets
         if weights is None:
-            return losses.sum(), residual
-        return (losses * weights[part]).sum(), residual.mul_(weights[part, None].to(residual.dtype))
+            return losses.sum(), residual, size
+        return (losses * weights[part]).sum(), residual.mul_(weights[part, None].to(residual.dtype)), size
 
     def class_curvature(self, logits: Tensor, part: slice, weights: Tensor | None) -> Tensor:
         shares = logits.clamp_(min=LOG_FLOOR).sigmoid_()

@@ -46,10 +46,15 @@ LossName = Literal["softmax", "sigmoid"]
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 1000  # of one strength
 ARMIJO = 1e-4
-MAX_HALVINGS = 20
+MAX_CUTS = 20
+LEAST_CUT, MOST_CUT = 0.05, 0.6  # what is left of a step that was too long
+MAX_OVERSHOOT = 0.9  # Hager and Zhang's approximate Wolfe condition
 # Steps without a smaller gradient or a smaller objective after which the arithmetic has given what it has.
 STALLED = 20
-REFRESH = math.log(10) * 0.999  # the preconditioner is made anew after a decade of strengths
+# The preconditioner is made anew after a decade of strengths, and where one of them takes so many steps: the curvature at its
+# start was then not that along its way.
+REFRESH = math.log(10) * 0.999
+RENEWED = 15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,6 +182,7 @@ class LogisticPath:
         self.memory = Memory()
         self.inverse: Preconditioner | None = None
         self.inverse_at = math.inf
+        self.rounding = 0.0  # of J at the last point
         self.bounded = False
 
     def fit(self, strengths: Sequence[float]) -> LogisticFit:
@@ -219,24 +225,29 @@ class LogisticPath:
             objective, gradient = _with_penalty(point, loss, slope, penalty)
             norm = self._norm(gradient)
             iterations += 1
-            better = norm < best[0] or objective < best[1] - self._rounding(objective)
+            if iterations % RENEWED == 0:
+                self._refresh(point)
+            better = norm < best[0] or objective < best[1] - self.rounding
             best, stalled = (min(norm, best[0]), min(objective, best[1])), 0 if better else stalled + 1
         return Solution(point, loss, objective, norm, iterations)
 
     def _step(self, point: Tensor, objective: float, gradient: Tensor, penalty: float) -> tuple[Tensor, float, Tensor] | None:
-        """Backtrack along L-BFGS's direction: the new point, its data term and gradient; None if none is lower."""
+        """Backtrack along L-BFGS's direction: the new point, its data term and gradient; None if none will do."""
         assert self.inverse is not None
         direction = self.memory.direction(gradient, penalty, self.inverse)
-        slope = float((direction * gradient).sum(dtype=torch.float64))
+        slope = _product(direction, gradient)
         step = 1.0
-        for _ in range(MAX_HALVINGS):
+        for _ in range(MAX_CUTS):
             trial = point + step * direction
             loss, turned = self._evaluate(trial)
-            value = loss + 0.5 * penalty * _square(trial)
-            # A decrease smaller than the rounding in J cannot be told from none.
-            if value <= objective + ARMIJO * step * slope + self._rounding(objective):
+            value, there = _with_penalty(trial, loss, turned, penalty)
+            steepness = _product(direction, there)
+            # Where J falls by less than its rounding, the slope says what J cannot: it must not have grown on the way.
+            flat = value <= objective + self.rounding and steepness <= -MAX_OVERSHOOT * slope
+            if value <= objective + ARMIJO * step * slope or flat:
                 return trial, loss, turned
-            step *= 0.5
+            # J is convex: the zero of the slope lies near where a straight line between both slopes has it.
+            step *= min(max(slope / (slope - steepness), LEAST_CUT), MOST_CUT) if steepness > slope else MOST_CUT
         return None
 
     def _start(self, strength: float) -> tuple[Tensor, float, Tensor]:
@@ -269,13 +280,15 @@ class LogisticPath:
         weight = self.rows.into_chunks(point[:-1])
         gradient = weight.new_zeros(weight.shape[::-1])
         bias_gradient = point.new_zeros(point.shape[1])
-        total = torch.zeros((), dtype=torch.float64)
+        total, size = torch.zeros(2, dtype=torch.float64)
         for part, logits, inputs in self._logits(weight, point[-1]):
-            loss, residual = self.loss.residual(logits, part, self.rows.weights)
+            loss, residual, part_size = self.loss.residual(logits, part, self.rows.weights)
             total += loss
+            size += part_size
             gradient.addmm_(residual.T, inputs)
             bias_gradient += residual.sum(0)
         self.passes += 1
+        self.rounding = 8 * torch.finfo(self.rows.dtype).eps * float(size) / self.rows.count
         gradient = torch.cat([self.rows.out_of_chunks(gradient.T), bias_gradient[None]])
         return float(total) / self.rows.count, gradient.div_(self.rows.count)
 
@@ -316,9 +329,6 @@ class LogisticPath:
 
     def _norm(self, gradient: Tensor) -> float:
         return math.hypot(math.sqrt(_square(gradient)) / self.rows.spread, float(gradient[-1].double().norm()))
-
-    def _rounding(self, objective: float) -> float:
-        return 8 * torch.finfo(self.rows.dtype).eps * abs(objective)
 
     def _to_original(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (C, D) and biases (C,) for the given features."""
@@ -382,6 +392,11 @@ def _with_penalty(point: Tensor, loss: float, slope: Tensor, penalty: float) -> 
     gradient = slope.clone()
     gradient[:-1].add_(point[:-1], alpha=penalty)
     return loss + 0.5 * penalty * _square(point), gradient
+
+
+def _product(left: Tensor, right: Tensor) -> float:
+    """The inner product, summed in float64."""
+    return float((left * right).sum(dtype=torch.float64))
 
 
 def _square(point: Tensor) -> float:

@@ -140,6 +140,20 @@ def test_a_prior_outside_the_span_of_few_samples_is_kept():
     assert norm[0] < 1e-9 and float(objective[0]) == pytest.approx(float(fit.objective[0]), rel=1e-10)
 
 
+def test_large_wrong_offsets_in_float32_take_no_more_passes_than_in_float64():
+    generator = torch_generator(0, "wrong")
+    features, labels = torch.randn(40, 16, generator=generator), torch.arange(40) % 5
+    offset = 20 * torch.randn(40, 5, generator=generator)
+    strengths = [10.0 ** (power / 2) for power in range(-12, 13)]
+    single, double = (
+        LogisticPath(features.to(dtype), labels, 5, offset=offset.to(dtype)) for dtype in (torch.float32, torch.float64)
+    )
+    fit = single.fit(strengths)
+    assert fit.converged.all() and certificate(fit, features, labels, offset=offset)[1].max() < 2e-5
+    double.fit(strengths)
+    assert single.passes < 2 * double.passes < 600
+
+
 def test_a_sample_of_weight_two_is_the_sample_twice():
     features, labels = planted(n=60)
     weights = torch.ones(60)
