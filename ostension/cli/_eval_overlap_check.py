@@ -25,11 +25,12 @@ class Check:
     strangers, with the precision and recall of every threshold.
 
     Example:
-      ostension eval overlap check my-pictures --detector runs/detector/model
+      ostension eval overlap check my-pictures --detector runs/detector/model --model my-clip
 
     Args:
         pictures: A folder, tar shards, Parquet, a table, an npz, or emoji:SPLIT.
         detector: Folder of a trained detector; without one, only pixels and hash are measured.
+        model: Also measure this image-text model's embeddings, which know what a picture shows but not which one it is.
         count: Pictures to draw.
         seed: Of the draw and of the changes.
         output: File for the records.
@@ -39,6 +40,7 @@ class Check:
 
     pictures: Annotated[tuple[str, ...], tyro.conf.Positional]
     detector: Path | None = None
+    model: str | None = None
     count: int = 1000
     seed: int = 0
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -52,6 +54,7 @@ class Check:
         from ostension.evals.planted_copies import encoder_rows, hash_rows, measure, pixel_rows, plant
         from ostension.evals.records import save_records
         from ostension.formats.duplicate_detector import load_detector
+        from ostension.formats.load import load
         from ostension.image.copies import CopyConfig
         from ostension.model.fingerprint import fingerprint
 
@@ -65,6 +68,10 @@ class Check:
             detector = load_detector(self.detector, device=self.device)
             known = {**facts, "weights": fingerprint(detector)}
             records["detector"] = measure(planted, encoder_rows(detector), "detector", facts=known, seed=self.seed)
+        if self.model is not None:
+            model = load(self.model, device=self.device)
+            known = {**facts, "weights": fingerprint(model)}
+            records["model"] = measure(planted, encoder_rows(model), "model", facts=known, seed=self.seed)
         for name, encode in (("pixels", pixel_rows), ("perceptual hash", hash_rows)):
             records[name] = measure(planted, encode, name, facts=facts, seed=self.seed)
         if self.output is not None:

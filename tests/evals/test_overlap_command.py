@@ -11,8 +11,11 @@ from PIL import Image
 from ostension.cli.main import main
 from ostension.evals.records import load_records
 from ostension.formats.duplicate_detector import save_detector
+from ostension.formats.load import save
 from ostension.image.transforms import PreprocessConfig
+from ostension.model.clip import CLIP
 from ostension.model.duplicate_detector import DetectorConfig, DuplicateDetector
+from ostension.model.presets import preset
 from ostension.runtime import numpy_generator
 
 
@@ -104,13 +107,15 @@ def test_without_a_detector_contents_and_hashes_are_compared(work, tmp_path, cap
 
 
 def test_check_says_how_well_copies_of_one_s_own_pictures_are_found(work, tmp_path, capsys):
+    save(CLIP(preset("tiny-vit"), seed=1), work / "clip")
     shown = printed(
-        capsys, "eval", "overlap", "check", work / "train", "--detector", work / "detector", "-o", tmp_path / "check.json"
+        capsys, "eval", "overlap", "check", work / "train", "--detector", work / "detector", "--model", work / "clip",
+        "-o", tmp_path / "check.json",
     )  # fmt: skip
     assert "10 pictures, a copy of each" in shown
     records = load_records(tmp_path / "check.json")
-    assert list(records) == ["detector", "pixels", "perceptual hash"]
-    assert records["detector"].hashes["weights"]
+    assert list(records) == ["detector", "model", "pixels", "perceptual hash"]
+    assert records["detector"].hashes["weights"] != records["model"].hashes["weights"]
 
 
 @pytest.mark.parametrize(
