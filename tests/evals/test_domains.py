@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
+import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ostension.config import from_tree
 from ostension.data.task import Task, read_task
+from ostension.data.task_data import open_task
 from ostension.errors import ConfigError, DataError
 from ostension.evals.domainbed import Checkpoint, choose, split_domain, tabulate
 from ostension.evals.inputs import ArrayInputs
@@ -180,3 +184,21 @@ def test_what_cannot_be_measured_is_said():
     with pytest.raises(ConfigError, match="enough for both parts"):
         PROTOCOL.run(inputs(art=domain(0, count=3)), CHEAP, seed=0)
     assert isinstance(PROTOCOL.run(inputs(), CHEAP, seed=0).record.headline, Metric)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("OSTENSION_DATA" not in os.environ, reason="needs OSTENSION_DATA with PACS")
+def test_pixels_of_pacs_say_less_of_a_domain_that_they_were_not_learned_from():
+    parts = {}
+    for name in read_task("pacs").splits:
+        data = open_task("pacs", split=name)
+        images = (Image.open(io.BytesIO(data.samples.image(row))).convert("RGB").resize((8, 8)) for row in range(len(data)))
+        pixels = np.stack([np.asarray(image, dtype=np.float32).ravel() / 255 - 0.5 for image in images])
+        parts[name] = Features(rows=pixels, targets=data.targets, classes=data.classes, ids=tuple(data.ids), groups=data.groups)
+    config = PROTOCOL.Config(zero_shot=False, trials=1, strengths=(1e-3,), rules=("training-domain",))
+    record = PROTOCOL.run(ArrayInputs(read_task("pacs"), parts), config, seed=0).record
+    assert len(record.details["domains"]) == 4 and record.counts["samples"] == 9991
+    for tree in record.details["checkpoints"]:
+        (left_out,) = tree["test_domains"]
+        learned = [value for name, value in tree["outside"].items() if name != left_out]
+        assert tree["inside"][left_out] < np.mean(learned)

@@ -132,7 +132,8 @@ def test_a_task_scored_otherwise_keeps_its_score_first():
     assert list(record.metrics)[:2] == ["macro_f1_present", "worst_group"] and set(record.details["groups"]) == {"l", "w"}
     assert protocol.reason_not(dataclasses.replace(task, groups={})) == "its record names no groups"
     assert protocol.reason_not(read_task("voc2007")) and protocol.reason_not(read_task("coco"))
-    assert protocol.reason_not(read_task("waterbirds")) is None
+    assert protocol.reason_not(read_task("waterbirds")) is None and protocol.reason_not(read_task("domainnet")) is None
+    assert protocol.reason_not(read_task("pacs")).startswith("each of its splits is one group")
 
 
 def test_a_part_is_held_out_of_every_class_that_has_two():

@@ -10,7 +10,7 @@ import pytest
 
 from ostension.config import from_tree
 from ostension.data.task import Task, read_task
-from ostension.errors import ConfigError
+from ostension.errors import ConfigError, DataError
 from ostension.evals.inputs import ArrayInputs
 from ostension.evals.protocol import load_protocol
 from ostension.evals.records import Metric, Record
@@ -186,6 +186,19 @@ def test_probes_on_one_split_leave_a_part_of_it_to_be_measured():
     record = PROTOCOL.run(of_styles(), PROTOCOL.Config(full=True, shots=(4,)), seed=0).record
     assert record.details["reference"] == "styles/photo, the fifth that no probe learns from"
     assert {row["x"][1] for row in record.details["rows"]} == {20} and len(record.details["rows"]) == 6
+
+
+def test_splits_are_compared_on_the_classes_that_both_have():
+    whole = of_styles().features("clay")
+    ones = whole.take(np.flatnonzero(whole.targets == 1))
+    record = PROTOCOL.run(of_styles(clay=ones), PROTOCOL.Config(), seed=0).record
+    assert [row["x"][1] for row in record.details["rows"]] == [100, 50]
+    zeros = of_styles().features("photo").take(np.arange(0, 100, 2))
+    record = PROTOCOL.run(of_styles(photo=zeros, clay=ones), PROTOCOL.Config(), seed=0).record
+    assert [row["shift"] for row in record.details["rows"]] == ["photo -> sketch"]
+    assert record.details["notes"][1:] == ["photo and clay have no class in common"]
+    with pytest.raises(DataError, match="photo and clay have no class in common"):
+        PROTOCOL.run(of_styles(photo=zeros, clay=ones, sketch=ones), PROTOCOL.Config(), seed=0)
 
 
 def test_what_has_no_shift_is_said():

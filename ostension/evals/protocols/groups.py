@@ -11,6 +11,7 @@ Details: "groups" {cell: [accuracy, samples, low, high]} of the zero-shot classi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -60,7 +61,16 @@ def reason_not(task: Task) -> str | None:
         return "a retrieval task has no classes"
     if task.takes_several:
         return "samples have several labels"
-    return None if task.groups else "its record names no groups"
+    if not task.groups:
+        return "its record names no groups"
+    measured = [split for name, split in task.splits.items() if name not in ("train", "val")]
+    if measured and all(set(split.select) & set(task.groups) and _one_value(split.select) for split in measured):
+        return "each of its splits is one group; `domains` and `robustness` compare them"
+    return None
+
+
+def _one_value(select: Mapping[str, Sequence[str]]) -> bool:
+    return all(len(values) == 1 for values in select.values())
 
 
 def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:

@@ -6,7 +6,8 @@ What is compared follows from the task:
   (x), and, where their data is there, the accuracy on them (y);
 - it keeps or pools another task's classes (ImageNet-A, ObjectNet): y, with the names of the other task pooled and with its own;
   x where the other task's data is there;
-- it has several splits (PACS's domains, styles): one of them is the reference, each other one a shift.
+- it has several splits (PACS's domains, styles): one of them is the reference, each other one a shift, both measured on the
+  classes that both have.
 
 Probes learn from the reference's training samples only ("adapting to ImageNet"), from k a class or all; with no split "train"
 they learn from four fifths of the reference, and every x is then measured on the rest. The summary `effective-robustness`
@@ -28,7 +29,7 @@ import numpy as np
 
 from ostension.config import require, to_tree
 from ostension.data.task import Task, read_task
-from ostension.errors import ConfigError, unknown_name
+from ostension.errors import ConfigError, DataError, unknown_name
 from ostension.evals import metrics
 from ostension.evals.class_maps import class_map, pool
 from ostension.evals.few_shots import draws
@@ -208,19 +209,32 @@ def _between_splits(inputs: Inputs, config: Config, seed: int) -> Found:
     others = [name for name in others if inputs.has(name)]
     origin = _Reference(inputs, reference, seed, held=bool(config.shots or config.full))
     readings, kinds = [], _heads(inputs, origin, config, seed)
+    notes = ["no test bed of ordinary models exists for these shifts: there is no effective robustness, only what is lost"]
     for heads in kinds:
         for name in others:
-            several = []
-            for head in heads:
-                known, shifted = origin.features("test", head.level), inputs.features(name, head.level)
-                x = share(right(head.logits(known), one_label(known)))
-                y = share(right(head.logits(shifted), one_label(shifted)), 1 / task.num_classes)
-                several.append(Reading(shift=f"{reference} -> {name}", kind=head.kind, x=x, y=y))
-            readings.append(mean_reading(several))
+            several = [_read_pair(head, origin, inputs, name) for head in heads]
+            if (pair := [one for one in several if one is not None]) != several or not pair:
+                notes.append(f"{reference} and {name} have no class in common")
+                continue
+            readings.append(mean_reading([dataclasses.replace(one, shift=f"{reference} -> {name}") for one in pair]))
     part = ", the fifth that no probe learns from" if origin.held else ""
-    notes = ["no test bed of ordinary models exists for these shifts: there is no effective robustness, only what is lost"]
+    notes = list(dict.fromkeys(notes))
+    if not readings:
+        raise DataError("; ".join(notes[1:]), source=task.name, expected="splits with classes in common")
     about = {"metrics": {}, "reference": f"{task.name}/{reference}{part}", "strengths": _strengths(kinds), "notes": notes}
     return readings, {}, about
+
+
+def _read_pair(head: Head, origin: _Reference, inputs: Inputs, split: str) -> Reading | None:
+    """x and y on the samples of those classes that both splits have; None if there is none."""
+    known, shifted = origin.features("test", head.level), inputs.features(split, head.level)
+    targets = one_label(known), one_label(shifted)
+    kept = np.isin(targets[0], targets[1]), np.isin(targets[1], targets[0])
+    if not kept[0].any():
+        return None
+    x = share(right(head.logits(known), targets[0])[kept[0]])
+    y = share(right(head.logits(shifted), targets[1])[kept[1]], 1 / inputs.task.num_classes)
+    return Reading(shift=split, kind=head.kind, x=x, y=y)
 
 
 class _Reference:
