@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from ostension.data.task import read_task
-from ostension.errors import DataError
+from ostension.config import from_tree
+from ostension.data.task import Task, read_task
+from ostension.errors import ConfigError, DataError
 from ostension.evals.human import COLUMNS, Answer, by_class, four_columns, published, read_answers
+from ostension.evals.inputs import ArrayInputs
+from ostension.evals.protocol import load_protocol
+from ostension.evals.records import Metric, Record
+from ostension.evals.summaries import human as summary
+from ostension.store import Features
 
 TRUTH = {"1": "cat", "2": "cat", "3": "dog", "4": "dog", "5": "dog"}
 # Per picture: right of all, right of the given ones, the vote.
@@ -97,3 +104,61 @@ def test_the_published_table_has_its_evidence():
     # One example lifts people by 22 points, a second one by nothing: the finding of the section.
     lift = [row["accuracy"] for row in table["conditions"].values()]
     assert lift[1] - lift[0] == pytest.approx(0.22) and lift[2] == lift[1]
+
+
+def pets(wrong=()) -> ArrayInputs:
+    task = from_tree(Task, {
+        "title": "Pets", "name": "pets", "version": 1, "classes": {key: [key] for key in ("cat", "dog", "owl")},
+        "templates": ["{}"], "splits": {"test": {"count": 6}}, "licence": "ours", "citation": "ours",
+    })  # fmt: skip
+    targets = np.array([0, 0, 1, 1, 2, 2])
+    seen = np.where(np.isin(np.arange(6), wrong), (targets + 1) % 3, targets)
+    features = Features(
+        rows=np.eye(3, dtype=np.float32)[seen], targets=targets, classes=("cat", "dog", "owl"),
+        ids=("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg", "c/5.jpg", "d/5.jpg"),
+    )  # fmt: skip
+    return ArrayInputs(task, {"test": features}, class_rows=np.eye(3))
+
+
+def test_people_and_model_are_measured_on_the_same_pictures(tmp_path):
+    table = tmp_path / "answers.csv"
+    rows = ["1.jpg,ann,cat", "2.jpg,ann,", "3.jpg,ann,dog", "b/4.jpg,ann,cat", "c/5.jpg,ann,cat"]
+    table.write_text("image,person,answer\n" + "\n".join(rows) + "\n")
+    protocol = load_protocol("human")
+    record = protocol.run(pets(wrong=[1, 5]), protocol.Config(answers=str(table)), seed=0).record
+    # d/5.jpg, which the model gets wrong, was shown to nobody.
+    assert record.headline.value == pytest.approx((0.5 + 1 + 1) / 3) and record.headline.count == 5
+    assert record.metrics["people"].value == pytest.approx((0.5 + 0.5 + 0) / 3)
+    assert record.details["classes"][0] == ["owl", {"": 0.0}, {"": 1.0}]
+    r, p = record.details["correlation"][""]
+    assert r == pytest.approx(-0.5) and 0 <= p <= 1 and record.details["people"] == {"": 1}
+    assert set(record.details["conditions"][""]) == set(COLUMNS)
+
+
+def test_pictures_that_are_not_the_tasks_are_named(tmp_path):
+    table = tmp_path / "answers.csv"
+    protocol = load_protocol("human")
+    absent = "1 of 1 pictures are not among the samples, such as '5.jpg'"
+    for row, message in (("5.jpg,ann,cat", absent), ("1.jpg,ann,emu", "no class")):
+        table.write_text(f"image,person,answer\n{row}\n")
+        with pytest.raises(DataError, match=message):
+            protocol.run(pets(), protocol.Config(answers=str(table)), seed=0)
+    table.write_text("image,person,answer,check\n1.jpg,ann,cat,\n9.jpg,ann,cat,dog\n")
+    with pytest.raises(DataError, match="nobody passed"):
+        protocol.run(pets(), protocol.Config(answers=str(table)), seed=0)
+    with pytest.raises(ConfigError, match="no answers are given"):
+        protocol.run(pets(), protocol.Config(), seed=0)
+    assert protocol.reason_not(read_task("voc2007")) and protocol.reason_not(read_task("coco"))
+    assert protocol.reason_not(read_task("oxford_pets")) is None
+
+
+def test_a_models_record_is_put_beside_the_published_people():
+    metric = Metric(value=0.935, count=3669)
+    record = Record(
+        protocol="zeroshot", subject="m", metrics={"mean_per_class": metric}, config={}, hashes={}, counts={},
+        task="oxford_pets", model="m", split="test",
+    )  # fmt: skip
+    (found,) = summary.run([record])
+    assert found.metrics["above people, zero-shot"].value == pytest.approx(0.398)
+    assert found.details["evidence"] == "second-hand" and len(found.details["table"]) == 4
+    assert summary.run([]) == []
