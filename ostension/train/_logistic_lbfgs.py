@@ -34,7 +34,7 @@ class Preconditioner:
 
     def __init__(self, variances: Tensor, classes: Tensor):
         curvature, self.mixing = torch.linalg.eigh(classes.double())
-        largest = float(curvature[-1])
+        largest = float(curvature[-1]) if len(curvature) else 0.0  # every class may be constant
         curvature = curvature.clamp(min=LEAST_SHARE * largest if largest > 0 else 1.0)
         self.variances, self.curvature = variances.double()[:, None], curvature
         self.mixing = self.mixing.to(variances.dtype)

@@ -67,11 +67,12 @@ class SigmoidLoss:
         self.targets = targets
 
     def residual(self, logits: Tensor, part: slice, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        targets = self.targets[part].to(logits.dtype)
-        own = targets * logits
-        losses = (torch.nn.functional.softplus(logits) - own).sum(1, dtype=torch.float64)
-        size = own.abs().sum(dtype=torch.float64) + losses.sum()
-        residual = logits.clamp_(min=LOG_FLOOR).sigmoid_() - targets
+        # With the sign s = 1 - 2 t the loss is log(1 + exp(s l)) and its derivative s / (1 + exp(-s l)): no differences.
+        signs = 1 - 2 * self.targets[part].to(logits.dtype)
+        signed = logits.mul_(signs)
+        losses = torch.nn.functional.softplus(signed).sum(1, dtype=torch.float64)
+        size = losses.sum()
+        residual = signed.clamp_(min=LOG_FLOOR).sigmoid_().mul_(signs)
         if weights is None:
             return losses.sum(), residual, size
         return (losses * weights[part]).sum(), residual.mul_(weights[part, None].to(residual.dtype)), size

@@ -151,7 +151,7 @@ def test_large_wrong_offsets_in_float32_take_no_more_passes_than_in_float64():
     fit = single.fit(strengths)
     assert fit.converged.all() and certificate(fit, features, labels, offset=offset)[1].max() < 2e-5
     double.fit(strengths)
-    assert single.passes < 2 * double.passes < 600
+    assert single.passes < 2 * double.passes < 40 * len(strengths)
 
 
 def test_a_sample_of_weight_two_is_the_sample_twice():
