@@ -40,6 +40,6 @@ def run(records: Sequence[Record]) -> list[Record]:
                 model=record.model,
                 split=record.split,
                 details={"table": told, "source": table["source"], "evidence": table["evidence"]},
-            )  # fmt: skip
+            )
         )
     return found
