@@ -50,6 +50,7 @@ class Recipe:
         weight_decay: on everything that is trained.
         warmup_epochs, warmup_lr: first epochs at a constant low rate.
         schedule: "cosine": lr (1 + cos(pi (e - w) / T)) / 2 in epoch e of T with w of warm-up; or "constant".
+        rates: factors of the learning rate by the beginning of a parameter's name; the longest beginning counts.
         views: random crops of each picture that features are computed for; 0 takes the model's own preprocessing.
     """
 
@@ -62,6 +63,7 @@ class Recipe:
     warmup_epochs: int = 1
     warmup_lr: float = 1e-5
     schedule: Literal["cosine", "constant"] = "cosine"
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)
     views: int = 8
 
     def __post_init__(self):
@@ -71,7 +73,14 @@ class Recipe:
         require(0 <= self.momentum < 1, "recipe.momentum", self.momentum, "0 up to, not including, 1")
         require(self.weight_decay >= 0, "recipe.weight_decay", self.weight_decay, "0 or more")
         require(self.warmup_epochs >= 0, "recipe.warmup_epochs", self.warmup_epochs, "0 or more")
+        for prefix, factor in self.rates.items():
+            require(factor > 0, f"recipe.rates[{prefix!r}]", factor, "more than 0")
         require(self.views >= 0, "recipe.views", self.views, "0 or more")
+
+    def factor(self, name: str) -> float:
+        """What the learning rate of a parameter is multiplied by."""
+        prefixes = [prefix for prefix in self.rates if name.startswith(prefix)]
+        return self.rates[max(prefixes, key=len)] if prefixes else 1.0
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0.
@@ -95,6 +104,7 @@ class Batch:
         targets: (B,) classes.
         domains: (B,) numbers of domains, or None.
         indices: (B,) which pictures these are.
+        epoch: counted from 0.
         generator: of whatever the loss draws.
     """
 
@@ -103,6 +113,7 @@ class Batch:
     targets: Int[Tensor, " B"]
     domains: Int[Tensor, " B"] | None
     indices: Int[np.ndarray, " B"]
+    epoch: int
     generator: torch.Generator
 
 
@@ -149,7 +160,7 @@ def fit_addition(
         CheckpointError: for a kept state of other settings.
     """
     parameters = dict(addition.named_parameters())
-    optimizer = _optimizer(list(parameters.values()), recipe)
+    optimizer = _optimizer(parameters, recipe)
     cached = None if addition.needs_images else data.features(addition.model, recipe.views)
     identity = _identity(addition, data, recipe, seed)
     history = [] if folder is None else _restore(folder, addition, optimizer, identity)
@@ -158,7 +169,7 @@ def fit_addition(
         for epoch in range(len(history), recipe.epochs):
             torch.manual_seed(seed_for(seed, "fit", epoch))  # dropout and the like
             for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(epoch)
+                group["lr"] = recipe.rate(epoch) * group["factor"]
             losses = []
             for batch in _batches(addition, data, cached, recipe, seed, epoch):
                 loss = addition.loss(batch)
@@ -216,7 +227,7 @@ def _batches(
             images = data.pixels(addition.model, indices, seed=seed, epoch=epoch if recipe.views else None).to(device)
         yield Batch(
             features=features, images=images, targets=data.labels[rows].to(device),
-            domains=None if domains is None else domains[rows], indices=indices, generator=drawn,
+            domains=None if domains is None else domains[rows], indices=indices, epoch=epoch, generator=drawn,
         )  # fmt: skip
 
 
@@ -243,10 +254,11 @@ def _by_domain(data: Labelled, recipe: Recipe, generator: np.random.Generator) -
         yield np.concatenate([part[step] for part in rows])
 
 
-def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(parameters: dict[str, nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    groups = [{"params": [parameter], "factor": recipe.factor(name)} for name, parameter in parameters.items()]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
 def _identity(addition: Addition, data: Labelled, recipe: Recipe, seed: int) -> str:

@@ -139,6 +139,24 @@ class Addition(nn.Module):
         assert issubclass(made, AdditionPredictor)
         return made(self, templates)
 
+    def settle(self) -> None:
+        """Drop what only training uses."""
+
+    def receive(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the tensors of another one with the same settings.
+
+        Raises:
+            CheckpointError: for tensors of other names or shapes.
+        """
+        self.settle()
+        wanted = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        found = {name: tuple(value.shape) for name, value in tensors.items()}
+        if wanted != found:
+            odd = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+            first = f"{odd[0]} is {found.get(odd[0], 'missing')}"
+            raise CheckpointError(first, expected=f"{wanted.get(odd[0], 'nothing')}, which {self.kind} with these settings has")
+        self.load_state_dict(dict(tensors))
+
     def bound(self, class_names: Sequence[str]) -> Addition:
         """The same with other class names.
 
@@ -147,8 +165,9 @@ class Addition(nn.Module):
         """
         if not self.binds:
             raise ConfigError(f"what {self.kind} has learned belongs to its {self.num_classes} classes", fix="adapt it again")
-        other = type(self)(self.model, self.config, class_names).to(next(self.parameters()).device)
-        other.load_state_dict(self.state_dict())
+        other = type(self)(self.model, self.config, class_names).to(self.model.device)
+        self.settle()
+        other.receive(self.state_dict())
         return other
 
 
@@ -159,6 +178,7 @@ class AdditionPredictor(Predictor):
     addition: ClassVar[type[Addition]]
 
     def __init__(self, module: Addition, templates: Sequence[str] = ()):
+        module.settle()
         self.module = module.eval().requires_grad_(False)
         weights = self._constant()
         self.class_names, self.templates = module.class_names, tuple(templates)
@@ -200,9 +220,5 @@ class AdditionPredictor(Predictor):
     def from_state(cls, settings: dict[str, Any], tensors: dict[str, Tensor], encoder: Any) -> AdditionPredictor:
         config = from_tree(cls.addition.config_type, settings["config"], source="predictor.json")
         module = cls.addition(encoder, config, settings["class_names"])
-        wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in tensors.items()}
-        if wanted != found:
-            raise CheckpointError(f"tensors {found}", expected=f"{wanted}, which {cls.kind} with these settings has")
-        module.load_state_dict(tensors)
+        module.receive(tensors)
         return cls(module.to(encoder.device), settings["templates"])

@@ -76,12 +76,11 @@ class CPL(Addition):
     """Conditional contexts, and how far counterfactuals go."""
 
     kind, config_type, depends = "cpl", Config, "feature"
-    binds = True
 
     def __init__(self, model: CLIP, config: Config, class_names: Sequence[str], *, seed: int = 0):
         super().__init__(model, config, class_names, seed=seed)
         self.conditional = ConditionalContext(model, config.words, self.class_names, seed)
-        # Counterfactuals serve training only, so U is no state of the predictor and new class names need none.
+        # Counterfactuals serve training only: U, u* and the features v-.
         self.reach: Tensor | None = None
         self.flips: Tensor | None = None
         self.borrowed: Tensor | None = None
@@ -89,6 +88,9 @@ class CPL(Addition):
     def weights(self, features: Tensor | None = None) -> Tensor:
         assert features is not None
         return self.conditional(features)
+
+    def settle(self) -> None:
+        self.reach = self.flips = self.borrowed = None
 
     def prepare(self, examples: Examples, seed: int) -> None:
         """Find every training picture's counterfactual before the first step."""
@@ -166,5 +168,4 @@ def fit(
     if config.weight > 0:
         addition.prepare(examples, seed)
     fit_addition(addition, examples.train, config.recipe, seed=seed, folder=folder, progress=progress)
-    addition.reach = None
     return addition.predictor()

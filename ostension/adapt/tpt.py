@@ -16,7 +16,7 @@ Letters: B pictures, V views, C classes, E embedding, N contexts, W width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,10 +105,11 @@ class TPT(Addition):
         """The rows at V_0, the same for all."""
         return self.prompts.encode(self.context)
 
-    def load_state_dict(self, state_dict, strict=True, assign=False):
+    def receive(self, tensors: Mapping[str, Tensor]) -> None:
         # Contexts of another method may have another length than the words.
-        self.context = nn.Parameter(torch.empty_like(state_dict["context"]))
-        return super().load_state_dict(state_dict, strict, assign)
+        if "context" in tensors and tensors["context"].ndim == 2:
+            self.context = nn.Parameter(torch.empty_like(tensors["context"]))
+        super().receive(tensors)
 
     def tuned(self, views: Float[Tensor, "B V E"]) -> Float[Tensor, "B N W"]:
         """The contexts of each picture after the steps."""

@@ -1,0 +1,188 @@
+"""DPT with CAVPT: text and image tokens learned together, and in the top blocks image tokens made of the likeliest classes.
+
+For each picture the frozen model ranks the classes with hand-written prompts; the top K give, from their learned text rows g_k,
+
+    q_k = A g_k;   o_k = B sum_j softmax_j(Q q_k . K z_j / sqrt(32)) z_j;   token_k = LN(o_k + q_k)
+
+where z_j are what enters the block (class token and patches, without gradients) and ten learned tokens. The tokens stand beside
+the patches for that block alone; blocks below have learned tokens of their own.
+
+    L = CE(both), after C0 epochs of  CE(text: frozen picture, learned rows) + CE(image: learned picture, hand-written rows)
+        + 0.1 CE(both);    + alpha CE(D LN(o_y), y) where the right class y is among the top K
+
+Source: Xing et al. 2023, "Dual Modality Prompt Tuning for Vision-Language Pre-Trained Model" (arXiv:2208.08340), and its code.
+Letters: B batch, C classes, K of them, N tokens, P patches, W width of the image tower, E embedding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ostension.adapt._fit import Recipe, fitting
+from ostension.adapt._init import linear, normal
+from ostension.adapt._text import ClassTokens
+from ostension.adapt._visual import vit_of
+from ostension.adapt.base import Addition, Spec
+from ostension.config import require
+from ostension.model.clip import CLIP
+from ostension.model.insert import VisualInsert
+from ostension.runtime import torch_generator
+from ostension.shapes import Float, Int
+
+ATTENTION, EARLY_BOTH = 32, 0.1  # width of queries and keys; weight of the joint loss at first
+
+SPEC = Spec(
+    title="DPT",
+    paper='Xing, Wu, Cheng, Zhang, Liang, Wang, Zhang. "Dual Modality Prompt Tuning for Vision-Language Pre-Trained Model". '
+    "IEEE Transactions on Multimedia 2023, arXiv:2208.08340",
+    trains="text contexts (16, W), image tokens (J, 10, W'), the attention of class-aware tokens and an auxiliary classifier",
+    neutral=None,
+    departures=(
+        "one optimiser, with the image side's learning rate five times the text's and one warm-up epoch for both; the code "
+        "has three optimisers, with 1 and 10",
+        "new class names drop the auxiliary classifier, which only training uses",
+        "float32; the code's mixed-precision path does not run",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings; the defaults are the code's.
+
+    Attributes:
+        length: text contexts.
+        visual_length: image tokens of each block below the class-aware ones; 0 is none.
+        top: K, the classes that tokens are made of (all if there are fewer); 0 switches class-aware tokens off.
+        class_aware: topmost blocks that have class-aware tokens.
+        extra: learned tokens among the keys.
+        alone_epochs: C0, epochs in which both sides learn against the frozen other one.
+        auxiliary: alpha.
+        template: of the hand-written prompts.
+        recipe: how it is trained; the rate is the image side's, the text's a fifth.
+    """
+
+    length: int = 16
+    visual_length: int = 10
+    top: int = 10
+    class_aware: int = 1
+    extra: int = 10
+    alone_epochs: int = 30
+    auxiliary: float = 0.3
+    template: str = "a photo of a {}."
+    recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=60, lr=0.01, rates={"context": 0.2}))
+
+    def __post_init__(self):
+        require(self.length >= 1, "length", self.length, "1 or more")
+        for key in ("visual_length", "top", "extra", "alone_epochs"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        require(self.class_aware >= 1, "class_aware", self.class_aware, "1 or more")
+        require(self.auxiliary >= 0, "auxiliary", self.auxiliary, "0 or more")
+
+
+class ClassAware(nn.Module):
+    """The tokens of one block."""
+
+    def __init__(self, width: int, embed_dim: int, extra: int, generator: torch.Generator):
+        super().__init__()
+        self.enter = linear(embed_dim, width, generator)
+        self.query = linear(width, ATTENTION, generator, bias=False)
+        self.key = linear(width, ATTENTION, generator, bias=False)
+        self.out = linear(width, width, generator, bias=False)
+        self.extra = nn.Parameter(normal((extra, width), generator))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, rows: Float[Tensor, "B K E"], patches: Float[Tensor, "B P W"]
+    ) -> tuple[Float[Tensor, "B K W"], Float[Tensor, "B K W"]]:
+        """Tokens, and LN(o) for the auxiliary classifier. No gradient goes down through the patches."""
+        asked = self.enter(rows)
+        seen = torch.cat([patches.detach(), self.extra.expand(len(patches), *self.extra.shape)], dim=1)
+        attention = (self.query(asked) @ self.key(seen).mT / ATTENTION**0.5).softmax(-1)
+        found = self.out(attention @ seen)
+        return self.norm(found + asked), self.norm(found)
+
+
+class DPT(Addition):
+    """Both sides' tokens."""
+
+    kind, config_type, needs_images = "dpt", Config, True
+    hand_written: Tensor
+
+    def __init__(self, model: CLIP, config: Config, class_names: Sequence[str], *, seed: int = 0):
+        super().__init__(model, config, class_names, seed=seed)
+        vision = vit_of(model, self.kind)
+        require(config.class_aware <= vision.layers, "class_aware", config.class_aware, f"at most {vision.layers} blocks")
+        generator, device = torch_generator(seed, "dpt"), model.device
+        self.first_aware = vision.layers - config.class_aware
+        self.context = nn.Parameter(normal((config.length, model.text.config.width), generator).to(device))
+        self.tokens = nn.Parameter(normal((vision.layers, config.visual_length, vision.width), generator).to(device))
+        self.aware = nn.ModuleList(
+            ClassAware(vision.width, model.config.embed_dim, config.extra, generator) for _ in range(config.class_aware)
+        ).to(device)
+        self.register_buffer("hand_written", model.classifier(self.class_names, [config.template]).weights, persistent=False)
+        self.prompts = ClassTokens(model, self.class_names)
+        self.classifier: nn.Linear | None = None
+        if config.top and config.auxiliary:
+            self.classifier = linear(vision.width, self.num_classes, generator, bias=False).to(device)
+
+    def weights(self, features: Tensor | None = None) -> Tensor:
+        return self.prompts.encode(self.context)
+
+    def image(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            frozen = self.model.encode_image(images, normalize=True)
+        return self._prompted(images, frozen)[0]
+
+    def _prompted(self, images: Tensor, frozen: Tensor) -> tuple[Tensor, Int[Tensor, "B K"], list[Tensor]]:
+        """Embeddings, the classes that tokens were made of, and what the auxiliary classifier reads of each block."""
+        config = self.config
+        if config.top == 0 and config.visual_length == 0:
+            return self.model.encode_image(images, normalize=True), torch.empty(len(images), 0, dtype=torch.long), []
+        top = min(config.top, self.num_classes)
+        chosen = (frozen @ self.hand_written.T.to(frozen)).topk(top, dim=1).indices if top else frozen.new_zeros(len(images), 0)
+        rows = self.weights()[chosen.long()] if top else None
+        read: list[Tensor] = []
+
+        def tokens(index: int, patches: Tensor) -> Tensor:
+            own = self.tokens[index].expand(len(patches), -1, -1)
+            if rows is None or index < self.first_aware:
+                return own
+            made, seen = self.aware[index - self.first_aware](rows, patches.float())
+            read.append(seen)
+            return made
+
+        insert = VisualInsert(tokens=self.tokens[0], deep=tokens, place="after_ln_pre")
+        return self.model.encode_image(images, normalize=True, insert=insert), chosen, read
+
+    def loss(self, batch: Any) -> Tensor:
+        config, targets = self.config, batch.targets
+        with torch.no_grad():
+            frozen = self.model.encode_image(batch.images, normalize=True)
+        features, chosen, read = self._prompted(batch.images, frozen)
+        rows = self.weights()
+
+        def cross_entropy(left: Tensor, right: Tensor) -> Tensor:
+            return F.cross_entropy(self.scale() * left @ right.T.to(left), targets)
+
+        found = cross_entropy(features, rows)
+        if batch.epoch < config.alone_epochs:
+            found = cross_entropy(frozen, rows) + cross_entropy(features, self.hand_written) + EARLY_BOTH * found
+        right = chosen == targets[:, None]
+        if self.classifier is not None and bool(right.any()):
+            answers = targets[right.any(1)]
+            parts = [F.cross_entropy(self.classifier(seen[right]), answers) for seen in read]
+            found = found + config.auxiliary * torch.stack(parts).mean()
+        return found
+
+    def settle(self) -> None:
+        self.classifier = None
+
+
+fit = fitting(DPT)
