@@ -20,7 +20,7 @@ from pathlib import Path
 from ostension.evals.elevater.detection import Annotations, wrong_with_box
 from ostension.evals.elevater.json_stream import MAX_BYTES
 from ostension.evals.elevater.sets import OPTIONAL, detection_set, detection_sets, image_sets
-from ostension.evals.elevater.submission import Header, Image, header_of, is_number, open_json, read_archive, read_entry
+from ostension.evals.elevater.submission import Header, Image, header_of, open_json, read_archive, read_entry
 
 SUM_TOLERANCE = 1e-3
 SHOTS = (0, 5, -1)  # zero-shot, few-shot, full-shot: the three tracks
@@ -72,10 +72,11 @@ class Tally:
             self.images.append(0)
         where = f"image {self.images[seed]} of seed {seed}"
         self.images[seed] += 1
-        if any(isinstance(part, list) for part in image):
+        kinds = set(map(type, image))
+        if list in kinds:
             self._boxes(image, where)
         else:
-            self._row(image, where)
+            self._row(image, where, kinds)
 
     def found(self, *kinds: str) -> list[str]:
         """The problems of these kinds in words."""
@@ -95,15 +96,15 @@ class Tally:
             else:
                 self._note("box", f"box {place} of {where} {wrong}")
 
-    def _row(self, row: Image, where: str) -> None:
+    def _row(self, row: Image, where: str, kinds: set[type]) -> None:
         if len(self.sizes) < KEPT_SIZES:
             self.sizes.setdefault(len(row), where)
-        if not all(map(is_number, row)):
+        if not kinds <= {int, float}:
             self._note("number", f"{where} holds what is no number")
             return
         if row and not (min(row) >= 0 and max(row) <= 1):
-            bad = next(part for part in row if not 0 <= part <= 1)
-            self._note("range", f"{where} has the probability {bad:g}, expected 0 to 1")
+            bad = str(next(part for part in row if not 0 <= part <= 1))[:20]
+            self._note("range", f"{where} has the probability {bad}, expected 0 to 1")
             return
         total = math.fsum(row)
         if not math.isclose(total, 1, rel_tol=SUM_TOLERANCE):

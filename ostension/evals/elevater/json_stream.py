@@ -28,6 +28,13 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SCALAR_END = re.compile(r"[,\]}\s]")
 
 
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse)
+
+
 class JsonStream:
     """A JSON document.
 
@@ -92,14 +99,19 @@ class JsonStream:
         """
         self._next()
         start = self._place
-        end = self._value_end(limit, numbers)
-        text = self._text[start:end]
+        text = self.text(limit=limit, numbers=numbers)
         try:
-            found = json.loads(text, parse_constant=self._constant)
+            return _JSON.decode(text)
         except ValueError as error:
             self._fail(f"not JSON: {str(error).splitlines()[0]}", start)
+
+    def text(self, *, limit: int = MAX_VALUE, numbers: bool = False) -> str:
+        """One whole value as it is written; whether what is between its brackets is JSON is not looked at."""
+        self._next()
+        end = self._value_end(limit, numbers)
+        text = self._text[self._place : end]
         self._place = end
-        return found
+        return text
 
     def end(self) -> None:
         """Nothing may follow."""
@@ -199,9 +211,6 @@ class JsonStream:
         if length > limit:
             where = f"at letter {self._before + self._place:,}"
             raise LimitError(f"a value of more than {limit:,} letters {where}", source=self.source)
-
-    def _constant(self, name: str) -> NoReturn:
-        raise ValueError(f"{name} is no JSON number")
 
     def _fail(self, what: str, place: int | None = None) -> NoReturn:
         at = self._before + (self._place if place is None else place)

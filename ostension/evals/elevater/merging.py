@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ostension.errors import DataError
 from ostension.evals.elevater.checking import check_file
-from ostension.evals.elevater.submission import Header, Image, archive_writer, open_json, rounded
+from ostension.evals.elevater.submission import Header, archive_writer, open_json, with_six_decimals
 
 SAME = ("model_name", "num_params", "num_visual_params", "num_backbone_params", "n_shot")
 
@@ -45,15 +45,15 @@ def merge(files: Sequence[Path], out: Path) -> list[Header]:
     return merged
 
 
-def seeds_of(path: Path) -> Iterator[Iterable[Image]]:
-    """The predictions of a file, seed by seed and image by image; each seed must be read before the next."""
+def seeds_of(path: Path) -> Iterator[Iterable[str]]:
+    """The JSON texts of a file's predictions, seed by seed and image by image; each seed must be read before the next."""
     with open_json(path) as stream:
         for name in stream.fields():
             if name != "predictions":
                 stream.value()
                 continue
             for _ in stream.items():
-                yield (rounded(stream.value(numbers=True)) for _ in stream.items())
+                yield (with_six_decimals(stream.text(numbers=True)) for _ in stream.items())
 
 
 def _merged(parts: Sequence[tuple[Path, Header]]) -> Header:

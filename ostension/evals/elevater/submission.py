@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ ARCHIVE = "all_predictions.zip"
 MEMBER = "all_predictions.json"
 NUMBERS = ("num_trainable_params", "num_params", "num_visual_params", "num_backbone_params")
 KEYS = ("model_name", "dataset_name", *NUMBERS, "n_shot", "rnd_seeds", "predictions")
+# Numbers of more than six decimals, among them those below 1e-4 as Python writes them (1.25e-05, 1.5e-06, 1e-07).
+_LONGER = re.compile(r"\.\d{7}|\.\d{2,}[eE]|\.\d[eE]-0*[6-9]|[eE]-0*(?:[7-9]|[1-9]\d)")
+ROWS = 1_024  # of float64 at a time
 HUGE = 1e15  # beyond any pixel, probability or number of parameters
 MAX_TEXT = 10_000  # letters of what is not a row
 
@@ -63,24 +67,27 @@ def write_prediction_file(path: Path, header: Header, predictions: Sequence[np.n
     Args:
         predictions: (M, C) probabilities for each of the header's seeds.
     """
-    rows = (iter(seed.astype(np.float64).round(DECIMALS)) for seed in predictions)
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
-        write_entry(handle, header, ((row.tolist() for row in seed) for seed in rows))
+        write_entry(handle, header, ((json.dumps(row.tolist()) for row in _rounded(seed)) for seed in predictions))
 
 
-def write_entry(handle: io.TextIOBase, header: Header, predictions: Iterable[Iterable[Image]]) -> None:
-    """Write one entry, an image at a time."""
+def write_entry(handle: io.TextIOBase, header: Header, predictions: Iterable[Iterable[str]]) -> None:
+    """Write one entry, an image at a time.
+
+    Args:
+        predictions: by seed, the JSON text of each image.
+    """
     handle.write(json.dumps(header.tree(), ensure_ascii=False)[:-1] + ', "predictions": [')
     for place, seed in enumerate(predictions):
         handle.write(", [" if place else "[")
         for index, image in enumerate(seed):
-            handle.write((", " if index else "") + json.dumps(image, allow_nan=False))
+            handle.write(f", {image}" if index else image)
         handle.write("]")
     handle.write("]}")
 
 
 @contextlib.contextmanager
-def archive_writer(path: Path) -> Iterator[Callable[[Header, Iterable[Iterable[Image]]], None]]:
+def archive_writer(path: Path) -> Iterator[Callable[[Header, Iterable[Iterable[str]]], None]]:
     """Give a function that adds an entry to the archive at `path`, which is there when all went well."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         # The time is fixed, so that the same predictions give the same file.
@@ -90,7 +97,7 @@ def archive_writer(path: Path) -> Iterator[Callable[[Header, Iterable[Iterable[I
             handle.write('{"data": [')
             count = 0
 
-            def add(header: Header, predictions: Iterable[Iterable[Image]]) -> None:
+            def add(header: Header, predictions: Iterable[Iterable[str]]) -> None:
                 nonlocal count
                 handle.write(", " if count else "")
                 write_entry(handle, header, predictions)
@@ -100,9 +107,18 @@ def archive_writer(path: Path) -> Iterator[Callable[[Header, Iterable[Iterable[I
             handle.write("]}")
 
 
-def rounded(image: Image) -> Image:
-    """An image's numbers with six decimals; whole numbers stay whole."""
-    return [rounded(part) if isinstance(part, list) else round(part, DECIMALS) for part in image]
+def with_six_decimals(text: str) -> str:
+    """The JSON text of an image with no number of more than six decimals; whole numbers stay whole."""
+    return json.dumps(_shortened(json.loads(text))) if _LONGER.search(text) else text
+
+
+def _shortened(image: Image) -> Image:
+    return [_shortened(part) if isinstance(part, list) else round(part, DECIMALS) for part in image]
+
+
+def _rounded(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), ROWS):
+        yield from rows[start : start + ROWS].astype(np.float64).round(DECIMALS)
 
 
 @contextlib.contextmanager

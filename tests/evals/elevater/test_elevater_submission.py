@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ostension.errors import DataError, LimitError
 from ostension.evals.elevater import sets
@@ -16,7 +18,7 @@ from ostension.evals.elevater.checking import check_archive, check_file
 from ostension.evals.elevater.detection import Annotations, boxes_of_results, read_annotations, wrong_with_box
 from ostension.evals.elevater.merging import merge
 from ostension.evals.elevater.sets import ImageSet
-from ostension.evals.elevater.submission import Header, archive_writer, write_prediction_file
+from ostension.evals.elevater.submission import Header, archive_writer, with_six_decimals, write_prediction_file
 
 HEADER = Header(
     model_name="tiny", dataset_name="one", num_trainable_params=0, num_params=10, num_visual_params=4, num_backbone_params=10,
@@ -44,11 +46,22 @@ def some_probabilities(images: int = 3, classes: int = 2, seed: int = 0) -> np.n
     return np.random.default_rng(seed).dirichlet(np.ones(classes), images)
 
 
+def texts(rows: np.ndarray) -> list[str]:
+    return [json.dumps(row) for row in rows.round(6).tolist()]
+
+
 def written(folder: Path, changes: dict, predictions: list[np.ndarray]) -> Path:
     made = header(**changes)
     path = folder / f"{made.dataset_name}-{made.rnd_seeds[0]}.json"
     write_prediction_file(path, made, predictions)
     return path
+
+
+@given(st.lists(st.floats(0, 1) | st.integers(0, 9), max_size=5))
+def test_numbers_are_cut_to_six_decimals_and_only_if_they_are_longer(row):
+    text = with_six_decimals(json.dumps([row, row]))
+    assert json.loads(text) == [[round(part, 6) for part in row]] * 2
+    assert with_six_decimals(text) == text
 
 
 def both_sets(folder: Path, seeds=(0,), **changes) -> list[Path]:
@@ -149,7 +162,7 @@ def test_what_is_wrong_with_the_whole_is_named(tmp_path, names, changes, line):
     path = tmp_path / "all.zip"
     with archive_writer(path) as add:
         for place, name in enumerate(names):
-            add(header(dataset_name=name, **(changes if place == 0 else {})), [rows[name].round(6).tolist()])
+            add(header(dataset_name=name, **(changes if place == 0 else {})), [texts(rows[name])])
     report = check_archive(path)
     assert any(line in problem for problem in report.problems)
 
@@ -158,7 +171,7 @@ def test_imagenet_may_stand_beside_the_others_and_five_shots_want_three_seeds(tm
     path = tmp_path / "all.zip"
     with archive_writer(path) as add:
         for name, images, classes in (("one", 3, 2), ("labels", 2, 3), (sets.OPTIONAL, 1, 4)):
-            add(header(dataset_name=name, n_shot=5), [some_probabilities(images, classes).tolist()])
+            add(header(dataset_name=name, n_shot=5), [texts(some_probabilities(images, classes))])
     assert check_archive(path).problems == ("rnd_seeds are [0], expected [0, 1, 2] for 5 shots",)
 
 
@@ -193,11 +206,11 @@ def test_a_detection_submission_needs_all_thirty_five(tmp_path):
     path = tmp_path / "all.zip"
     with archive_writer(path) as add:
         for name in sets.detection_sets():
-            add(header(dataset_name=name), [[[[0, 0.5, 0, 0, 1, 1]], []]])
+            add(header(dataset_name=name), [["[[0, 0.5, 0, 0, 1, 1]]", "[]"]])
     assert check_archive(path).valid
     with archive_writer(path) as add:
         for name in [*list(sets.detection_sets())[:34], "one"]:
-            add(header(dataset_name=name), [[[[0, 0.5, 0, 0, 1, 1]], []]])
+            add(header(dataset_name=name), [["[[0, 0.5, 0, 0, 1, 1]]", "[]"]])
     found = check_archive(path).problems
     assert found[0].startswith("holds image sets and detection sets") and "1 of 35 data sets are missing" in found[1]
 
