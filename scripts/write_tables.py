@@ -5,12 +5,14 @@ A page holds a pair of markers; what stands between them is made from the record
     <!-- speed: benchmarks/records/encode_image.json -->
     <!-- end -->
 
-Behind `tasks`, `suites` and `traps` stands the folder of the records instead of a file.
+Behind `tasks`, `suites` and `traps` stands the folder of the records instead of a file, behind `testbed` the table that ships.
 
 `speed` makes one table a group of a benchmark's figures, `demo` the table of the demo's results, `scaling` the points of a
 grid and its laws, `plans` the paper's models on paper, `figure2` the curves of the paper's Figure 2 on emoji, `cached` what
 was measured on cached features of released models; as long as the record of a long study does not exist (`LONG`), what
 stands between its markers stays.
+
+`detector` is what a near-duplicate detector finds of planted copies. `audit-close`, `audit-attractors` and `audit-reach` are what the class-design audit found and missed.
 
     python scripts/write_tables.py [--check]
 """
@@ -27,9 +29,13 @@ from typing import Any
 
 from ostension.data.suite import read_suite
 from ostension.data.task import read_task
+from ostension.evals.effective_robustness import baseline_of
+from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
-KINDS = "speed|demo|figure2|lit|plans|scaling|cached|tasks|suites|traps"
+KINDS = (
+    "testbed|detector|audit-close|audit-attractors|audit-reach|speed|demo|figure2|lit|plans|scaling|cached|tasks|suites|traps"
+)
 MARKED = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The demo's rows: the record, its metric, and how the row is headed.
 DEMO_ROWS = (
@@ -104,6 +110,23 @@ def trap_list(folder: Path) -> str:
     """What every record warns of."""
     tasks = [task for task in map(read_task, sorted(folder.glob("*.toml"))) if task.notes]
     return "\n".join(f"- `{task.name}`: {' '.join(task.notes)}" for task in tasks)
+
+
+def testbed_table(path: Path) -> str:
+    """The lines of the published test bed, and how far above them two released models lie."""
+    bed, models = read_testbed(path), ("resnet50_clip_zeroshot", "vit_b_32_clip_zeroshot")
+    lines = ["| shift | models | slope | intercept | r2 | OpenAI's RN50 | OpenAI's B/32 |", "|---|---|---|---|---|---|---|"]
+    for name in [*(shift.name for shift in SHIFTS), SEVEN]:
+        line, (xs, ys) = baseline_of(bed, name), bed.accuracies(name)
+        parts = line.tree()["lines"]
+        cells = [", ".join(str(part["n"]) for part in parts)]
+        cells += [
+            ", ".join(f"{part[key]:.{places}f}" for part in parts)
+            for key, places in (("slope", 4), ("intercept", 4), ("r2", 3))
+        ]
+        cells += [f"{100 * line.effective(float(xs[place]), float(ys[place])):+.1f}" for place in map(bed.place, models)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def percent(share: float) -> str:
@@ -252,12 +275,71 @@ def interval_cell(metric: Any) -> str:
 
 
 # Records that take somebody's machine for long, and come when they come.
+def audit_close(record: dict[str, Any]) -> str:
+    """The closest names of LVIS, and pairs that people confuse with where they lie."""
+    found = record["lvis"]
+    lines = ["| closest names of LVIS | distance | pairs that people confuse | distance | reported |", "|---|---|---|---|---|"]
+    for (a, b, near), (c, d, far) in zip(found["closest"], found["confused"], strict=False):
+        lines.append(f"| {a}, {b} | {near:.2f} | {c}, {d} | {far:.2f} | {'yes' if far < 0.3 else 'no'} |")
+    return "\n".join(lines)
+
+
+def audit_attractors(record: dict[str, Any]) -> str:
+    """Classes with 20 photos or more: how many they keep on even logits, and how many captions name them."""
+    lines = ["| class of COCO | photos | kept on even logits | named by the caption | reported |", "|---|---|---|---|---|"]
+    for row in record["coco"]["table"]:
+        said = "yes" if row["reported"] else ""
+        kept, named = percent(row["kept"]), percent(row["named"])
+        lines.append(f"| {row['class']} | {row['pictures']} | {kept} | {named} | {said} |")
+    return "\n".join(lines)
+
+
+def audit_reach(record: dict[str, Any]) -> str:
+    """How often planted faults are reported, and how often nothing at all is."""
+    alarms = record["alarms"]
+    lines = ["| planted in a simulated list | size | reported |", "|---|---|---|"]
+    lines += [f"| {what} | {size:g} | {percent(share)} |" for what, size, share in record["reach"]]
+    kinds = ", ".join(f"{kind} {count}" for kind, count in alarms["by_kind"].items())
+    return "\n".join([*lines, f"| nothing | | {alarms['any']} of {alarms['lists']} lists ({kinds}) |"])
+
+
+def detector_table(record: dict[str, Any]) -> str:
+    """What each way to compare pictures finds of planted copies, set by set; then each kind of change alone."""
+    lines = [
+        "| pictures | compared by | original found | average precision | recall at 99 % precision | its threshold |",
+        "|---|---|---|---|---|---|",
+    ]
+    kinds: dict[str, dict[str, dict[str, float]]] = {}
+    for name, one in record["records"].items():
+        title, way = name.split("/", 1)
+        metrics = one["metrics"]
+        threshold = metrics.get("threshold_at_99")
+        shown = [percent(metrics[key]["value"]) for key in ("accuracy", "average_precision", "recall_at_99")]
+        cut = "" if threshold is None else f"{threshold['value']:.3f}"
+        lines.append(f"| {title} ({one['counts']['pictures']:,}) | {way} | " + " | ".join([*shown, cut]) + " |")
+        if "kinds" in one["details"]:
+            kinds[f"{title}, {way.removeprefix('detector, ')}"] = one["details"]["kinds"]
+    changes = list(next(iter(kinds.values())))
+    lines += ["", "| one change alone: original found, recall at that threshold | " + " | ".join(changes) + " |"]
+    lines += ["|---" * (1 + len(changes)) + "|"]
+    for name, table in kinds.items():
+        cells = (f"{percent(table[kind]['accuracy'])}, {percent(table[kind]['recall'])}" for kind in changes)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 LONG = ("docs/records/figure2.json", "benchmarks/records/plain_loop.json")
 MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "plans": plan_table, "scaling": scaling_tables,
-    "figure2": figure2_tables, "lit": lit_table, "cached": cached_table,
+    "detector": detector_table, "figure2": figure2_tables, "lit": lit_table, "audit-close": audit_close,
+    "audit-attractors": audit_attractors, "audit-reach": audit_reach, "cached": cached_table,
 }  # fmt: skip
-LISTS: dict[str, Callable[[Path], str]] = {"tasks": task_table, "suites": suite_table, "traps": trap_list}
+LISTS: dict[str, Callable[[Path], str]] = {
+    "tasks": task_table,
+    "suites": suite_table,
+    "traps": trap_list,
+    "testbed": testbed_table,
+}
 
 
 def filled(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from ostension.evals.audit.words import known_senses, reference_words, senses_of
 from ostension.evals.inputs import ArrayInputs
 from ostension.evals.protocol import load_protocol
 from ostension.evals.records import Record
+from ostension.evals.targets import find_protocols
 from ostension.model.clip import CLIP
 from ostension.model.presets import preset
 from ostension.runtime import numpy_generator
@@ -218,3 +220,20 @@ def test_senses_are_those_of_the_word_alone():
     assert len(known_senses()) > 100 and all(len(senses) >= 2 for senses in known_senses().values())
     assert len(reference_words()) == len(set(reference_words())) >= 40
     assert not set(reference_words()) & set(known_senses())
+
+
+@pytest.mark.parametrize("page", ["class-design.md", "bias.md"])
+def test_the_python_on_the_pages_runs(page, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "howto" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_thresholds_are_settings_of_a_run():
+    (asked,) = find_protocols(["audit"], {"audit.thresholds.close": 0.2, "audit.add": ["child"]})
+    assert asked.config.thresholds.close == 0.2 and asked.config.add == ("child",)
+    (near,) = find_protocols(["near-miss"], {"near-miss.near": {"cat": ["a cat-shaped cloud"]}})
+    assert near.config.near == {"cat": ("a cat-shaped cloud",)}

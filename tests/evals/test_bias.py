@@ -8,11 +8,12 @@ import math
 import numpy as np
 import pytest
 
+from ostension.cli.main import main
 from ostension.config import to_tree
-from ostension.data.task import Task
+from ostension.data.task import Task, read_task
 from ostension.errors import ConfigError, DataError
 from ostension.evals.bias.accuracy import probe
-from ostension.evals.bias.groups import compare, compare_many, fisher, group_columns, group_rates
+from ostension.evals.bias.groups import compare, compare_many, fisher, group_columns, group_rates, known_groups
 from ostension.evals.bias.harms import added_class, category_of, fallen, harm_rates
 from ostension.evals.bias.label_sets import label_set_names, read_label_set
 from ostension.evals.bias.labels import label_skew, labels_above
@@ -33,6 +34,15 @@ def test_samples_are_split_by_fields_pairs_of_fields_and_one_value_against_the_r
     assert columns["race=a"].tolist() == ["a", "a", "not a", "not a"]
     assert columns["race+sex=a, f"].tolist() == ["a, f", "not a, f", "not a, f", "not a, f"]
     assert list(group_columns(FIELDS)) == ["race", "sex"]
+
+
+def test_groups_that_are_the_labels_are_made_of_them():
+    task = Task(title="T", version=1, classes={"f": ("woman",), "m": ("man",)}, templates=("{}",), licence="-", citation="-",
+                groups={"sex": ("m", "f"), "race": ("a", "b")})  # fmt: skip
+    rows = Features(rows=np.eye(3), targets=np.array([0, 1, 1]), classes=("f", "m"), groups={"race": np.array(["a", "b", "a"])})
+    found = known_groups(task, rows)
+    assert found["sex"].tolist() == ["f", "m", "m"] and found["race"].tolist() == ["a", "b", "a"]
+    assert set(known_groups(task, Features(rows=np.eye(3), groups=rows.groups))) == {"race"}
 
 
 def test_a_field_or_value_that_is_not_there_is_named():
@@ -224,6 +234,7 @@ def test_the_protocol_of_harms_finds_the_planted_group(tmp_path):
     assert outcome.record.details["p_corrected"]["group"]["crime"] < 1e-10
     assert outcome.record.details["added"]["share"] == 0.0
     assert set(outcome.samples) == {"id", "text", "category", "group"}
+    assert "published" not in outcome.record.details  # published shares are of other pictures
     json.dumps(to_tree(outcome.record))
     own = module.run(inputs, module.Config(label_set=str(a_label_set(tmp_path))), seed=0)
     assert own.record.details["texts"] == ["nurse", "thief"]
@@ -291,3 +302,33 @@ def test_a_label_set_with_a_text_twice_is_refused(tmp_path):
     path.write_text('title = "T"\nversion = 1\nsource = "us"\nevidence = "ours"\nneutral = ["cat", "cat"]\n')
     with pytest.raises(ConfigError, match="cat"):
         read_label_set(path)
+
+
+def test_the_label_sets_are_listed_and_shown(capsys):
+    assert main(["eval", "label-sets"]) == 0
+    assert "fairface_harms" in capsys.readouterr().out
+    assert main(["eval", "label-sets", "fairface_harms"]) == 0
+    shown = capsys.readouterr().out
+    assert "crime     suspicious person" in shown and "published crime, gender Male: 16.5 %, read" in shown
+    assert main(["eval", "label-sets", "--json"]) == 0
+    assert {json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()} == set(label_set_names())
+    assert main(["eval", "label-sets", "fairface"]) == 1
+    assert "unknown label set 'fairface'" in capsys.readouterr().err
+
+
+def test_published_shares_stand_beside_those_of_a_fairface_task():
+    module = load_protocol("bias-harms")
+    task = read_task("fairface_gender")
+    texts = [*read_label_set("fairface_harms").texts, "child"]
+    rows_of = {f"a photo of a {text}.": np.eye(len(texts))[place] for place, text in enumerate(texts)}
+    # A man like each text once; two women called "thief".
+    rows = np.concatenate([np.eye(len(texts)), np.eye(len(texts))[[18, 18]]])
+    targets = np.array([0] * len(texts) + [1, 1])
+    ages = np.array(["0-2"] * len(rows))
+    split = Features(rows=rows, targets=targets, classes=("Male", "Female"), groups={"age": ages})
+    record = module.run(ArrayInputs(task, {"test": split}, prompt_rows=rows_of), module.Config(), seed=0).record
+    found = {(one["category"], one["group"], one["added"]): one for one in record.details["published"]}
+    assert found["crime", "Male", False]["measured"] == pytest.approx(3 / 22) and found["crime", "Male", False]["value"] == 0.165
+    assert found["crime", "Female", False]["measured"] == 1.0
+    assert found["any harm", "0-2", True]["measured"] == pytest.approx(9 / 24)
+    assert found["crime", "Black", False]["measured"] is None  # these samples have no race

@@ -92,21 +92,31 @@ def _by_kind(findings: Sequence[Finding]) -> list[str]:
         several = [finding for finding in findings if finding.kind == kind]
         title, meaning = KINDS[kind]
         parts.append(f"<h3>{text(title)}</h3>{report.paragraph(meaning, 'note')}")
-        parts.append(_cards(several[:SHOWN]))
+        # What all of them say is said once.
+        common = [_do(several[0])] if len({finding.suggestion for finding in several}) == 1 < len(several) else []
+        rule = [_rule(several[0])] if len({finding.rule for finding in several}) == 1 < len(several) else []
+        parts += [*common, *rule, _cards(several[:SHOWN], do=not common, rule=not rule)]
         if several[SHOWN:]:
-            parts.append(report.details(f"{len(several) - SHOWN} more", _cards(several[SHOWN:])))
+            parts.append(report.details(f"{len(several) - SHOWN} more", _cards(several[SHOWN:], do=not common, rule=not rule)))
     return parts
 
 
-def _cards(findings: Sequence[Finding]) -> str:
+def _cards(findings: Sequence[Finding], *, do: bool, rule: bool) -> str:
     items = []
     for finding in findings:
         head = " / ".join(finding.classes[:3]) + (" ..." if len(finding.classes) > 3 else "")
         name = f"<b>{text(head)}</b>" if finding.classes else ""
         said = report.paragraph(finding.evidence[0].upper() + finding.evidence[1:] + ".")
-        do = f"<p><b>Do:</b> {text(finding.suggestion)}.</p>"
-        items.append(f"<li>{name}{said}{do}{report.paragraph(f'Reported for: {finding.rule}.', 'note')}</li>")
+        items.append(f"<li>{name}{said}{_do(finding) if do else ''}{_rule(finding) if rule else ''}</li>")
     return f'<ul class="queries">{"".join(items)}</ul>'
+
+
+def _do(finding: Finding) -> str:
+    return f"<p><b>Do:</b> {text(finding.suggestion)}.</p>"
+
+
+def _rule(finding: Finding) -> str:
+    return report.paragraph(f"Reported for: {finding.rule}.", "note")
 
 
 def _pictures(found: Audit) -> list[str]:

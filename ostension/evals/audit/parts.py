@@ -25,21 +25,21 @@ SEVERITY_WORDS = {
 }
 # Kinds in the order of the report, each with what it means for a reader who knows none of this.
 KINDS = {
-    "names": ("How names are written", "The model reads names as words of a caption; ids and underscores are no words."),
+    "missed": ("Classes that are missed", "Labelled pictures of a class that are called something else."),
     "close": ("Names that mean nearly the same to the model",
               "The rows of two names lie so close together that hardly any picture can tell them apart."),
-    "contested": ("Classes that share their pictures", "Pictures for which two classes come out nearly level."),
-    "vague": ("Names that are near to everything", "Words that the model has no clear picture of lie between the others."),
-    "ambiguous": ("Names with several senses", "The model has one row for a name, whichever sense is meant."),
-    "unstable": ("Names that change with the prompt", "The answer depends on the words around the name."),
-    "template": ("Templates that disagree", "One template gives other answers than the rest of them together."),
-    "undecided": ("Decisions that hang on a hair", "Pictures whose best two classes are within odds of 2 to 1."),
-    "probabilities": ("What a probability means", "Whether a threshold on the probability does what one thinks it does."),
-    "nothing-fits": ("Pictures of none of the classes", "A classifier must choose; here is how sure it is when it is wrong."),
     "attractor": ("Classes that take too much", "A class that wins pictures because its name fits a little of everything."),
+    "contested": ("Classes that share their pictures", "Pictures for which two classes come out nearly level."),
     "never": ("Classes that never win", "Names that no picture was given."),
     "groups": ("Classes that depend on the group", "How often a class is given differs between groups of the samples."),
-    "missed": ("Classes that are missed", "Labelled pictures of a class that are called something else."),
+    "nothing-fits": ("Pictures of none of the classes", "A classifier must choose; here is how sure it is when it is wrong."),
+    "probabilities": ("What a probability means", "Whether a threshold on the probability does what one thinks it does."),
+    "unstable": ("Names that change with the prompt", "The answer depends on the words around the name."),
+    "template": ("Templates that disagree", "One template gives other answers than the rest of them together."),
+    "ambiguous": ("Names with several senses", "The model has one row for a name, whichever sense is meant."),
+    "names": ("How names are written", "The model reads names as words of a caption; ids and underscores are no words."),
+    "undecided": ("Decisions that hang on a hair", "Pictures whose best two classes are within odds of 2 to 1."),
+    "vague": ("Names that are near to everything", "Words that the model has no clear picture of lie between the others."),
 }  # fmt: skip
 
 

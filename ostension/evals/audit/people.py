@@ -12,7 +12,6 @@ from ostension.evals.bias.groups import compare_many, counts_by_group
 from ostension.evals.statistics import clopper_pearson
 
 CONFIDENCE = 0.95
-EFFECT_HIGH = 0.3  # Cohen's medium
 MISSED_HIGH = 0.5
 
 
@@ -61,16 +60,16 @@ def _differences(
         told = " and ".join(
             f"{percent(float(shares[g]))} ({between(end)}) of {names[g]!r}" for g, end in zip((most, least), ends, strict=True)
         )
-        rule = f"corrected p below {thresholds.significance:g} and V from {thresholds.effect:g}; high from V {EFFECT_HIGH:g}"
+        rule = f"corrected p below {thresholds.significance:g} and V from {thresholds.effect:g}"
         doubt = "" if missed or subject.targets is not None else ": the groups may truly differ. If they should not, "
         found.append(
             Finding(
                 kind="groups", classes=(subject.names[place],),
-                severity="high" if effect >= EFFECT_HIGH or missed else "medium",
+                severity="high" if missed else "medium",  # without labels the groups may truly differ
                 evidence=f"{quoted(subject.names[place])} is {what} for {told} (by {field}; corrected p {p:.2g}, "
                 f"V {effect:.2f})",
                 value=effect, count=int(totals.sum()),
-                rule=rule + (", and whenever labels say that it is an error" if missed else ""),
+                rule=rule + ("; high because labels say that it is an error" if missed else ""),
                 suggestion=f"look at the pictures{doubt or '; '}a neutral class beside it, or another word, may take what it "
                 "does not mean",
             )

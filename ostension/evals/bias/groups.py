@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from ostension.data.task import Task
 from ostension.errors import DataError, unknown_name
 from ostension.evals.metrics import Interval
 from ostension.evals.statistics import ChiSquare, chi_square, clopper_pearson, holm
 from ostension.runtime import numpy_generator
 from ostension.shapes import Bool, Int
+from ostension.store import Features
 
 JOIN = ", "
 SMALL_CELL = 5  # Cochran's rule: below it chi-squared's p-value is off
@@ -95,6 +97,19 @@ class GroupRates:
             "gap": self.gap,
             **self.test.tree(),
         }
+
+
+def known_groups(task: Task, features: Features) -> dict[str, np.ndarray]:
+    """The group fields of the samples; a field of the record whose values are the class keys is made of the labels.
+
+    A table's column of labels is no group of its own: of FairFace by gender, the groups by gender are the labels.
+    """
+    found = {name: np.asarray(values).astype(str) for name, values in features.groups.items()}
+    if features.targets is not None and features.targets.ndim == 1:
+        keys = np.array(features.classes)
+        found |= {name: keys[features.targets] for name, values in task.groups.items()
+                  if name not in found and set(values) == set(features.classes)}  # fmt: skip
+    return found
 
 
 def group_columns(groups: Mapping[str, np.ndarray], by: Sequence[str] = ()) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from ostension.config import require, to_tree
 from ostension.data.task import Task
 from ostension.errors import ConfigError
 from ostension.evals.bias.accuracy import accuracy_by_group, accuracy_tree, probe
-from ostension.evals.bias.groups import CONFIDENCE, group_columns, rate
+from ostension.evals.bias.groups import CONFIDENCE, group_columns, known_groups, rate
 from ostension.evals.inputs import Inputs
 from ostension.evals.protocol import Outcome
 from ostension.evals.records import Metric, Record
@@ -62,7 +62,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     features = inputs.features("test")
     if features.targets is None:
         raise ConfigError("the samples have no labels", expected="labels, to tell who is recognised")
-    columns = group_columns(features.groups, config.by)
+    columns = group_columns(known_groups(inputs.task, features), config.by)
     guesses = {"zero_shot": (features.unit() @ inputs.classifier().T).argmax(axis=1)}
     details: dict[str, Any] = {}
     if config.probe and inputs.has("train"):

@@ -15,7 +15,7 @@ import numpy as np
 from ostension.config import require, to_tree
 from ostension.data.task import Task
 from ostension.errors import ConfigError
-from ostension.evals.bias.groups import CONFIDENCE, group_columns, rate
+from ostension.evals.bias.groups import CONFIDENCE, group_columns, known_groups, rate
 from ostension.evals.bias.harms import ANY_HARM, NEUTRAL, Change, added_class, category_names, category_of, fallen, harm_rates
 from ostension.evals.bias.label_sets import LabelSet, Published, read_label_set
 from ostension.evals.inputs import Inputs
@@ -63,7 +63,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     if not labels.categories:
         raise ConfigError(f"the label set {config.label_set!r} has no harm categories", expected="a table [categories]")
     features = inputs.features("test")
-    columns = group_columns(features.groups, config.by)
+    columns = group_columns(known_groups(inputs.task, features), config.by)
     rows, neutral = text_rows(inputs, labels, own_classes=config.neutral == "task")
     logits = inputs.scale * (features.unit() @ rows.T)
     categories = category_of({name: len(texts) for name, texts in labels.categories.items()}, len(neutral))

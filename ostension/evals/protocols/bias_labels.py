@@ -12,7 +12,7 @@ import numpy as np
 
 from ostension.config import require, to_tree
 from ostension.data.task import Task
-from ostension.evals.bias.groups import CONFIDENCE, group_columns
+from ostension.evals.bias.groups import CONFIDENCE, group_columns, known_groups
 from ostension.evals.bias.label_sets import read_label_set
 from ostension.evals.bias.labels import TOP, Threshold, label_skew
 from ostension.evals.inputs import Inputs
@@ -62,7 +62,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     """
     features = inputs.features("test")
     thresholds: tuple[Threshold, ...] = (*config.thresholds, TOP)
-    columns = group_columns(features.groups, config.by)
+    columns = group_columns(known_groups(inputs.task, features), config.by)
     hashes = inputs.hashes()
     if config.label_set:
         labels = read_label_set(config.label_set)
