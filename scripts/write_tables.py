@@ -31,10 +31,12 @@ from ostension.data.suite import read_suite
 from ostension.data.task import read_task
 from ostension.evals.effective_robustness import baseline_of
 from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
+from ostension.evals.effective_robustness import baseline_of
+from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
-    "testbed|detector|audit-close|audit-attractors|audit-reach|speed|demo|figure2|lit|plans|scaling|cached|tasks|suites|traps"
+    "testbed|testbed|detector|audit-close|audit-attractors|audit-reach|speed|demo|figure2|lit|plans|scaling|cached|tasks|suites|traps"
 )
 MARKED = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The demo's rows: the record, its metric, and how the row is headed.
@@ -110,6 +112,23 @@ def trap_list(folder: Path) -> str:
     """What every record warns of."""
     tasks = [task for task in map(read_task, sorted(folder.glob("*.toml"))) if task.notes]
     return "\n".join(f"- `{task.name}`: {' '.join(task.notes)}" for task in tasks)
+
+
+def testbed_table(path: Path) -> str:
+    """The lines of the published test bed, and how far above them two released models lie."""
+    bed, models = read_testbed(path), ("resnet50_clip_zeroshot", "vit_b_32_clip_zeroshot")
+    lines = ["| shift | models | slope | intercept | r2 | OpenAI's RN50 | OpenAI's B/32 |", "|---|---|---|---|---|---|---|"]
+    for name in [*(shift.name for shift in SHIFTS), SEVEN]:
+        line, (xs, ys) = baseline_of(bed, name), bed.accuracies(name)
+        parts = line.tree()["lines"]
+        cells = [", ".join(str(part["n"]) for part in parts)]
+        cells += [
+            ", ".join(f"{part[key]:.{places}f}" for part in parts)
+            for key, places in (("slope", 4), ("intercept", 4), ("r2", 3))
+        ]
+        cells += [f"{100 * line.effective(float(xs[place]), float(ys[place])):+.1f}" for place in map(bed.place, models)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def testbed_table(path: Path) -> str:
