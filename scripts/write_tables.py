@@ -12,7 +12,8 @@ grid and its laws, `plans` the paper's models on paper, `figure2` the curves of 
 was measured on cached features of released models; as long as the record of a long study does not exist (`LONG`), what
 stands between its markers stays.
 
-`detector` is what a near-duplicate detector finds of planted copies. `audit-close`, `audit-attractors` and `audit-reach` are what the class-design audit found and missed.
+`detector` is what a near-duplicate detector finds of planted copies.
+`audit-close`, `audit-attractors` and `audit-reach` are what the class-design audit found and missed.
 
     python scripts/write_tables.py [--check]
 """
@@ -31,12 +32,10 @@ from ostension.data.suite import read_suite
 from ostension.data.task import read_task
 from ostension.evals.effective_robustness import baseline_of
 from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
-from ostension.evals.effective_robustness import baseline_of
-from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
-    "testbed|testbed|detector|audit-close|audit-attractors|audit-reach|speed|demo|figure2|lit|plans|scaling|cached|tasks|suites|traps"
+    "testbed|detector|audit-close|audit-attractors|audit-reach|speed|demo|figure2|lit|plans|scaling|cached|tasks|suites|traps"
 )
 MARKED = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The demo's rows: the record, its metric, and how the row is headed.
@@ -112,23 +111,6 @@ def trap_list(folder: Path) -> str:
     """What every record warns of."""
     tasks = [task for task in map(read_task, sorted(folder.glob("*.toml"))) if task.notes]
     return "\n".join(f"- `{task.name}`: {' '.join(task.notes)}" for task in tasks)
-
-
-def testbed_table(path: Path) -> str:
-    """The lines of the published test bed, and how far above them two released models lie."""
-    bed, models = read_testbed(path), ("resnet50_clip_zeroshot", "vit_b_32_clip_zeroshot")
-    lines = ["| shift | models | slope | intercept | r2 | OpenAI's RN50 | OpenAI's B/32 |", "|---|---|---|---|---|---|---|"]
-    for name in [*(shift.name for shift in SHIFTS), SEVEN]:
-        line, (xs, ys) = baseline_of(bed, name), bed.accuracies(name)
-        parts = line.tree()["lines"]
-        cells = [", ".join(str(part["n"]) for part in parts)]
-        cells += [
-            ", ".join(f"{part[key]:.{places}f}" for part in parts)
-            for key, places in (("slope", 4), ("intercept", 4), ("r2", 3))
-        ]
-        cells += [f"{100 * line.effective(float(xs[place]), float(ys[place])):+.1f}" for place in map(bed.place, models)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def testbed_table(path: Path) -> str:
@@ -354,11 +336,8 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "audit-attractors": audit_attractors, "audit-reach": audit_reach, "cached": cached_table,
 }  # fmt: skip
 LISTS: dict[str, Callable[[Path], str]] = {
-    "tasks": task_table,
-    "suites": suite_table,
-    "traps": trap_list,
-    "testbed": testbed_table,
-}
+    "tasks": task_table, "suites": suite_table, "traps": trap_list, "testbed": testbed_table,
+}  # fmt: skip
 
 
 def filled(text: str) -> str:
