@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ostension.evals.chart_frame import Scale
 from ostension.evals.chart_marks import Style, mark
-from ostension.evals.charts import svg
+from ostension.evals.charts import Number, svg
 
 WIDTH, EDGE, VALUES = 420, 4, 58
 NAME, BAR, GAP, FOOT = 20, 15, 8, 40
@@ -21,11 +21,11 @@ NAME, BAR, GAP, FOOT = 20, 15, 8, 40
 class Bar:
     """One bar: its value with the words beside it, and an interval where there is one. `faint` marks what is a bound only."""
 
-    value: float
+    value: Number
     words: str
     style: Style
-    low: float | None = None
-    high: float | None = None
+    low: Number | None = None
+    high: Number | None = None
     faint: bool = False
     title: str = ""
 
@@ -37,7 +37,7 @@ class Row:
     name: str
     bars: Sequence[Bar]
     note: str = ""
-    chance: float | None = None
+    chance: Number | None = None
 
 
 def bar_chart(
@@ -47,7 +47,7 @@ def bar_chart(
     title: str,
     description: str,
     label: str,
-    lines: Sequence[tuple[float, str]] = (),
+    lines: Sequence[tuple[Number, str]] = (),
     together: bool = False,
 ) -> str:
     """An SVG of rows over one scale.
@@ -57,9 +57,9 @@ def bar_chart(
         lines: values with a name, drawn through all rows.
         together: draw a row's bars as marks on one line, without their words, to compare many models.
     """
-    right = WIDTH - (EDGE if together else VALUES)
+    right = float(WIDTH - (EDGE if together else VALUES))
 
-    def at(value: float) -> float:
+    def at(value: Number) -> float:
         return EDGE + min(max(scale.at(value), 0.0), 1.0) * (right - EDGE)
 
     def depth(row: Row) -> int:
@@ -98,12 +98,15 @@ def bar_chart(
     return svg(parts, WIDTH, height, title, description)
 
 
-def _marks(bars: Sequence[Bar], y: float, at: Callable[[float], float], right: float) -> list[str]:
+def _marks(bars: Sequence[Bar], y: Number, at: Callable[[Number], float], right: Number) -> list[str]:
     parts = [f'<line class="grid" x1="{EDGE}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>']
-    return parts + [mark(bar.style.shape, at(bar.value), y, bar.style.colour, title=bar.title or bar.words) for bar in bars]
+    for number, bar in enumerate(bars):  # a little apart, so that equal ones do not hide each other
+        place = y + min(4.0, BAR / len(bars)) * (number - (len(bars) - 1) / 2)
+        parts.append(mark(bar.style.shape, at(bar.value), place, bar.style.colour, title=bar.title or bar.words))
+    return parts
 
 
-def _bar(bar: Bar, y: float, at: Callable[[float], float], zero: float) -> list[str]:
+def _bar(bar: Bar, y: Number, at: Callable[[Number], float], zero: Number) -> list[str]:
     x = at(bar.value)
     left, width = min(x, zero), max(abs(x - zero), 0.8)
     kind = f"fill c{bar.style.colour}" + (" faint" if bar.faint else "")
@@ -111,6 +114,6 @@ def _bar(bar: Bar, y: float, at: Callable[[float], float], zero: float) -> list[
     parts = [f'<rect class="{kind}" x="{left:.1f}" y="{y - 4.5:.1f}" width="{width:.1f}" height="9" rx="2">{inside}</rect>']
     if bar.low is not None and bar.high is not None:
         parts.append(f'<line class="line whisker" x1="{at(bar.low):.1f}" x2="{at(bar.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    parts.append(mark(bar.style.shape, x, y, bar.style.colour, size=4))
+    parts.append(mark(bar.style.shape, x, y, bar.style.colour, size=4.0))
     parts.append(f'<text class="value" x="{WIDTH}" y="{y + 4.5:.1f}" text-anchor="end">{html.escape(bar.words)}</text>')
     return parts

@@ -11,7 +11,7 @@ import html
 import math
 from collections.abc import Callable, Sequence
 
-from ostension.evals.charts import short_number, svg, ticks
+from ostension.evals.charts import Number, short_number, svg, ticks
 
 LEFT, RIGHT, TOP, BOTTOM = 50, 18, 30, 42
 # Shares at which an axis in logits may have a tick.
@@ -24,30 +24,30 @@ MIN_TICK_DISTANCE = 0.075  # of the axis' length
 class Scale:
     """An axis: its ends and ticks in the data's unit, and the function that makes it even."""
 
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-    even: Callable[[float], float]
-    words: Callable[[float], str]
+    low: Number
+    high: Number
+    ticks: tuple[Number, ...]
+    even: Callable[[Number], float]
+    words: Callable[[Number], str]
 
-    def at(self, value: float) -> float:
+    def at(self, value: Number) -> float:
         """Where a value lies between the ends, 0 to 1."""
         low, high = self.even(self.low), self.even(self.high)
         return (self.even(value) - low) / ((high - low) or 1.0)
 
 
-def percent_words(value: float) -> str:
+def percent_words(value: Number) -> str:
     """A share on an axis: "12.5 %"."""
     return f"{round(100 * value, 6):g} %"
 
 
-def points_words(value: float) -> str:
+def points_words(value: Number) -> str:
     """A difference of shares on an axis, in percentage points with its sign."""
     return f"{round(100 * value, 6):+g}".replace("-", "−") if value else "0"
 
 
 def linear(
-    values: Sequence[float], *, words: Callable[[float], str] = percent_words, zero: bool = False, ends: bool = True
+    values: Sequence[Number], *, words: Callable[[Number], str] = percent_words, zero: bool = False, ends: bool = True
 ) -> Scale:
     """An even scale over the values, from 0 if `zero`; it ends at a tick, or with `ends=False` at the outermost values."""
     low, high = min(values), max(values)
@@ -58,22 +58,22 @@ def linear(
     return Scale(low=low, high=high, ticks=tuple(t for t in found if low <= t <= high), even=float, words=words)
 
 
-def shots(values: Sequence[float]) -> Scale:
+def shots(values: Sequence[Number]) -> Scale:
     """Samples a class on a scale of doublings; 0 lies one doubling below the smallest other value."""
     positive = sorted({value for value in values if value > 0})
     floor = math.log2(positive[0]) - 1
     found = sorted({0.0, *positive}) if min(values) == 0 else positive
 
-    def even(value: float) -> float:
+    def even(value: Number) -> float:
         return math.log2(value) if value > 0 else floor
 
     return Scale(low=found[0], high=found[-1], ticks=tuple(found), even=even, words=short_number)
 
 
-def logits(values: Sequence[float]) -> Scale:
+def logits(values: Sequence[Number]) -> Scale:
     """Shares on an axis that is even in ln(p / (1 - p)), with some room at both ends."""
 
-    def even(value: float) -> float:
+    def even(value: Number) -> float:
         value = min(max(value, LOGIT_LIMITS[0]), LOGIT_LIMITS[1])
         return math.log(value / (1 - value))
 
@@ -103,12 +103,12 @@ class Frame:
     height: int = 400
     left: int = LEFT
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
+    def at(self, x: Number, y: Number) -> tuple[float, float]:
         """The place of a point, in the units of the picture."""
         inner_width, inner_height = self.width - self.left - RIGHT, self.height - TOP - BOTTOM
         return self.left + self.x.at(x) * inner_width, self.height - BOTTOM - self.y.at(y) * inner_height
 
-    def path(self, points: Sequence[tuple[float, float]]) -> str:
+    def path(self, points: Sequence[tuple[Number, Number]]) -> str:
         """Places of several points, as SVG writes them."""
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
 
@@ -139,6 +139,6 @@ class Frame:
         return svg([*self.axes(), *parts], self.width, self.height, title, description)
 
 
-def label(x: float | int, y: float | int, words: str, anchor: str = "start", kind: str = "tick") -> str:
+def label(x: Number, y: Number, words: str, anchor: str = "start", kind: str = "tick") -> str:
     """Words at a place; `kind` is a class of `chart.css`: "tick", "axis", "label", "value" or "aside"."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(words)}</text>'

@@ -7,8 +7,11 @@ import html
 import math
 from collections.abc import Sequence
 
+from ostension.evals.charts import Number
+
 COLOURS, SHAPES = 6, 8
 KEY_WIDTH = 26
+SMALL = 3.5  # below it a rim of the usual width would hide the mark
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,9 +37,9 @@ def style_of(index: int) -> Style:
     return Style(colour=index % COLOURS + 1, shape=index % SHAPES, dashed=index >= COLOURS)
 
 
-def mark(shape: int, x: float, y: float, colour: int, *, size: float = 5.0, title: str = "") -> str:
+def mark(shape: int, x: Number, y: Number, colour: int, *, size: Number = 5.0, title: str = "") -> str:
     """A mark at a place: circle, square, triangle, diamond, triangle on its tip, pentagon, cross, star. `title` on hovering."""
-    style = f'class="dot c{colour}"'
+    style = f'class="dot{" small" if size < SMALL else ""} c{colour}"'
     inside = f"<title>{html.escape(title)}</title>" if title else ""
     if shape == 0:
         return f'<circle {style} cx="{x:.1f}" cy="{y:.1f}" r="{size:g}">{inside}</circle>'
@@ -44,7 +47,7 @@ def mark(shape: int, x: float, y: float, colour: int, *, size: float = 5.0, titl
     return f'<polygon {style} points="{points}">{inside}</polygon>'
 
 
-def star(x: float, y: float, colour: int, *, title: str = "") -> str:
+def star(x: Number, y: Number, colour: int, *, title: str = "") -> str:
     """The star that stands for zero-shot."""
     return mark(7, x, y, colour, size=8.5, title=title)
 
@@ -60,7 +63,7 @@ def keys_html(keys: Sequence[Key]) -> str:
     return '<ul class="legend">' + "".join(listed) + "</ul>"
 
 
-def keys_svg(keys: Sequence[Key], left: float, top: float) -> tuple[list[str], float]:
+def keys_svg(keys: Sequence[Key], left: Number, top: Number) -> tuple[list[str], float]:
     """The same legend as parts of an SVG, one entry a line, and the height that it takes."""
     parts = []
     for row, key in enumerate(keys):
@@ -70,7 +73,7 @@ def keys_svg(keys: Sequence[Key], left: float, top: float) -> tuple[list[str], f
     return parts, 20.0 * len(keys)
 
 
-def _swatch(key: Key, left: float, y: float) -> str:
+def _swatch(key: Key, left: Number, y: Number) -> str:
     style = key.style
     middle = left + KEY_WIDTH / 2
     if key.what == "star":
@@ -84,18 +87,18 @@ def _swatch(key: Key, left: float, y: float) -> str:
     return {"mark": dot, "line": line, "plain": line, "both": line + dot}[key.what]
 
 
-def _polygon(corners: int, turn: float, scale: float) -> list[tuple[float, float]]:
+def _polygon(corners: int, turn: float, scale: float) -> list[tuple[Number, Number]]:
     angles = [2 * math.pi * corner / corners + turn for corner in range(corners)]
     return [(scale * math.sin(angle), -scale * math.cos(angle)) for angle in angles]
 
 
-def _star() -> list[tuple[float, float]]:
+def _star() -> list[tuple[Number, Number]]:
     outer, inner = _polygon(5, 0.0, 1.15), _polygon(5, math.pi / 5, 0.5)
     return [point for pair in zip(outer, inner, strict=True) for point in pair]
 
 
 # Scaled so that all have about the area of the circle.
-_OUTLINES: dict[int, list[tuple[float, float]]] = {
+_OUTLINES: dict[int, list[tuple[Number, Number]]] = {
     1: _polygon(4, math.pi / 4, 1.25),
     2: _polygon(3, 0.0, 1.45),
     3: _polygon(4, 0.0, 1.25),

@@ -11,6 +11,7 @@ import html
 import math
 from collections.abc import Callable, Sequence
 
+Number = float | int  # what a place may be given as; records hold both
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 34  # margins of a line chart, for tick labels of five letters
 
 
@@ -118,7 +119,7 @@ def interval_plot(rows: Sequence[Estimate], *, title: str, description: str, wid
     return svg(parts, width, height, title, description)
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
+def ticks(low: Number, high: Number, count: int = 5) -> list[float]:
     """About `count` round numbers that span `low` to `high`."""
     if high <= low:
         high = low + (abs(low) or 1.0)
@@ -129,7 +130,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def short_number(value: float) -> str:
+def short_number(value: Number) -> str:
     """A number for an axis: 1200 becomes 1.2k."""
     return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 

@@ -7,8 +7,19 @@ from collections.abc import Sequence
 
 from ostension.evals.records import Record
 from ostension.evals.results import Result
-from ostension.evals.results_tables import no_better_than_chance
-from ostension.evals.selection import find, kind, metric_words, models, one, published, target, task_title, tasks
+from ostension.evals.results_tables import in_order, no_better_than_chance
+from ostension.evals.selection import (
+    find,
+    kind,
+    metric_words,
+    models,
+    one,
+    protocol_words,
+    published,
+    target,
+    task_title,
+    tasks,
+)
 
 TILES = 4
 NAMED = 3  # sets that a sentence names
@@ -18,11 +29,7 @@ def headline_tiles(results: Sequence[Result], summaries: Sequence[Record]) -> li
     """The numbers at the head of the page, with what they are: scores of suites, else means over sets."""
     records = [result.record for result in results]
     names = models(records)
-    tiles = [
-        (_percent(record.headline.value), f"{record.subject}")
-        for record in summaries
-        if kind(record.protocol) == "suitescore" and _is_share(record.headline.value)
-    ]
+    tiles = [_suite_tile(record, len(names)) for record in best_suites(summaries)]
     if len(names) > 1:
         shared = common_tasks(records, "zeroshot", names)
         means = {name: mean_score(records, "zeroshot", name, shared) for name in names if shared}
@@ -42,6 +49,28 @@ def headline_tiles(results: Sequence[Result], summaries: Sequence[Record]) -> li
         tiles = [(_percent(r.headline.value), f"{metric_words(next(iter(r.metrics)))}, {task_title(target(r))}")
                  for r in records if _is_share(r.headline.value)]  # fmt: skip
     return tiles[:TILES]
+
+
+def best_suites(summaries: Sequence[Record]) -> list[Record]:
+    """Of the scores of suites the one of the largest suite for each protocol and model, protocols in the order of interest."""
+    found: dict[tuple[str, str], Record] = {}
+    for record in summaries:
+        if kind(record.protocol) == "suitescore":
+            place = record.config["of"], record.model
+            if place not in found or record.counts["measured"] > found[place].counts["measured"]:
+                found[place] = record
+    order = {name: number for number, name in enumerate(in_order([of for of, _ in found]))}
+    return sorted(found.values(), key=lambda record: (order[record.config["of"]], -record.headline.value))
+
+
+def _suite_tile(record: Record, num_models: int) -> tuple[str, str]:
+    """A suite's score, or the mean of what was measured of it, which is said."""
+    measured, whole = record.counts["measured"], record.counts["tasks"]
+    what = f"mean of the {whole} sets of {record.task}"
+    if measured < whole:
+        what = f"mean of {measured} of the {whole} sets of {record.task}, which is no score of it"
+    words = f"{protocol_words(record.config['of'])}, {what}"
+    return _percent(record.headline.value), f"{record.model}: {words}" if num_models > 1 else words
 
 
 def mean_score(records: Sequence[Record], protocol: str, model: str, chosen: Sequence[str]) -> float:
@@ -181,7 +210,7 @@ def _points(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}\u00a0%"
 
 
 def _is_share(value: float) -> bool:

@@ -101,7 +101,7 @@ def _limits(results: Sequence[Result]) -> str:
         parts += report.notice("A limited run", report.paragraph(words), kind="bad")
     absent = missing(results)
     if absent:
-        parts += report.notice(f"Not measured: {len(absent)} of the combinations", _folded(absent))
+        parts += report.notice("Not measured", _folded(absent))
     notes = _notes(results)
     if notes:
         parts += report.notice("To know when reading", _folded(notes))

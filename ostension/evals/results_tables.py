@@ -64,22 +64,37 @@ def by_own_metric(record: Record) -> bool:
 
 def ordered_protocols(records: Sequence[Record]) -> list[str]:
     """The protocols that measured, those first that readers look for first."""
-    found = list(dict.fromkeys(record.protocol for record in records))
+    return in_order([record.protocol for record in records])
+
+
+def in_order(protocols: Sequence[str]) -> list[str]:
+    """Protocols, each once, those first that readers look for first."""
+    found = list(dict.fromkeys(protocols))
     return sorted(found, key=lambda name: FIRST.index(kind(name)) if kind(name) in FIRST else len(FIRST))
 
 
 def missing(results: Sequence[Result]) -> list[str]:
-    """What one model or set has and another has not, a line each; what a protocol cannot measure is not missing."""
+    """What was not measured although it could have been, a line for each protocol and the models that lack the same sets.
+
+    A set counts as missing where another model has it, or where the protocol was measured on at least half of the sets that it
+    can measure; a protocol that was asked for on a few sets only is not missing on all others.
+    """
     present = {result.place for result in results}
     names = list(dict.fromkeys(result.record.model for result in results))
     targets = list(dict.fromkeys(result.target for result in results))
     lines = []
     for protocol in ordered_protocols([result.record for result in results]):
-        for task in targets:
-            absent = [name for name in names if (name, task, protocol) not in present]
-            if absent and not _cannot(protocol, task):
-                who = "" if len(names) == 1 else f" for {', '.join(absent)}"
-                lines.append(f"{protocol_words(protocol)} on {task_title(task)}{who}")
+        fitting = [task for task in targets if not _cannot(protocol, task)]
+        usual = {task for task in fitting if any((name, task, protocol) in present for name in names)}
+        expected = fitting if 2 * len(usual) >= len(fitting) else [task for task in fitting if task in usual]
+        lacking: dict[tuple[str, ...], list[str]] = {}
+        for task in expected:
+            absent = tuple(name for name in names if (name, task, protocol) not in present)
+            if absent:
+                lacking.setdefault(absent, []).append(task_title(task))
+        for absent, titles in lacking.items():
+            who = "" if len(names) == 1 else f" of {', '.join(absent)}"
+            lines.append(f"{protocol_words(protocol)}{who}: {', '.join(titles)}")
     return lines
 
 

@@ -94,7 +94,7 @@ def published(task: str, protocol: str, model: str) -> tuple[float, Oracle] | No
     names = {"zeroshot": "zero-shot", "probe": "linear-probe"}
     for oracle in shipped(task).oracles:
         if oracle.protocol == names.get(kind(protocol), protocol) and oracle.weights == "openai" and model in oracle.values:
-            return oracle.values[model] / 100, oracle
+            return round(oracle.values[model] / 100, 6), oracle  # a percentage divided by 100 has digits of no meaning
     return None
 
 

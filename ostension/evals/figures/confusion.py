@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ostension.data.task import TASKS, shipped
 from ostension.evals import report
-from ostension.evals.charts import svg
+from ostension.evals.charts import Number, svg
 from ostension.evals.figure import Figure
 from ostension.evals.records import Record
 from ostension.evals.selection import find, slug, target, task_title
@@ -32,7 +32,7 @@ def _most(record: Record) -> int:
 
 def _of_record(record: Record) -> Figure:
     pairs = [(str(true), str(given), int(count)) for true, given, count in record.details["confusion"]]
-    per_class: Mapping[str, float] = record.details.get("per_class", {})
+    per_class: Mapping[str, Number] = record.details.get("per_class", {})
     counts: Mapping[str, int] = record.details.get("class_counts", {})
     names = class_names(record.task)
     whole = sum(counts.values()) or record.headline.count
@@ -70,7 +70,7 @@ def class_names(task: str) -> dict[str, str]:
 
 def matrix(
     pairs: Sequence[tuple[str, str, int]],
-    per_class: Mapping[str, float],
+    per_class: Mapping[str, Number],
     counts: Mapping[str, int],
     names: Mapping[str, str],
     *,

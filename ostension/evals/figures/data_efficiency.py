@@ -14,6 +14,7 @@ from ostension.evals.records import Record
 from ostension.evals.selection import find, models, slug, style, target, task_title
 
 SECTION = "labels"
+LISTED = 6
 SAYS = (
     "Read off each set's few-shot curve, straight between its points on a scale of doublings. Few samples mean that zero-shot "
     "is worth little there; many, that it saves much labelling."
@@ -39,7 +40,8 @@ def draw(records: Sequence[Record]) -> list[Figure]:
     rows = [Row(name=title, bars=values[title]) for title in sorted(means, key=lambda title: -means[title])]
     says = SAYS
     if never:
-        says += f" Zero-shot was not reached, not even with all labels: {', '.join(sorted(never))}."
+        listed = ", ".join(sorted(never)[:LISTED]) + (f" and {len(never) - LISTED} more" if len(never) > LISTED else "")
+        says += f" Zero-shot was not reached, not even with all labels: {listed}."
     title = "Labels that zero-shot is worth" + (f": {names[0]}" if len(names) == 1 else "")
     return [Figure(
         name=slug("data-efficiency", names[0] if len(names) == 1 else ""), title=title, says=says,

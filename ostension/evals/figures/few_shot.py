@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from ostension.evals.chart_frame import Frame, linear, shots
 from ostension.evals.chart_marks import Key, Style, mark, star
 from ostension.evals.figure import Figure
 from ostension.evals.records import Record
-from ostension.evals.selection import find, models, one, slug, style, task_title, tasks
+from ostension.evals.selection import find, kind, models, one, slug, style, task_title, tasks
 
 SECTION = "labels"
 Curve = list[tuple[float, float, float]]  # shots, mean, standard deviation over draws
 
 
 def draw(records: Sequence[Record]) -> list[Figure]:
-    found = tasks(records, "fewshot")
-    figures = [_figure(records, [task], task_title(task)) for task in found]
+    regimes = list(dict.fromkeys(record.details.get("regime") for record in find(records, "fewshot")))
+    return [figure for regime in regimes for figure in _of_regime(records, regime, alone=len(regimes) == 1)]
+
+
+def _of_regime(records: Sequence[Record], regime: str | None, *, alone: bool) -> list[Figure]:
+    """Results whose strengths were chosen on different samples are never put into one figure."""
+    kept = [r for r in records if kind(r.protocol) != "fewshot" or r.details.get("regime") == regime]
+    found = tasks(kept, "fewshot")
+    figures = [_figure(kept, [task], task_title(task)) for task in found]
     if len(found) > 1:
-        figures.insert(0, _figure(records, found, f"Average of {len(found)} sets"))
-    return [figure for figure in figures if figure]
+        figures.insert(0, _figure(kept, found, f"Average of {len(found)} sets"))
+    known = [figure for figure in figures if figure]
+    if alone:
+        return known
+    return [
+        dataclasses.replace(figure, name=slug(figure.name, regime or ""), title=f"{figure.title} ({regime})")
+        for figure in known
+    ]
 
 
 def _figure(records: Sequence[Record], chosen: Sequence[str], title: str) -> Figure | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from ostension.evals.chart_bars import Bar, Row, bar_chart
 from ostension.evals.chart_frame import linear
 from ostension.evals.chart_marks import Key, style_of
+from ostension.evals.charts import Number
 from ostension.evals.figure import Figure
 from ostension.evals.metrics import wilson_interval
 from ostension.evals.records import Record
@@ -14,7 +15,7 @@ from ostension.evals.selection import find, slug, target, task_title
 
 SECTION = "groups"
 MAX_GROUPS = 20  # the worst ones; the record has all
-Cells = Mapping[str, Sequence[float]]  # accuracy, samples, and perhaps the ends of the interval
+Cells = Mapping[str, Sequence[Number]]  # accuracy, samples, and perhaps the ends of the interval
 
 
 def draw(records: Sequence[Record]) -> list[Figure]:
@@ -48,7 +49,7 @@ def _of_record(record: Record) -> Figure:
     )  # fmt: skip
 
 
-def _bar(cell: Sequence[float], look: int) -> Bar:
+def _bar(cell: Sequence[Number], look: int) -> Bar:
     value, count = cell[0], int(cell[1])
     if len(cell) == 4:
         low, high = cell[2], cell[3]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ostension.evals.chart_frame import Frame, linear
 from ostension.evals.chart_marks import Key, Style, mark, style_of
+from ostension.evals.charts import Number
 from ostension.evals.figure import Figure
 from ostension.evals.records import Record
 from ostension.evals.selection import models, one, slug, target, task_title, tasks
@@ -13,7 +14,7 @@ from ostension.evals.selection import models, one, slug, target, task_title, tas
 SECTION = "calibration"
 BEFORE, AFTER = Style(colour=2, shape=0), Style(colour=1, shape=3)
 PERFECT = Key(name="perfect", style=style_of(6), what="plain")
-Bins = Sequence[Mapping[str, float]]
+Bins = Sequence[Mapping[str, Number]]
 
 
 def draw(records: Sequence[Record]) -> list[Figure]:

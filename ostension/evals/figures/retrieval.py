@@ -44,17 +44,18 @@ def _table(found: Sequence[Record], task: str) -> Figure:
     return Figure(
         name=slug("retrieval", task),
         title=task_title(task),
-        says=f"The share of queries that find what belongs to them among the best k of {gallery}. A picture is found by any of "
-        "its captions. Larger galleries are harder, so only results on the same one can be compared.",
+        says="Texts of a picture, and pictures of a text: the share of queries that find what belongs to them among the best "
+        f"k of {gallery}. A picture is found by any of its captions. Larger galleries are harder, so only results on the same "
+        "one can be compared.",
         more=report.table(["", *map(words, names)], rows, caption=f"Recall on {task_title(task)}"),
         wide=True,
     )
 
 
 def words(name: str) -> str:
-    """"image_to_text_r5" as a heading: "texts of a picture, R@5"."""
+    """"image_to_text_r5" as a heading: "texts, R@5"."""
     found = RECALL.fullmatch(name)
-    return f"{DIRECTIONS[found['direction']]}, R@{found['k']}" if found else name.replace("_", " ")
+    return f"{DIRECTIONS[found['direction']].split()[0]}, R@{found['k']}" if found else name.replace("_", " ")
 
 
 def _cell(metric: Metric | None) -> Cell:
@@ -79,7 +80,7 @@ def _curves(records: Sequence[Record], found: Sequence[Record], task: str, direc
         kind = f"line c{look.colour}" + (" dashed" if look.dashed else "")
         parts.append(f'<polyline class="{kind}" points="{frame.path(curve)}"/>')
         parts += [
-            mark(look.shape, *frame.at(k, recall), look.colour, size=4, title=f"{model}, R@{k:g}: {100 * recall:.1f} %")
+            mark(look.shape, *frame.at(k, recall), look.colour, size=4.0, title=f"{model}, R@{k:g}: {100 * recall:.1f} %")
             for k, recall in curve if k in (1, 5, 10)
         ]  # fmt: skip
     told = "; ".join(f"{model}: " + ", ".join(f"R@{k:g} {100 * r:.1f} %" for k, r in curve) for model, curve in curves.items())
