@@ -24,7 +24,7 @@ from ostension.text.prompts import fill
 
 CACHE_BYTES = 2**31  # of products that are kept between steps; where they do not fit, each step computes them again
 PRODUCTS = 2**24  # computed at a time: 64 MB
-BLOCK = 2**18  # taken through sum, division and maximum at a time, so that they stay in the processor's cache
+BLOCK = 2**17  # taken through sum, division and maximum at a time, so that they stay in the processor's cache
 WIDE_BYTES = 2**29  # of logits that are held for scores that need all of them
 
 

@@ -55,7 +55,7 @@ class Config:
     search: bool = False
     candidates: str = OWN
     max_templates: int = 0
-    max_samples: int = 10_000
+    max_samples: int = 5_000
 
     def __post_init__(self):
         require(self.max_templates >= 0, "max_templates", self.max_templates, "0 or more")
