@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from ostension.runtime import numpy_generator
 from ostension.shapes import Float, Int
 from ostension.train.logistic import LogisticFit, fit_logistic
 
+How = Literal["interpolated", "extrapolated", "at most", "never"]
 # Half a decade apart; the strengths that few-shot probes on unit features choose lie well inside.
 STRENGTHS = tuple(10.0**power for power in (0, 0.5, 1, 1.5, 2, 2.5, 3))
 
@@ -109,8 +110,15 @@ def few_shot(
 
 
 def shots_to_match(curve: Mapping[int, float], accuracy: float) -> float | None:
-    """Labelled samples a class at which a probe reaches `accuracy`: piecewise linear in log K, extrapolated below the
-    first point, None where even the largest K stays under it.
+    """`labels_needed` alone: labelled samples a class at which a probe reaches `accuracy`, None if it never does."""
+    return labels_needed(curve, accuracy)[0]
+
+
+def labels_needed(curve: Mapping[int, float] | Mapping[float, float], accuracy: float) -> tuple[float | None, How]:
+    """Labelled samples a class at which a probe reaches `accuracy`, and how that was read off its curve.
+
+    The curve is linear in log K between its points. Above all of them there is no answer ("never"); below the first one its
+    own segment is prolonged ("extrapolated"), and where that does not rise, the first K is an upper bound ("at most").
 
     Source: CLIP, the data-efficiency figure of its zero-shot study.
 
@@ -121,14 +129,13 @@ def shots_to_match(curve: Mapping[int, float], accuracy: float) -> float | None:
     if len(points) < 2:
         raise DataError(f"the curve has {len(points)} points", expected="two or more")
     if accuracy > max(value for _, value in points):
-        return None
+        return None, "never"
     # The first segment that reaches the accuracy; below the first point its own segment is prolonged.
-    (x0, y0), (x1, y1) = next(
-        (pair for pair in itertools.pairwise(points) if pair[1][1] >= accuracy), (points[0], points[1])
-    )
+    (x0, y0), (x1, y1) = next((pair for pair in itertools.pairwise(points) if pair[1][1] >= accuracy), (points[0], points[1]))
     if y1 <= y0:
-        return math.exp(x0)
-    return math.exp(x0 + (accuracy - y0) * (x1 - x0) / (y1 - y0))
+        return math.exp(x0), "interpolated" if accuracy == y0 else "at most"
+    found = math.exp(x0 + (accuracy - y0) * (x1 - x0) / (y1 - y0))
+    return found, "extrapolated" if accuracy < points[0][1] else "interpolated"
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, strengths: Sequence[float]) -> LogisticFit:
