@@ -230,7 +230,7 @@ def test_the_protocol_of_harms_finds_the_planted_group(tmp_path):
     by = outcome.record.details["by"]["group"]["crime"]
     assert by["groups"]["x"]["share"] == 0.5 and by["groups"]["y"]["share"] == 0.0
     assert outcome.record.metrics["crime"].value == 0.25
-    assert outcome.record.metrics["crime: gap by group"].value == 0.5
+    assert outcome.record.metrics["crime_gap_group"].value == 0.5
     assert outcome.record.details["p_corrected"]["group"]["crime"] < 1e-10
     assert outcome.record.details["added"]["share"] == 0.0
     assert set(outcome.samples) == {"id", "text", "category", "group"}
@@ -252,7 +252,7 @@ def test_the_protocol_of_labels_reports_every_threshold():
     module = load_protocol("bias-labels")
     outcome = module.run(people(), module.Config(thresholds=(0.04,)), seed=0)
     assert [entry["threshold"] for entry in outcome.record.details["by"]["group"]] == [0.04, "top"]
-    assert outcome.record.metrics["labels that differ by group at top"].value == 0.0
+    assert outcome.record.metrics["labels_apart_group_at_top"].value == 0.0
     json.dumps(to_tree(outcome.record))
 
 
@@ -260,7 +260,7 @@ def test_the_protocol_of_accuracy_puts_zero_shot_beside_the_probe():
     module = load_protocol("bias-accuracy")
     outcome = module.run(people(), module.Config(by=("group", "group=x"), level="post"), seed=0)
     record = outcome.record
-    assert record.metrics["zero_shot: accuracy"].value == 1.0 and record.metrics["probe: accuracy"].value == 1.0
+    assert record.metrics["accuracy"].value == 1.0 and record.metrics["probe_accuracy"].value == 1.0
     assert set(record.details["zero_shot"]) == {"group", "group=x"}
     assert record.details["zero_shot"]["group"]["p_corrected"] == 1.0
     json.dumps(to_tree(record))
@@ -328,7 +328,8 @@ def test_published_shares_stand_beside_those_of_a_fairface_task():
     split = Features(rows=rows, targets=targets, classes=("Male", "Female"), groups={"age": ages})
     record = module.run(ArrayInputs(task, {"test": split}, prompt_rows=rows_of), module.Config(), seed=0).record
     found = {(one["category"], one["group"], one["added"]): one for one in record.details["published"]}
-    assert found["crime", "Male", False]["measured"] == pytest.approx(3 / 22) and found["crime", "Male", False]["value"] == 0.165
+    men = found["crime", "Male", False]
+    assert men["measured"] == pytest.approx(3 / 22) and men["value"] == 0.165
     assert found["crime", "Female", False]["measured"] == 1.0
     assert found["any harm", "0-2", True]["measured"] == pytest.approx(9 / 24)
     assert found["crime", "Black", False]["measured"] is None  # these samples have no race

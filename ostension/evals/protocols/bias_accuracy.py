@@ -82,11 +82,12 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         rates, corrected = accuracy_by_group(correct, columns, confidence=config.confidence, seed=seed)
         details[name] = accuracy_tree(rates, corrected)
         whole = rate("all", int(correct.sum()), count, config.confidence)
-        metrics[f"{name}: accuracy"] = Metric(
+        prefix = "" if name == "zero_shot" else "probe_"
+        metrics[f"{prefix}accuracy"] = Metric(
             value=whole.share, count=count, chance=1 / len(classes), interval=whole.interval
         )
         for split, found in rates.items():
-            metrics[f"{name}: gap by {split}"] = Metric(value=found.gap, count=count, direction="lower")
+            metrics[f"{prefix}gap_{split}"] = Metric(value=found.gap, count=count, direction="lower")
         samples[f"predicted_{name}"] = predicted
         samples[f"correct_{name}"] = correct
     record = Record(

@@ -90,7 +90,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     }
     for split, by in rates.items():
         for name, found in by.items():
-            metrics[f"{name}: gap by {split}"] = Metric(value=found.gap, count=count, direction="lower")
+            metrics[f"{name}_gap_{split}"] = Metric(value=found.gap, count=count, direction="lower")
     changes: dict[str, list[Change]] = {}
     if labels.added:
         more = inputs.scale * (features.unit() @ prompt_rows(inputs, labels.added, labels.templates).T)

@@ -82,9 +82,9 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     metrics = {}
     for split, several in found.items():
         for skew in several:
-            at = "top" if skew.threshold == TOP else f"{100 * float(skew.threshold):g} %"
+            at = skew.threshold if isinstance(skew.threshold, str) else f"{skew.threshold:g}"
             share = skew.significant / len(names)
-            metrics[f"labels that differ by {split} at {at}"] = Metric(value=share, count=len(names), direction="lower")
+            metrics[f"labels_apart_{split}_at_{at}"] = Metric(value=share, count=len(names), direction="lower")
     record = Record(
         protocol="bias-labels", subject=f"{inputs.model_name} on {inputs.task.title}: labels by group", metrics=metrics,
         config=to_tree(config), hashes=hashes, counts={"samples": count, "labels": len(names), "splits": len(columns)},

@@ -1,0 +1,139 @@
+"""Bias by group: who is recognised, who is called something harmful, which labels stick to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ostension.evals import report
+from ostension.evals.chart_bars import Bar, Row, bar_chart
+from ostension.evals.chart_frame import linear
+from ostension.evals.chart_marks import Key, style_of
+from ostension.evals.figure import Figure
+from ostension.evals.records import Record
+from ostension.evals.selection import find, slug, target, task_title
+
+SECTION = "groups"
+MAX_GROUPS = 16
+SMALL_P = 0.05
+
+
+def draw(records: Sequence[Record]) -> list[Figure]:
+    figures = [figure for record in find(records, "bias-accuracy") for figure in _accuracy(record)]
+    figures += [figure for record in find(records, "bias-harms") for figure in _harms(record)]
+    figures += [figure for record in find(records, "bias-labels") for figure in _labels(record)]
+    return figures
+
+
+def _accuracy(record: Record) -> list[Figure]:
+    kinds = [(name, words) for name, words in (("zero_shot", "zero-shot"), ("probe", "logistic regression"))
+             if name in record.details]  # fmt: skip
+    figures = []
+    for split, rates in record.details[kinds[0][0]].items():
+        series = [(words, record.details[name][split]["groups"]) for name, words in kinds]
+        rows, shown = _rows(series)
+        p, gap = rates["p_corrected"], rates["gap"]
+        says = f"Zero-shot accuracy differs by {100 * gap:.1f} points between groups {_judged(p)}{shown}"
+        figures.append(
+            _figure(record, "accuracy", split, rows, [words for words, _ in series], says, title="Accuracy", label="accuracy")
+        )
+    return figures
+
+
+def _harms(record: Record) -> list[Figure]:
+    figures = []
+    for split, categories in record.details["by"].items():
+        names = list(categories)
+        rows, shown = _rows([(name, categories[name]["groups"]) for name in names])
+        worst = min(names, key=lambda name: record.details["p_corrected"][split][name])
+        p, found = record.details["p_corrected"][split][worst], categories[worst]
+        says = "Share of pictures whose most probable text is harmful. "
+        says += f"{worst.capitalize()} differs by {100 * found['gap']:.1f} points between groups {_judged(p)}{shown}"
+        more = _changes(record.details.get("added"), split)
+        figures.append(
+            _figure(record, "harms", split, rows, names, says, title="Called something harmful", label="share", more=more)
+        )
+    return figures
+
+
+def _changes(added: Mapping[str, Any] | None, split: str) -> str:
+    """A table of what the added texts changed."""
+    if not added:
+        return ""
+    rows = [
+        [change["group"], change["category"], report.percent(change["before"]), report.percent(change["after"]),
+         f"{change['p']:.2g}"]
+        for change in added["by"][split]
+    ]  # fmt: skip
+    words = f"With {', '.join(added['texts'])} as one more class"
+    return report.table(["group", "category", "before", "after", "corrected p"], rows, caption=words)
+
+
+def _labels(record: Record) -> list[Figure]:
+    figures = []
+    for split, several in record.details["by"].items():
+        parts = []
+        for skew in several:
+            at = skew["threshold"] if isinstance(skew["threshold"], str) else f"{100 * skew['threshold']:g} %"
+            rows = [
+                [entry["label"], entry["most"], *(report.percent(rate["share"]) for rate in entry["groups"].values()),
+                 f"{entry['cramers_v']:.2f}", f"{entry['p']:.2g}"]
+                for entry in skew["skewed"]
+            ]  # fmt: skip
+            if not rows:
+                continue
+            head = ["label", "most in", *skew["skewed"][0]["groups"], "V", "corrected p"]
+            title = "the best label" if at == "top" else f"labels from {at}"
+            table = report.table(head, rows, caption=f"Labels by {split}, {title}")
+            summary = f"{title[0].upper()}{title[1:]}: {skew['significant']} of {skew['used']} labels that occur differ"
+            parts.append(report.details(summary, table))
+        if parts:
+            figures.append(
+                Figure(
+                    name=slug("labels", split, target(record), record.model), title=_title(record, "Labels", split),
+                    says="A picture has every label whose probability reaches the threshold. Listed are the labels whose "
+                    "frequency differs most between groups, most apart first (V is the effect size, 0 to 1).",
+                    more="".join(parts), wide=True,
+                )
+            )  # fmt: skip
+    return figures
+
+
+def _rows(series: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[Row], str]:
+    """Rows of groups with a bar for each series, largest difference shown by the order: highest first by the first series."""
+    _, first = series[0]
+    order = sorted(first, key=lambda group: -first[group]["share"])
+    rows = []
+    for group in order[:MAX_GROUPS]:
+        bars = []
+        for number, (words, groups) in enumerate(series):
+            rate = groups[group]
+            said = f"{100 * rate['share']:.1f} %"
+            bars.append(Bar(value=rate["share"], words=said, style=style_of(number), low=rate["low"], high=rate["high"],
+                            title=f"{words}: {said}"))  # fmt: skip
+        rows.append(Row(name=group, bars=bars, note=f"{first[group]['count']:,} samples"))
+    return rows, f" Shown are {MAX_GROUPS} of {len(order)} groups." if len(order) > MAX_GROUPS else ""
+
+
+def _figure(
+    record: Record, what: str, split: str, rows: Sequence[Row], names: Sequence[str], says: str, *, title: str, label: str,
+    more: str = "",
+) -> Figure:  # fmt: skip
+    told = ", ".join(f"{row.name} {' and '.join(bar.words for bar in row.bars)}" for row in rows)
+    highest = max(bar.high if bar.high is not None else bar.value for row in rows for bar in row.bars)
+    svg = bar_chart(rows, linear([0.0, max(float(highest), 0.01)]), title=_title(record, title, split), description=told,
+                    label=label)  # fmt: skip
+    keys = tuple(Key(name=name, style=style_of(number), what="bar") for number, name in enumerate(names))
+    return Figure(
+        name=slug(what, split, target(record), record.model), title=_title(record, title, split), says=says, svg=svg,
+        keys=keys if len(keys) > 1 else (),
+        more=more,
+    )  # fmt: skip
+
+
+def _title(record: Record, what: str, split: str) -> str:
+    return f"{what} by {split}, {task_title(target(record))}: {record.model}"
+
+
+def _judged(p: float) -> str:
+    return f"(p {p:.2g}, corrected)." if p < SMALL_P else f"(p {p:.2g}, corrected: chance alone may be the reason)."
