@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -285,7 +285,16 @@ def settings_of(config: type) -> dict[str, Any]:
     """The settings of a protocol with their defaults, as JSON values."""
     from ostension.config import to_tree
 
-    return to_tree(config())
+    return dict(_leaves(to_tree(config()), ""))
+
+
+def _leaves(tree: dict[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+    """Settings inside settings by their dotted names."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{before}{name}.")
+        else:
+            yield before + name, value
 
 
 def shown_setting(value: Any) -> str:

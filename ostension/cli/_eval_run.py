@@ -120,10 +120,12 @@ class Run:
         return output.end()
 
     def _of_models(self, runner: Runner, output: _Output) -> Iterator[Step]:
-        from ostension.evals.targets import OpenedTasks, find_targets
+        from ostension.evals.targets import OpenedTasks, find_targets, of_one_task
 
         targets = find_targets(self.tasks)
-        opened = OpenedTasks(data=self.data, limit=self.limit, seed=self.seed, download=self.download)
+        opened = OpenedTasks(
+            data=self.data, limit=self.limit, seed=self.seed, download=self.download, itself=of_one_task(targets)
+        )
         output.expect(len(targets) * len(runner.asked) * len(models_of(self.model)))
         for embedder in embedders_of(self):
             yield from runner.suite(embedder, targets, opened)
@@ -170,10 +172,10 @@ class Embed:
     json: bool = False
 
     def run(self) -> int:
-        from ostension.evals.targets import OpenedTasks, find_targets
+        from ostension.evals.targets import OpenedTasks, find_targets, of_one_task
 
         targets = find_targets(self.tasks)
-        opened = OpenedTasks(data=self.data, download=self.download)
+        opened = OpenedTasks(data=self.data, download=self.download, itself=of_one_task(targets))
         wanted = None if self.split is None else [name.strip() for name in self.split.split(",") if name.strip()]
         named = {word.partition("@")[0]: word.partition("@")[2] for word in self.tasks if "@" in word}
         failed = 0

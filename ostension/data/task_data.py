@@ -113,14 +113,18 @@ def split_of(task: Task, found: LabelledSet, split: str, part: SelectedSet | Non
     )
 
 
-def open_data(task: Task, data: str | os.PathLike | None = None, *, download: bool = False) -> LabelledSet:
+def open_data(task: Task, data: str | os.PathLike | None = None, *, download: bool = False, itself: bool = True) -> LabelledSet:
     """All samples of a task's data, whatever their split.
+
+    Args:
+        itself: whether `data` may be the data itself, and not only a folder in which it lies under the name of a source or of
+            the task. Not so where several tasks share the folder: one that is missing must not be given another's files.
 
     Raises:
         ConfigError: if it is not to be found.
         DataError: if it cannot be read.
     """
-    location, source = _locate(task, data, download)
+    location, source = _locate(task, data, download, itself)
     found = open_set(location, source, several=task.takes_several)
     if source is not None and source.holds is not None and found.splits is None:
         found.splits = [source.holds] * len(found)
@@ -203,7 +207,7 @@ def unknown_label(task: Task, label: str, source: str) -> DataError:
     return DataError(error.what, source=source, expected=error.expected, fix=fix)
 
 
-def _locate(task: Task, data: str | os.PathLike | None, download: bool) -> tuple[Path, Source | None]:
+def _locate(task: Task, data: str | os.PathLike | None, download: bool, itself: bool) -> tuple[Path, Source | None]:
     """Where the data lies, and the record's source that describes it, if one does."""
     for source in task.sources:
         if source.kind == "embedded" and (data is None or str(data) == source.path):
@@ -227,7 +231,7 @@ def _locate(task: Task, data: str | os.PathLike | None, download: bool) -> tuple
             return fetch(source, root, allowed=download), source
     if task.name and (root / task.name).exists():
         return root / task.name, None
-    if data is None:
+    if data is None or not itself:
         expected = " or ".join(source.path for source in task.sources if source.path) or task.name
         raise ConfigError(f"no data of the task {task.name!r} in {root}", expected=expected, fix="give it with --data")
     return root, None

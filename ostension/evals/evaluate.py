@@ -13,7 +13,7 @@ from ostension.evals.records import Record
 from ostension.evals.results import Results, check_finite
 from ostension.evals.store_inputs import Embedder, Told
 from ostension.evals.suite_run import Runner
-from ostension.evals.targets import OpenedTasks, default_protocols, find_protocols, find_targets
+from ostension.evals.targets import OpenedTasks, default_protocols, find_protocols, find_targets, of_one_task
 from ostension.model.clip import CLIP
 from ostension.store import Store
 
@@ -67,7 +67,7 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="ostension-store-") as temporary:
         kept = store if isinstance(store, Store) else Store(store if store is not None else temporary)
         embedder = Embedder(model, kept, name=name, workers=workers, processes=processes, progress=progress)
-        opened = OpenedTasks(data=data, limit=limit, seed=seed)
+        opened = OpenedTasks(data=data, limit=limit, seed=seed, itself=of_one_task(targets))
         where = None if results is None else Results(results)
         steps = list(Runner(asked, results=where, seed=seed, limit=limit).suite(embedder, targets, opened))
     records = [step.record for step in steps if step.record is not None]

@@ -196,13 +196,16 @@ class StoreInputs(RunInputs):
         return self.splits.name_of(split)
 
     def has(self, split: str) -> bool:
-        found = self.splits.fingerprint(split)
+        try:
+            found = self.splits.fingerprint(split)
+        except ConfigError:  # there is no data at all
+            found = None
         self.used[f"{self.task.name}/{self.splits.name_of(split)}"] = found or ""
         return found is not None
 
     def features(self, split: str = "test", level: Level = "post") -> Features:
         if not self.has(split):
-            raise DataError(self.splits.missing(split) or "")
+            raise DataError(self.splits.missing(split) or f"no samples of {split!r}")
         if self.fold is not None and self.task.folds is not None:
             if self.task.folds.split == "both" and split in ("train", "test"):
                 return self._of_both(split, level)

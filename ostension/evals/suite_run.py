@@ -25,7 +25,7 @@ from ostension.config import to_tree
 from ostension.data.task import Task
 from ostension.errors import DataError, OstensionError
 from ostension.evals.folds import mean_of_folds
-from ostension.evals.identity import code_sha256, differences, task_sha256
+from ostension.evals.identity import code_sha256, differences, files_sha256, task_sha256
 from ostension.evals.protocol import Outcome
 from ostension.evals.records import Record
 from ostension.evals.results import Result, Results, check_measured, read_result, target_name
@@ -178,6 +178,7 @@ class Runner:
             "protocol": asked.name, "code": code_sha256(asked.module), "config": to_tree(asked.config), "seed": self.seed,
             "limit": self.limit, "task": {"name": task.name, "version": task.version, "sha256": task_sha256(task)},
             "split": inputs.measured, "folds": list(_folds(inputs, asked)), **inputs.identity(),
+            "files": files_sha256(asked.config, getattr(asked.protocol, "FILES", ())),
         }  # fmt: skip
 
     def _recorded(self, inputs: RunInputs, asked: Asked, identity: dict[str, Any]) -> tuple[Result | None, str]:
@@ -263,9 +264,8 @@ def strangers(inputs: RunInputs, asked: Asked) -> str | None:
 def _folds(inputs: RunInputs, asked: Asked) -> tuple[str, ...]:
     """The folds that a protocol goes through: those whose samples it looks at."""
     folds = inputs.task.folds
-    if folds is None or (folds.split == "train" and "train" not in asked.protocol.SPLITS):
-        return ()
-    return inputs.folds()
+    changing = {"train"} if folds is None or folds.split == "train" else {"train", "test"}
+    return inputs.folds() if folds is not None and changing & set(asked.protocol.SPLITS) else ()
 
 
 def _data_now(inputs: RunInputs, names: Iterable[str]) -> dict[str, str]:

@@ -58,6 +58,11 @@ def find_targets(words: Sequence[str]) -> list[Target]:
     return list(dict.fromkeys(found))
 
 
+def of_one_task(targets: Sequence[Target]) -> bool:
+    """Whether all targets are splits of one task, whose data may be what `--data` names."""
+    return len({target.task for target in targets}) == 1
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked:
     """A protocol with its settings."""
@@ -114,7 +119,7 @@ class OpenedTasks:
     """The data of tasks, opened once for all models and protocols.
 
     Args:
-        options: of `TaskSplits`: data, limit, seed, download.
+        options: of `TaskSplits`: data, limit, seed, download, itself.
     """
 
     def __init__(self, **options: Any):

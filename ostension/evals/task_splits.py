@@ -20,7 +20,7 @@ import numpy as np
 from ostension.data.sets.base import LabelledSet, SelectedSet
 from ostension.data.task import Task, read_task
 from ostension.data.task_data import TaskData, open_data, select, split_of
-from ostension.errors import ConfigError, DataError
+from ostension.errors import ConfigError, DataError, OstensionError
 from ostension.runtime import numpy_generator
 from ostension.shapes import Int
 
@@ -41,6 +41,7 @@ class TaskSplits:
         measured: the split that stands for "test"; by default the first that is measured.
         limit: measure this many samples of each split (see `sample_of`).
         seed: of that choice.
+        itself: as for `open_data`.
 
     """
 
@@ -53,6 +54,7 @@ class TaskSplits:
         limit: int | None = None,
         seed: int = 0,
         download: bool = False,
+        itself: bool = True,
     ):
         path = task if isinstance(task, Task) else Path(task)
         self.task = task if isinstance(task, Task) else read_task(task)
@@ -65,27 +67,35 @@ class TaskSplits:
         self.task.split(self.measured)
         if limit is not None and limit < 1:
             raise ConfigError(f"limit is {limit}", expected="1 or more samples")
-        self.data, self.limit, self.seed, self.download = data, limit, seed, download
+        self.data, self.limit, self.seed = data, limit, seed
+        self.options = {"download": download, "itself": itself}
+        self._read: list[LabelledSet | OstensionError] = []
         self._opened: dict[str, TaskData] = {}
         self._parts: dict[str, SelectedSet | str] = {}
 
     def of(self, measured: str) -> TaskSplits:
         """The same data with another split standing for "test"; what is read is shared."""
         other = TaskSplits(
-            self.task, self.data, measured=measured, limit=self.limit, seed=self.seed, download=self.download
+            self.task, self.data, measured=measured, limit=self.limit, seed=self.seed, **self.options
         )  # fmt: skip
-        other.__dict__["found"] = self.found
-        other._parts = self._parts
+        other._read, other._parts = self._read, self._parts
         return other
 
-    @functools.cached_property
+    @property
     def found(self) -> LabelledSet:
         """All samples, whatever their split.
 
         Raises:
             ConfigError, DataError: if the data is not to be found, or cannot be read.
         """
-        return open_data(self.task, self.data, download=self.download)
+        if not self._read:  # looking for it once is enough, also where it is not found
+            try:
+                self._read.append(open_data(self.task, self.data, **self.options))
+            except OstensionError as error:
+                self._read.append(error)
+        if isinstance(self._read[0], OstensionError):
+            raise self._read[0]
+        return self._read[0]
 
     def name_of(self, split: str) -> str:
         """The record's name of a split: "test" is the one that is measured."""
@@ -149,7 +159,7 @@ class TaskSplits:
         for name, opened in self._opened.items():
             if f"{self.task.name}/{name}" in names:
                 found += [note for note in opened.notes if note not in found]
-        if self.task.folds is not None and not self.folds:
+        if self.task.folds is not None and self._opened and not self.folds:
             field = self.task.folds.field
             found.append(
                 f"{self.found.location}: no field {field!r}, so its {self.task.folds.count} official folds are not used"
@@ -167,9 +177,6 @@ class TaskSplits:
         if folds is None:
             return ()
         if folds.field not in self.found.fields:
-            self.notes.append(
-                f"{self.found.location}: no field {folds.field!r}, so the {folds.count} official folds are not used"
-            )
             return ()
         names = Counter(fold for text in self.found.fields[folds.field] for fold in _folds(text))
         if len(names) != folds.count:

@@ -23,7 +23,7 @@ from ostension.evals.protocol import load_protocol
 from ostension.evals.results import Results, read_result, read_samples
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.suite_run import Runner
-from ostension.evals.targets import OpenedTasks, Target, find_protocols, find_targets
+from ostension.evals.targets import OpenedTasks, Target, find_protocols, find_targets, of_one_task
 from ostension.files import folder_lock
 from ostension.store import Store
 
@@ -149,6 +149,13 @@ def test_missing_data_fails_with_its_reason_and_what_cannot_be_meant_does_not_ap
     assert steps[4].reason == "it has captions"
 
 
+def test_a_missing_task_is_not_given_the_data_of_another(place, model):
+    opened = OpenedTasks(data=place, itself=of_one_task(find_targets(["cifar10", "dtd"])))
+    with pytest.raises(ConfigError, match="no data of the task 'cifar10' in .*expected .*cifar10"):
+        opened.splits("cifar10").missing("test")
+    assert of_one_task(find_targets(["pacs"])) and not of_one_task(find_targets(["pacs", "dtd"]))
+
+
 def test_nothing_is_learned_about_classes_that_are_not_in_training(place, model, monkeypatch):
     add_protocol(place / "protocols", monkeypatch, "learning", ("train", "test"), "pre")
     (place / "pets" / "train" / "dog" / "1.png").unlink()
@@ -248,6 +255,13 @@ def test_folds_are_averaged(tmp_path, model, monkeypatch):
     assert step.record.details["folds"] == {"1": {"share": 0.06}, "2": {"share": 0.02}}
     assert read_samples(step.result)["fold"] == ["1"] * 6 + ["2"] * 2
     assert statuses(run(tmp_path, model, protocols=("learning",), samples=True)) == ["recorded"]
+
+
+def test_folds_that_the_data_does_not_say_are_noted(tmp_path, model, monkeypatch):
+    add_protocol(tmp_path / "protocols", monkeypatch)
+    a_task(tmp_path, more='folds = { count = 2, split = "both" }')
+    (step,) = run(tmp_path, model)
+    assert step.status == "done" and step.result.notes[0].endswith("no field 'fold', so its 2 official folds are not used")
 
 
 def test_evaluate_gives_records_in_one_call(place, model):
