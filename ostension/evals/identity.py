@@ -2,6 +2,7 @@
 
     protocol, code       its name, and a hash of what its module and the modules of `evals` and `train` that it uses compute
     config, seed, limit  its settings
+    files                hashes of what its settings name (`FILES` of the protocol): files, or all files of a folder
     task, split          a hash of the record without what is only said of the data (titles, notes, published values)
     weights, preprocess, tokenizer
     data                 hashes of the splits that were looked at, by "task/split"; empty for one that was missing
@@ -14,13 +15,13 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ostension.config import changed_keys, to_tree
 from ostension.data.task import Task
-from ostension.files import sha256_json
+from ostension.files import sha256_file, sha256_json
 
 # Said of the data, and without effect on a number.
 ABOUT = ("title", "licence", "citation", "notes", "oracles", "sources")
@@ -31,6 +32,23 @@ FOLLOWED = ("ostension.evals.", "ostension.train.")
 def task_sha256(task: Task) -> str:
     """The hash of what a record decides."""
     return sha256_json({name: value for name, value in to_tree(task).items() if name not in ABOUT})
+
+
+def files_sha256(config: Any, fields: Sequence[str]) -> dict[str, str]:
+    """The hashes of what settings name, by "SETTING" for a file, "SETTING/FILE" for all files of a folder, "SETTING/NAME" for
+    the files of a list (whose other names are no files); empty for one that is missing.
+    """
+    found: dict[str, str] = {}
+    for field in fields:
+        value = getattr(config, field)
+        if not isinstance(value, str):
+            found |= {f"{field}/{name}": sha256_file(name) for name in value if Path(name).is_file()}
+        elif Path(value).is_dir() and value:
+            inside = sorted(one for one in Path(value).rglob("*") if one.is_file())
+            found |= {f"{field}/{one.relative_to(value)}": sha256_file(one) for one in inside}
+        elif value:
+            found[field] = sha256_file(value) if Path(value).is_file() else ""
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,9 @@ A **protocol** is a module of `evals.protocols` that measures one task with one 
     def reason_not(task) -> str | None: ...        # why it cannot measure such a task
     def run(inputs, config, *, seed) -> Outcome: ...
 
+One whose settings name files or folders says which (`FILES = ("answers",)`), so that a result is computed again when they
+change.
+
 A **summary** is a module of `evals.summaries` that makes records of records, over tasks or protocols:
 
     def run(records) -> list[Record]: ...          # empty where the records that it needs are not there

@@ -30,6 +30,7 @@ from ostension.store import Features
 from ostension.text.prompts import fill
 
 SPLITS = ("test",)
+FILES = ("words",)
 LISTED = 200
 
 

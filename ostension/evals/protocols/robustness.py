@@ -55,6 +55,7 @@ from ostension.store import Features
 from ostension.store.key import Level
 
 SPLITS = ("test",)
+FILES = ("frames", "shifts", "testbed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
