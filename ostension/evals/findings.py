@@ -41,10 +41,10 @@ def headline_tiles(results: Sequence[Result], summaries: Sequence[Record]) -> li
             if measured:
                 value = mean_score(records, protocol, names[0], measured)
                 tiles.append((_percent(value), f"{words}, {_mean_of(len(measured))}"))
-        needed = [r.details["needed"] for r in find(records, "data_efficiency") if r.details.get("needed") is not None]
-        if needed:
-            words = f"labelled samples a class match zero-shot, median of {len(needed)}"
-            tiles.append((f"{statistics.median(needed):.3g}", words))
+        for record in find(summaries, "data_efficiency", model=names[0]):
+            if "median" in record.metrics:
+                words = f"labelled samples a class match zero-shot, median of {record.counts['tasks']} sets"
+                tiles.append((f"{record.metrics['median'].value:.3g}", words))
     if not tiles and records:
         tiles = [(_percent(r.headline.value), f"{metric_words(next(iter(r.metrics)))}, {task_title(target(r))}")
                  for r in records if _is_share(r.headline.value)]  # fmt: skip
@@ -95,6 +95,7 @@ def findings(results: Sequence[Result], summaries: Sequence[Record]) -> list[str
     for name in names:
         said = [*_extremes(records, name), *_against_probe(records, name), *_published(records, name)]
         lines += said if len(names) == 1 else [f"{name}. {' '.join(said)}"] if said else []
+    lines += _follows(summaries)
     lines += _calibration(records)
     lines += _shifts(summaries)
     return lines or ["There is nothing to compare yet: see the table of scores."]
@@ -174,6 +175,17 @@ def _published(records: Sequence[Record], name: str) -> list[str]:
         worst = sorted(far, key=lambda key: -abs(far[key]))[:NAMED]
         line += "; furthest off: " + ", ".join(f"{key} ({_points(far[key])})" for key in worst)
     return [line + "."]
+
+
+def _follows(summaries: Sequence[Record]) -> list[str]:
+    lines = []
+    for record in find(summaries, "zeroshot_vs_probe"):
+        r, share = record.metrics["pearson"], record.metrics["transfer_efficiency"]
+        line = f"{record.model}: over {record.counts['tasks']} sets zero-shot follows the probe with r = {r.value:.2f}"
+        if r.interval is not None:
+            line += f" ({r.interval.low:.2f} to {r.interval.high:.2f})"
+        lines.append(f"{line} and reaches {_percent(share.value)} of it on average.")
+    return lines
 
 
 def _calibration(records: Sequence[Record]) -> list[str]:

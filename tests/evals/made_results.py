@@ -22,7 +22,8 @@ def metric_of(task: Task, value: float, *, count: int | None = None) -> Metric:
 def record_of(protocol, task, model, metrics, details=None, **rest) -> Record:
     return Record(
         protocol=protocol, subject=f"{model} on {task.title}", metrics=metrics, config={"templates": "own"},
-        hashes={"weights": f"{len(model):064x}", "test": f"{len(task.name):064x}"}, counts={"samples": 100}, seeds=(0,),
+        hashes={"weights": f"{len(model):064x}", "test": f"{len(task.name):064x}"},
+        counts={"samples": 100, "fitted": 40 * task.num_classes, "classes": task.num_classes}, seeds=(0,),
         task=task.name, model=model, details=details or {}, **{"split": "test", **rest},
     )  # fmt: skip
 
@@ -79,10 +80,6 @@ def results_of(suite="clip27", names=("ViT-B-32",), *, few=True, limit=None, lea
                 curve = [[k, probe * (1 - 0.6 * 0.75**place), 0.03 * 0.8**place] for place, k in enumerate((1, 2, 4, 8, 16))]
                 records.append(record_of("fewshot", task, model, {name: metric_of(task, curve[-1][1])},
                                          {"curve": curve, "regime": "few"}))  # fmt: skip
-                above = next((k for k, mean, _ in curve if mean >= zero_shot), None)
-                records.append(record_of(
-                    "data_efficiency", task, model, {"needed": Metric(value=float(above or 0), count=100)}, {"needed": above},
-                ))  # fmt: skip
             found += [Result(record=record, identity={}, limit=limit) for record in records
                       if (task.name, record.protocol) not in leave_out]  # fmt: skip
     return found
