@@ -156,11 +156,8 @@ def fit_temperature(logits: Float[np.ndarray, "N C"], targets: Int[np.ndarray, "
 
     Source: Guo et al. 2017, section 4.2, who use L-BFGS.
     """
-    _check(logits, targets)
-    if _derivatives(logits, targets, 0.0)[0] >= 0:
-        raise DataError("no temperature is best", expected="logits that say more of the classes than a guess")
-    if (logits[np.arange(len(targets)), targets] == logits.max(axis=1)).all():
-        raise DataError("no temperature is best", expected="a wrong answer at least, among the samples")
+    if (why := no_temperature(logits, targets)) is not None:
+        raise DataError("no temperature is best", expected=why)
     # The slope is negative at 0 and positive far out, so there is one optimum.
     low, high, b = 0.0, math.inf, 1.0
     slope, curvature, before, squares = _derivatives(logits, targets, b)
@@ -185,6 +182,16 @@ def fit_temperature(logits: Float[np.ndarray, "N C"], targets: Int[np.ndarray, "
         nll_after=after,
         steps=steps,
     )
+
+
+def no_temperature(logits: Float[np.ndarray, "N C"], targets: Int[np.ndarray, " N"]) -> str | None:
+    """What would have to be otherwise for a temperature to be best; None if there is one."""
+    _check(logits, targets)
+    if _derivatives(logits, targets, 0.0)[0] >= 0:
+        return "logits that say more of the classes than a guess"
+    if (logits[np.arange(len(targets)), targets] == logits.max(axis=1)).all():
+        return "a wrong answer among the samples that it is fitted on"
+    return None
 
 
 def _derivatives(logits: np.ndarray, targets: np.ndarray, b: float) -> tuple[float, float, float, float]:

@@ -7,6 +7,7 @@ import pytest
 
 from ostension.data.task import Task, read_task
 from ostension.errors import ConfigError
+from ostension.evals.figures import reliability
 from ostension.evals.inputs import ArrayInputs, unit
 from ostension.evals.protocol import load_protocol
 from ostension.evals.scores import softmax
@@ -86,3 +87,19 @@ def test_tasks_that_it_cannot_measure_say_why():
     assert "several labels" in CALIBRATION.reason_not(read_task("voc2007"))
     assert "neither" in CALIBRATION.reason_not(read_task("imagenet_v2"))
     assert CALIBRATION.reason_not(read_task("dtd")) is None
+
+
+def test_a_model_that_guesses_has_errors_and_no_temperature():
+    inputs = planted()
+    turned = {split: Features(rows=inputs.features(split).rows, targets=4 - inputs.features(split).targets, classes=KEYS)
+              for split in ("val", "test")}  # fmt: skip
+    far = ArrayInputs(inputs.task, turned, class_rows=inputs.classifier()[::-1] * -1)
+    outcome = run(far)
+    assert outcome.record.metrics["ece"].value > 0.2 and "ece_after" not in outcome.record.metrics
+    told = outcome.record.details["temperature"]
+    assert told["value"] is None and "more of the classes than a guess" in told["verdict"]
+    assert "probability_after" not in outcome.samples
+    (figure,) = reliability.draw([outcome.record])
+    assert "There is no best temperature, for lack of logits" in figure.says
+    (figure,) = reliability.draw([run(inputs).record])
+    assert "after dividing the logits by" in figure.says

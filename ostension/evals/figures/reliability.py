@@ -22,10 +22,13 @@ def draw(records: Sequence[Record]) -> list[Figure]:
     for model in models(records):
         for task in dict.fromkeys([*tasks(records, "zeroshot"), *tasks(records, "calibration")]):
             calibrated, plain = one(records, "calibration", model, task), one(records, "zeroshot", model, task)
-            if calibrated is not None:
+            if calibrated is not None and "reliability_after" in calibrated.details:
                 figures.append(_of_calibration(calibrated))
+            elif calibrated is not None:
+                figures.append(_of_zero_shot(calibrated, f"There {calibrated.details['temperature']['verdict']}."))
             elif plain is not None and plain.details.get("reliability"):
-                figures.append(_of_zero_shot(plain))
+                missing = "Not measured: what a fitted temperature would mend (the protocol calibration)."
+                figures.append(_of_zero_shot(plain, missing))
     return figures
 
 
@@ -55,14 +58,13 @@ def diagram(series: Sequence[tuple[Style, str, Bins]], *, title: str) -> str:
     return frame.draw(parts, title=title, description="; ".join(told))
 
 
-def _of_zero_shot(record: Record) -> Figure:
+def _of_zero_shot(record: Record, about_temperature: str) -> Figure:
     bins: Bins = record.details["reliability"]
     error, excess = gap(bins)
     return Figure(
         name=slug("reliability", target(record), record.model),
         title=f"{task_title(target(record))}, zero-shot: {record.model}",
-        says=f"{_lean(excess)} Calibration error {100 * error:.1f} points. Not measured: what a fitted temperature would mend "
-        "(the protocol calibration).",
+        says=f"{_lean(excess)} Calibration error {100 * error:.1f} points. {about_temperature}",
         svg=diagram([(BEFORE, "as released", bins)], title=f"Reliability of {record.model} on {task_title(target(record))}"),
         keys=(Key(name="as released", style=BEFORE, what="both"), PERFECT),
         detail=True,

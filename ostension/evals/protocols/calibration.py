@@ -5,7 +5,8 @@ measured. Accuracy does not change with it. Errors: "ece" (of the predicted clas
 equal counts), "ece_classwise" (of every class's probability), "nll" in nats and "brier"; "..._after" at the temperature.
 
 Details: "temperature" {value, low, high, verdict, nll_before, nll_after}, "reliability", "reliability_after", "adaptive",
-"adaptive_after" as `metrics.reliability` gives them.
+"adaptive_after" as `metrics.reliability` gives them. Where no temperature is best there is nothing "after": "temperature" is
+then {"value": null, "verdict"}, which says why.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ostension.config import require, to_tree
 from ostension.data.task import Task
 from ostension.errors import ConfigError
 from ostension.evals import metrics
-from ostension.evals.calibration import calibration, fit_temperature
+from ostension.evals.calibration import calibration, fit_temperature, no_temperature
 from ostension.evals.inputs import Inputs
 from ostension.evals.protocol import Outcome
 from ostension.evals.records import Metric, Record
@@ -59,11 +60,11 @@ def reason_not(task: Task) -> str | None:
 
 
 def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
-    """Errors before and after.
+    """Errors before and after; before only, where no temperature is best, as of a model that guesses.
 
     Raises:
         ConfigError: where there are neither validation nor training samples.
-        DataError: for samples without labels, or where no temperature is best.
+        DataError: for samples without labels.
     """
     task = inputs.task
     fitted_on = next((name for name in ("val", "train") if inputs.has(name)), None)
@@ -74,34 +75,37 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     if len(fit_targets) > config.max_fit:
         chosen = numpy_generator(seed, "calibration").choice(len(fit_targets), size=config.max_fit, replace=False)
         fit_logits, fit_targets = fit_logits[chosen], fit_targets[chosen]
-    found = fit_temperature(fit_logits, fit_targets)
     logits, targets = classify(inputs, "test", asked), labels_of(inputs, "test")
+    correct, count = logits.argmax(axis=1) == targets, len(targets)
     before = calibration(logits, targets, bins=config.bins)
-    after = calibration(logits, targets, temperature=found.value, bins=config.bins)
-    count = len(targets)
+    versions = {"": before}
+    details: dict[str, Any] = {"reliability": before.reliability, "adaptive": before.reliability_adaptive}
+    samples = {"id": np.array(inputs.features("test").ids), "correct": correct, "probability": top_probability(logits)}
+    why_none = no_temperature(fit_logits, fit_targets)
+    if why_none is None:
+        found = fit_temperature(fit_logits, fit_targets)
+        after = versions["_after"] = calibration(logits, targets, temperature=found.value, bins=config.bins)
+        details |= {"reliability_after": after.reliability, "adaptive_after": after.reliability_adaptive}
+        details["temperature"] = dataclasses.asdict(found) | {"verdict": found.verdict}
+        if not np.isfinite(found.high):
+            details["temperature"]["high"] = None
+        samples["probability_after"] = top_probability(logits / np.float32(found.value))
+    else:
+        details["temperature"] = {"value": None, "verdict": f"is no best temperature, for lack of {why_none}"}
     measured: dict[str, Metric] = {}
     for name in ("ece", "ece_adaptive", "ece_classwise", "nll", "brier"):
-        for suffix, one in (("", before), ("_after", after)):
+        for suffix, one in versions.items():
             measured[name + suffix] = Metric(value=getattr(one, name), count=count, direction="lower")
-    correct = logits.argmax(axis=1) == targets
-    measured["confidence"] = Metric(value=before.confidence, count=count)
-    measured["confidence_after"] = Metric(value=after.confidence, count=count)
+    for suffix, one in versions.items():
+        measured[f"confidence{suffix}"] = Metric(value=one.confidence, count=count)
     measured["accuracy"] = accuracy(correct, chance=1 / logits.shape[1])
-    measured["temperature"] = Metric(value=found.value, count=len(fit_targets), direction="lower")
-    told: dict[str, Any] = dataclasses.asdict(found) | {"verdict": found.verdict}
-    told["high"] = found.high if np.isfinite(found.high) else None
+    if why_none is None:
+        measured["temperature"] = Metric(value=found.value, count=len(fit_targets), direction="lower")
     record = Record(
         protocol="calibration", subject=f"{inputs.model_name} on {task.title}", metrics=measured,
         config={**to_tree(config), "scale": inputs.scale, "fitted_on": fitted_on}, hashes=inputs.hashes(),
         counts={"samples": count, "classes": logits.shape[1], "fit_samples": len(fit_targets)}, seeds=(seed,), task=task.name,
         model=inputs.model_name, split=inputs.name_of("test"),
-        details={
-            "temperature": told, "reliability": before.reliability, "reliability_after": after.reliability,
-            "adaptive": before.reliability_adaptive, "adaptive_after": after.reliability_adaptive,
-        },
+        details=details,
     )  # fmt: skip
-    samples = {
-        "id": np.array(inputs.features("test").ids), "correct": correct, "probability": top_probability(logits),
-        "probability_after": top_probability(logits / np.float32(found.value)),
-    }  # fmt: skip
     return Outcome(record=record, samples=samples)
