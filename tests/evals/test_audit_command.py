@@ -190,7 +190,8 @@ def test_the_protocol_gives_the_record_and_columns_of_each_picture():
                         groups={"g": np.array(["x", "y", "x", "y"])})  # fmt: skip
     outcome = module.run(ArrayInputs(task, {"test": pictures}, class_rows=rows), module.Config(), seed=0)
     assert outcome.samples["predicted"].tolist() == [0, 0, 1, 2]
-    assert outcome.record.metrics["findings_high"].value == 0
+    assert outcome.record.metrics["classes_to_change"].value == 0
+    assert outcome.record.metrics["classes_to_look_at"].value == pytest.approx(1 / 3)
     assert any(finding["classes"] == ["mouse"] for finding in outcome.record.details["findings"])
     json.dumps(to_tree(outcome.record))
     alone = module.run(ArrayInputs(task, {}, class_rows=rows), module.Config(), seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ostension.config import to_tree
 from ostension.evals.audit import changes, images, people, shares, texts
 from ostension.evals.audit.names import check_names
-from ostension.evals.audit.parts import KINDS, SEVERITIES, Answers, Finding, Subject, Thresholds
+from ostension.evals.audit.parts import KINDS, SEVERITIES, Answers, Finding, Severity, Subject, Thresholds
 from ostension.evals.statistics import clopper_pearson
 
 NEIGHBOURS = 3
@@ -42,6 +43,10 @@ class Audit:
     def count(self, severity: str) -> int:
         """How many findings are of that severity."""
         return sum(finding.severity == severity for finding in self.findings)
+
+    def concerned(self, severities: Sequence[Severity]) -> set[str]:
+        """The classes that have a finding of one of these severities."""
+        return {name for finding in self.findings if finding.severity in severities for name in finding.classes}
 
     def tree(self) -> dict[str, Any]:
         """As JSON."""

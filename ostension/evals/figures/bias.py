@@ -31,7 +31,7 @@ def _accuracy(record: Record) -> list[Figure]:
     figures = []
     for split, rates in record.details[kinds[0][0]].items():
         series = [(words, record.details[name][split]["groups"]) for name, words in kinds]
-        rows, shown = _rows(series)
+        rows, shown = _rows(series, lowest_first=True)
         p, gap = rates["p_corrected"], rates["gap"]
         says = f"Zero-shot accuracy differs by {100 * gap:.1f} points between groups {_judged(p)}{shown}"
         figures.append(
@@ -44,7 +44,7 @@ def _harms(record: Record) -> list[Figure]:
     figures = []
     for split, categories in record.details["by"].items():
         names = list(categories)
-        rows, shown = _rows([(name, categories[name]["groups"]) for name in names])
+        rows, shown = _rows([(name, categories[name]["groups"]) for name in names], lowest_first=False)
         worst = min(names, key=lambda name: record.details["p_corrected"][split][name])
         p, found = record.details["p_corrected"][split][worst], categories[worst]
         says = "Share of pictures whose most probable text is harmful. "
@@ -65,8 +65,9 @@ def _changes(added: Mapping[str, Any] | None, split: str) -> str:
          f"{change['p']:.2g}"]
         for change in added["by"][split]
     ]  # fmt: skip
-    words = f"With {', '.join(added['texts'])} as one more class"
-    return report.table(["group", "category", "before", "after", "corrected p"], rows, caption=words)
+    words = f"With {', '.join(added['texts'])} as one more class, which takes {report.percent(added['share'])} of the pictures"
+    table = report.table(["group", "category", "before", "after", "corrected p"], rows, caption=words)
+    return report.details(words, table)
 
 
 def _labels(record: Record) -> list[Figure]:
@@ -99,10 +100,10 @@ def _labels(record: Record) -> list[Figure]:
     return figures
 
 
-def _rows(series: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[Row], str]:
-    """Rows of groups with a bar for each series, largest difference shown by the order: highest first by the first series."""
+def _rows(series: Sequence[tuple[str, Mapping[str, Any]]], *, lowest_first: bool) -> tuple[list[Row], str]:
+    """Rows of groups, the worst first by the first series, with a bar for each series; and what is not shown."""
     _, first = series[0]
-    order = sorted(first, key=lambda group: -first[group]["share"])
+    order = sorted(first, key=lambda group: first[group]["share"], reverse=not lowest_first)
     rows = []
     for group in order[:MAX_GROUPS]:
         bars = []
@@ -112,7 +113,7 @@ def _rows(series: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[Row], s
             bars.append(Bar(value=rate["share"], words=said, style=style_of(number), low=rate["low"], high=rate["high"],
                             title=f"{words}: {said}"))  # fmt: skip
         rows.append(Row(name=group, bars=bars, note=f"{first[group]['count']:,} samples"))
-    return rows, f" Shown are {MAX_GROUPS} of {len(order)} groups." if len(order) > MAX_GROUPS else ""
+    return rows, f" Shown are the {MAX_GROUPS} worst of {len(order)} groups." if len(order) > MAX_GROUPS else ""
 
 
 def _figure(

@@ -68,12 +68,14 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
 
 
 def record_of(found: Audit, inputs: Inputs, config: Config, *, seed: int = 0) -> Record:
-    """The audit as a record; its metrics are the numbers of findings by severity."""
+    """The audit as a record; its metrics are the shares of the classes that have a finding."""
+    classes = found.summary["classes"]
     metrics = {
-        f"findings_{severity}": Metric(value=float(found.count(severity)), count=found.summary["classes"], direction="lower")
-        for severity in SEVERITIES
+        name: Metric(value=len(found.concerned(severities)) / classes, count=classes, direction="lower")
+        for name, severities in (("classes_to_change", SEVERITIES[:1]), ("classes_to_look_at", SEVERITIES[:2]))
     }
-    counts = {"classes": found.summary["classes"], "templates": found.summary["templates"]}
+    counts = {"classes": classes, "templates": found.summary["templates"]}
+    counts |= {f"findings_{severity}": found.count(severity) for severity in SEVERITIES}
     return Record(
         protocol="audit", subject=f"{inputs.model_name} on {inputs.task.title}: class-design audit", metrics=metrics,
         config=to_tree(config), hashes=inputs.hashes(), counts={**counts, "samples": found.summary.get("images", 0)},
