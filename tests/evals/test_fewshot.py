@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -172,3 +175,21 @@ def test_tasks_and_settings_that_cannot_be_are_refused():
         for settings in ({"shots": ()}, {"shots": (0, 1)}, {"shots": (4, 2)}, {"draws": 0}, {"held_out": 0.0}):
             with pytest.raises(ConfigError):
                 protocol.Config(**settings)
+
+
+@pytest.mark.skipif("OSTENSION_DATA" not in os.environ, reason="OSTENSION_DATA does not say where the real features lie")
+def test_real_clip_features_of_phone_views_are_probed_and_more_labels_help():
+    with np.load(Path(os.environ["OSTENSION_DATA"]) / "clip_cached_features" / "openai_vitb32_image_phone_views.npz") as packed:
+        rows, names = packed["feats"].astype(np.float32), packed["labels"].astype(str)
+    keys = tuple(np.unique(names))
+    task = a_task(classes={key: (key,) for key in keys})
+    order = numpy_generator(0, "views").permutation(len(rows))
+    targets = np.searchsorted(keys, names)
+    splits = {split: Features(rows=rows[part], targets=targets[part], classes=keys)
+              for split, part in (("train", order[:135]), ("test", order[135:]))}  # fmt: skip
+    inputs = ArrayInputs(task, splits)
+    probe = load_protocol("probe")
+    whole = run(probe, inputs, mode="paper").record
+    curve = [mean for _, mean, _ in run(FEWSHOT, inputs, shots=(1, 4, 16), draws=3).record.details["curve"]]
+    assert curve[0] < curve[-1] <= whole.headline.value + 0.05 and whole.headline.value > 0.85
+    assert whole.details["gradient_norm"] <= 1e-5
