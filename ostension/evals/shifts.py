@@ -141,29 +141,45 @@ def mean_reading(readings: Sequence[Reading]) -> Reading:
 def drop_metrics(readings: Sequence[Reading]) -> dict[str, Metric]:
     """The means over shifts of y and of x, x - y, and how many times as many errors the shifts make.
 
-    The means of x and y are over the shifts that have both; without any, of what there is. The interval of x - y is a normal
-    one at 95 %, samples being independent.
+    The means of x and y are over the shifts that have both; without any, of what there is. Intervals of means and of x - y are
+    normal ones at 95 %: shifts have samples of their own, while every x is of the same reference, so that their mean is no
+    surer than one of them.
     """
     both = [one for one in readings if one.x is not None and one.y is not None]
     used = both or list(readings)
+    ys = [one.y for one in used if one.y is not None]
+    xs = [one.x for one in used if one.x is not None]
     found: dict[str, Metric] = {}
-    for name, metrics in (("shifted", [one.y for one in used]), ("reference", [one.x for one in used])):
-        known = [one for one in metrics if one is not None]
-        if known:
-            one = len(known) == 1
-            value = statistics.fmean(metric.value for metric in known)
-            found[name] = known[0] if one else Metric(value=value, count=sum(metric.count for metric in known))
+    if ys:
+        found["shifted"] = ys[0] if len(ys) == 1 else _mean(ys, error_of_own(ys))
+    if xs:
+        found["reference"] = xs[0] if len(xs) == 1 else _mean(xs, error_of_shared(xs))
     if both:
         x, y = found["reference"].value, found["shifted"].value
-        half = 1.959964 * math.sqrt(sum(variance(one.x) + variance(one.y) for one in both)) / len(both)
-        interval = Interval(x - y - half, x - y + half, 0.95, "normal")
-        found["drop"] = Metric(value=x - y, count=found["shifted"].count, direction="lower", chance=0.0, interval=interval)
+        error = math.hypot(error_of_own(ys), error_of_shared(xs))
+        count = found["shifted"].count
+        drop = Metric(value=x - y, count=count, direction="lower", chance=0.0, interval=_normal(x - y, error))
+        found["drop"] = drop
         if x < 1:
-            ratio = (1 - y) / (1 - x)
-            found["error_ratio"] = Metric(value=ratio, count=found["shifted"].count, direction="lower", chance=1.0)
+            found["error_ratio"] = Metric(value=(1 - y) / (1 - x), count=count, direction="lower", chance=1.0)
     return found
 
 
-def variance(metric: Metric | None) -> float:
-    """p (1 - p) / n of a share."""
-    return 0.0 if metric is None else metric.value * (1 - metric.value) / metric.count
+def error_of_own(shares: Sequence[Metric]) -> float:
+    """The standard error of a mean of shares that each have their own samples."""
+    return math.sqrt(sum(one.value * (1 - one.value) / one.count for one in shares)) / len(shares)
+
+
+def error_of_shared(shares: Sequence[Metric]) -> float:
+    """The largest standard error that a mean of shares can have, whatever samples they share."""
+    return sum(math.sqrt(one.value * (1 - one.value) / one.count) for one in shares) / len(shares)
+
+
+def _mean(metrics: Sequence[Metric], error: float) -> Metric:
+    value = statistics.fmean(metric.value for metric in metrics)
+    return Metric(value=value, count=sum(metric.count for metric in metrics), interval=_normal(value, error))
+
+
+def _normal(value: float, error: float) -> Interval:
+    half = statistics.NormalDist().inv_cdf(0.975) * error
+    return Interval(value - half, value + half, 0.95, "normal")

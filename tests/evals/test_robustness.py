@@ -172,6 +172,9 @@ def test_splits_are_compared_with_one_of_them_where_there_is_no_test_bed():
     record = PROTOCOL.run(of_styles(), PROTOCOL.Config(), seed=0).record
     assert [row["shift"] for row in record.details["rows"]] == ["photo -> sketch", "photo -> clay"]
     assert record.metrics["reference"].value == 1.0 and record.metrics["drop"].value > 0.1
+    y = [row["y"][0] for row in record.details["rows"]]
+    half = 1.959964 * np.sqrt(sum(value * (1 - value) / 100 for value in y)) / 2
+    assert record.metrics["drop"].interval.high - record.metrics["drop"].value == pytest.approx(half, rel=1e-6)
     assert "error_ratio" not in record.metrics  # there are no errors to divide by
     back = PROTOCOL.run(of_styles(), PROTOCOL.Config(reference="clay"), seed=0).record
     assert [row["shift"] for row in back.details["rows"]] == ["clay -> photo", "clay -> sketch"]
