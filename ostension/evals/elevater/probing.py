@@ -15,9 +15,10 @@ Source: ELEVATER, section 3.2 and appendix; `full_model_finetune` of the toolkit
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -107,8 +108,66 @@ class Sets:
     test: Features
 
 
+class Trainer(abc.ABC):
+    """What trains trials on some of the training images: heads on rows (`ProbeTrainer`), or a tower (`finetune`)."""
+
+    @abc.abstractmethod
+    def train(
+        self,
+        trials: Sequence[Trial],
+        chosen: np.ndarray,
+        held: np.ndarray | None,
+        train: TrainConfig,
+        look: Callable[[int, int, np.ndarray], None],
+        *,
+        every_epoch: bool,
+    ) -> dict[int, int]:
+        """Train; the epochs in which trials lost their finite numbers, by their places.
+
+        Args:
+            chosen: positions of the training images.
+            held: positions of the images that are looked at; None for the test images.
+            look: told a trial's place, the epoch from 1, and the logits of those images.
+            every_epoch: look after each epoch, or after the last one only.
+        """
+
+
+class ProbeTrainer(Trainer):
+    """Heads on frozen rows, all trials side by side."""
+
+    def __init__(self, sets: Sets, head: HeadConfig, start: Start):
+        self.sets, self.head, self.start = sets, head, start
+
+    def train(
+        self,
+        trials: Sequence[Trial],
+        chosen: np.ndarray,
+        held: np.ndarray | None,
+        train: TrainConfig,
+        look: Callable[[int, int, np.ndarray], None],
+        *,
+        every_epoch: bool,
+    ) -> dict[int, int]:
+        part = self.sets.train.take(chosen)
+        seen = self.sets.test if held is None else self.sets.train.take(held)
+        seen_rows = torch.from_numpy(seen.array())
+
+        def after(probes: Probes, epoch: int) -> None:
+            if every_epoch or epoch == train.epochs:
+                for place in probes.alive:
+                    look(place, epoch, probes.logits(seen_rows, place).numpy())
+
+        targets = torch.from_numpy(np.asarray(labels_of(part), np.int64))
+        return train_probes(self.head, self.start, trials, torch.from_numpy(part.array()), targets, train, after).ended
+
+
 def probe(sets: Sets, head: HeadConfig, start: Start, config: ProbeConfig, *, shots: int, seed: int) -> Probed:
-    """A probe on `shots` images a class (`FULL` for every image; for 1 another image of each class is held out).
+    """A probe on `shots` images a class; see `adapt`."""
+    return adapt(ProbeTrainer(sets, head, start), sets, config, shots=shots, seed=seed)
+
+
+def adapt(trainer: Trainer, sets: Sets, config: ProbeConfig, *, shots: int, seed: int) -> Probed:
+    """Draw, search and train on `shots` images a class (`FULL` for every image; for 1 another of each class is held out).
 
     Raises:
         ConfigError: for shots that are none.
@@ -116,8 +175,7 @@ def probe(sets: Sets, head: HeadConfig, start: Start, config: ProbeConfig, *, sh
     """
     require(shots == FULL or shots >= 1, "shots", shots, "1 or more, or -1 for every image")
     train, task = sets.train, sets.task
-    targets = labels_of(train)
-    classes = task.num_classes
+    targets, classes = labels_of(train), task.num_classes
     notes: list[str] = []
     drawn = np.arange(len(train))
     if shots != FULL:
@@ -129,12 +187,12 @@ def probe(sets: Sets, head: HeadConfig, start: Start, config: ProbeConfig, *, sh
     kept, held = (searched[part] for part in hold_out(targets[searched], seed, config.mode))
     if shots == 1:
         final = kept
-    trials, found = _chosen(sets, head, start, config, kept, held, seed)
+    trials, found = _chosen(trainer, sets, config, kept, held, seed)
     if found is not None:
         notes.append(found.summary)
         _LOG.log(logging.WARNING if found.failed else logging.INFO, "%s, %s: %s", task.name, _words(shots, seed), found.summary)
     for trial in trials:
-        logits, epoch = _final(sets, head, start, config, trial, final, seed)
+        logits, epoch = _final(trainer, sets, config, trial, final, seed)
         if logits is not None:
             return Probed(
                 logits=logits, search=found, trial=trial, epoch=epoch, drawn=len(drawn), held_out=len(held), notes=tuple(notes)
@@ -171,29 +229,23 @@ def labels_of(features: Features) -> np.ndarray:
 
 
 def _chosen(
-    sets: Sets, head: HeadConfig, start: Start, config: ProbeConfig, kept: np.ndarray, held: np.ndarray, seed: int
+    trainer: Trainer, sets: Sets, config: ProbeConfig, kept: np.ndarray, held: np.ndarray, seed: int
 ) -> tuple[Sequence[Trial], Search | None]:
     """Settings for the final training, the best first."""
     if config.learning_rate is not None and config.weight_decay is not None:
         return [Trial(learning_rate=config.learning_rate, weight_decay=config.weight_decay)], None
-    rows, targets = _tensors(sets.train, kept)
-    out = sets.train.take(held)
-    out_rows = torch.from_numpy(out.array())
     train = TrainConfig(epochs=config.epochs, batch_size=config.batch_size, seed=seed)
+    out = sets.train.take(held)
 
     def evaluate(trials: Sequence[Trial]) -> list[Scored]:
         best: dict[int, float] = {}
 
-        def look(probes: Probes, epoch: int) -> None:
-            if config.mode == "honest" and epoch < config.epochs:
-                return
-            for place in probes.alive:
-                logits = probes.logits(out_rows, place).numpy()
-                if np.isfinite(logits).all():
-                    best[place] = max(best.get(place, -np.inf), value_of(sets.task, logits, out, config.mode))
+        def look(place: int, epoch: int, logits: np.ndarray) -> None:
+            if np.isfinite(logits).all():
+                best[place] = max(best.get(place, -np.inf), value_of(sets.task, logits, out, config.mode))
 
-        probes = train_probes(head, start, trials, rows, targets, train, look)
-        return [_scored(trial, best.get(place), probes.ended.get(place)) for place, trial in enumerate(trials)]
+        ended = trainer.train(trials, kept, held, train, look, every_epoch=config.mode == "faithful")
+        return [_scored(trial, best.get(place), ended.get(place)) for place, trial in enumerate(trials)]
 
     found = search(evaluate, config.rates)
     ranked = sorted((one for one in found.tried if one.score is not None), key=lambda one: -(one.score or 0))
@@ -206,31 +258,22 @@ def _scored(trial: Trial, score: float | None, ended: int | None) -> Scored:
 
 
 def _final(
-    sets: Sets, head: HeadConfig, start: Start, config: ProbeConfig, trial: Trial, chosen: np.ndarray, seed: int
+    trainer: Trainer, sets: Sets, config: ProbeConfig, trial: Trial, chosen: np.ndarray, seed: int
 ) -> tuple[Float[np.ndarray, "M C"] | None, int]:
     """The logits of the test images and whose epoch they are of; None and the epoch in which the training overflowed."""
-    rows, targets = _tensors(sets.train, chosen)
-    test_rows = torch.from_numpy(sets.test.array())
     train = TrainConfig(epochs=config.final_epochs, batch_size=config.batch_size, seed=seed)
+    faithful = config.mode == "faithful"
     best: tuple[float, np.ndarray | None, int] = (-np.inf, None, 0)
 
-    def look(probes: Probes, epoch: int) -> None:
+    def look(place: int, epoch: int, logits: np.ndarray) -> None:
         nonlocal best
-        if config.mode == "honest" and epoch < config.final_epochs:
-            return
-        logits = probes.logits(test_rows, 0).numpy()
         if np.isfinite(logits).all():
-            value = value_of(sets.task, logits, sets.test, config.mode) if config.mode == "faithful" else 0.0
+            value = value_of(sets.task, logits, sets.test, config.mode) if faithful else 0.0
             if value > best[0]:
                 best = (value, logits, epoch)
 
-    probes = train_probes(head, start, [trial], rows, targets, train, look)
-    return best[1], best[2] or probes.ended.get(0, config.final_epochs)
-
-
-def _tensors(features: Features, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    part = features.take(chosen)
-    return torch.from_numpy(part.array()), torch.from_numpy(np.asarray(labels_of(part), np.int64))
+    ended = trainer.train([trial], chosen, None, train, look, every_epoch=faithful)
+    return best[1], best[2] or ended.get(0, config.final_epochs)
 
 
 def _independent(task: Task, mode: Mode) -> bool:
