@@ -38,6 +38,7 @@ class GroupResult:
         average: over samples, or weighted.
         by_chance: the probability of a worst group as low if all had the plain average.
         small: groups that have too few samples to be compared, with their sizes.
+        absent: groups that the average has a weight for and no sample; it is over the others.
     """
 
     cells: Mapping[str, Metric]
@@ -45,6 +46,7 @@ class GroupResult:
     average: Metric
     by_chance: float
     small: Mapping[str, int]
+    absent: tuple[str, ...]
 
     @property
     def gap(self) -> float:
@@ -81,7 +83,7 @@ def by_group(
     if not cells:
         raise DataError(f"no group has {minimum} samples", source=task.name or task.title, expected="a smaller minimum")
     plain = exact(accuracy(correct, chance=None))
-    average = weighted_average(cells, task.group_weights) if task.group_weights else plain
+    average = weighted_average(found, task.group_weights) if task.group_weights else plain
     worst = min(cells, key=lambda name: cells[name].value)
     return GroupResult(
         cells=cells,
@@ -89,6 +91,7 @@ def by_group(
         average=average,
         by_chance=chance_of_worst([cell.count for cell in cells.values()], plain.value, cells[worst].value),
         small={name: cell.count for name, cell in found.items() if name not in cells},
+        absent=tuple(name for name in task.group_weights if name not in found),
     )
 
 

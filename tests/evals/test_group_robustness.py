@@ -32,6 +32,9 @@ def test_the_average_of_waterbirds_is_weighted_by_its_training_cells():
     assert found.worst == "waterbird/0" and found.cells[found.worst].value == 0.5
     wanted = (0.9 * 3498 + 0.7 * 184 + 0.5 * 56 + 0.8 * 1057) / (3498 + 184 + 56 + 1057)
     assert found.average.value == pytest.approx(wanted) and found.gap == pytest.approx(wanted - 0.5)
+    few = by_group(read_task("waterbirds"), predicted[:30], targets[:30], {"place": places[:30]})
+    assert few.absent == ("waterbird/1",)
+    assert few.average.value == pytest.approx((0.9 * 3498 + 0.7 * 184 + 0.5 * 56) / (3498 + 184 + 56))
     # The plain mean is another number.
     assert (predicted == targets).mean() == pytest.approx(0.725) and abs(wanted - 0.725) > 0.1
     assert {name: metric.direction for name, metric in found.metrics().items()}["gap"] == "lower"

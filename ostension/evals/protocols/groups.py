@@ -4,8 +4,8 @@ The probe learns from the training split's classes, not its groups; its strength
 average) on the validation split, whose groups are looked at for that, or on a fifth of the training split.
 
 Details: "groups" {cell: [accuracy, samples, low, high]} of the zero-shot classifier, "probe_groups" of the probe, "worst",
-"probe_worst", "by_chance" and "probe_by_chance" (see `group_robustness`), "small" {cell: samples}, "curve" [[strength, score]],
-"strength", "select".
+"probe_worst", "by_chance" and "probe_by_chance" (see `group_robustness`), "small" {cell: samples}, "absent" [cell], "curve" [[strength,
+score]], "strength", "select".
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         own: dict[str, Metric] = scores(task, logits, targets, groups, seed=seed)
         measured = own | measured
     details: dict[str, Any] = {"groups": table(found), "worst": found.worst, "by_chance": found.by_chance}
-    details["small"] = dict(found.small)
+    details |= {"small": dict(found.small), "absent": list(found.absent)}
     samples = {"id": np.array(features.ids), "group": cells_of(task, targets, groups), "correct": predicted == targets}
     if config.probe and inputs.has("train"):
         head = _probe(inputs, config, seed)
