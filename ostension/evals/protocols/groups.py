@@ -4,8 +4,8 @@ The probe learns from the training split's classes, not its groups; its strength
 average) on the validation split, whose groups are looked at for that, or on a fifth of the training split.
 
 Details: "groups" {cell: [accuracy, samples, low, high]} of the zero-shot classifier, "probe_groups" of the probe, "worst",
-"probe_worst", "by_chance" and "probe_by_chance" (see `group_robustness`), "small" {cell: samples}, "absent" [cell], "curve" [[strength,
-score]], "strength", "select".
+"probe_worst", "by_chance" and "probe_by_chance" (see `group_robustness`), "small" {cell: samples}, "absent" [cell], "curve"
+[[strength, score]], "strength", "select".
 """
 
 from __future__ import annotations
