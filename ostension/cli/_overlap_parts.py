@@ -56,7 +56,10 @@ def lines_of(rows: list[dict[str, Any]], tests: int) -> str:
     def percent(value: float | None, digits: int = 2) -> str:
         return "" if value is None else f"{100 * value:.{digits}f} %"
 
-    head = ["set", "samples", "overlap", "share", "all", "clean", "overlap", "99.5 % interval", "delta", "p", f"p x {tests}"]
+    head = [
+        "set", "samples", "overlap", "share", "acc all", "acc clean", "acc overlap", "99.5 % interval", "delta", "p",
+        f"p x {tests}",
+    ]  # fmt: skip
     table = []
     for row in rows:
         accuracy, interval = row["accuracy"], row["interval"]

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import hashlib
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,26 @@ BLOCK = 1024  # evaluation pictures between two files
 HASHES = 2**22  # pairs of hashes compared at a time: 32 MB
 UNKNOWN = -1
 FACTS, RESULT = "neighbours.json", "neighbours.npz"
+
+
+class SetIds(Sequence):
+    """The ids of a set in a store, read as they are asked for: those of a training set would fill the memory."""
+
+    def __init__(self, opened: EmbeddingSet):
+        self.opened = opened
+
+    def __len__(self) -> int:
+        return len(self.opened)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.opened.ids)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.many([row])[0] if isinstance(row, int) else self.many(range(len(self))[row])
+
+    def many(self, rows: Sequence[int]) -> list[str]:
+        """The ids of some rows."""
+        return list(self.opened.column("id", rows))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +102,7 @@ class Pictures:
 
         samples = column("sample")
         return Pictures(
-            rows=opened.rows, ids=opened.ids, digests=_unsigned(column("digest")), hashes=_unsigned(column("perceptual")),
+            rows=opened.rows, ids=SetIds(opened), digests=_unsigned(column("digest")), hashes=_unsigned(column("perceptual")),
             samples=None if samples is None else samples.astype(np.int64), key=opened.key.tree(),
         )  # fmt: skip
 
@@ -302,9 +322,10 @@ def _joined(
     named = np.unique(np.concatenate([arrays["nearest"].ravel(), arrays["same_file"], arrays["alike"]]))
     named = named[named >= 0].tolist()
     numbers = training.samples
+    ids = training.ids.many(named) if isinstance(training.ids, SetIds) else [training.ids[row] for row in named]
     samples = np.arange(len(evaluation)) if evaluation.samples is None else np.asarray(evaluation.samples, dtype=np.int64)
     return Neighbours(
-        ids=tuple(evaluation.ids), training_ids={row: training.ids[row] for row in named}, samples=samples, facts=dict(tree),
+        ids=tuple(evaluation.ids), training_ids=dict(zip(named, ids, strict=True)), samples=samples, facts=dict(tree),
         training_samples={row: row if numbers is None else int(numbers[row]) for row in named}, **arrays,
     )  # fmt: skip
 

@@ -152,10 +152,10 @@ def notes_of(decision: Decision) -> tuple[str, ...]:
     """What a reader of a result should know of the decision."""
     notes = []
     if decision.excluded:
-        notes.append(f"{len(decision.excluded):,} pairs that pass were taken out")
+        notes.append(f"pairs that pass and were taken out: {len(decision.excluded):,}")
     left = decision.flagged - sum(reason != "seen to be another picture" for reason in decision.excluded.values())
     if left > 0:
-        notes.append(f"{left:,} of the pairs are nearly black, of one colour or tiny")
+        notes.append(f"pairs that are nearly black, of one colour or tiny: {left:,}")
     return tuple(notes)
 
 

@@ -186,7 +186,7 @@ def test_a_decision_takes_what_passes_less_what_a_person_took_out(found, places,
     assert {"e0.png", "e1.png", "e2.png"} <= set(np.array(neighbours.ids)[duplicates(neighbours, plain)])
     without = decide(neighbours, source, threshold=threshold, excluded=("e1.png",), by="a person")
     assert not duplicates(neighbours, without)[neighbours.ids.index("e1.png")]
-    assert notes_of(without)[0] == "1 pairs that pass were taken out"
+    assert notes_of(without)[0] == "pairs that pass and were taken out: 1"
     without.save(tmp_path)
     assert Decision.load(tmp_path, neighbours) == without
     with pytest.raises(ConfigError, match="'e9.png' is no picture of the set"):
@@ -207,8 +207,8 @@ def test_black_frames_are_flagged_and_can_be_dropped(found, places):
     assert kept.flagged == dropped.flagged == 1
     assert dropped.excluded == {"e8.png": "nearly black"}
     assert duplicates(neighbours, kept).sum() == duplicates(neighbours, dropped).sum() + 1 == len(neighbours)
-    assert notes_of(kept) == ("1 of the pairs are nearly black, of one colour or tiny",)
-    assert notes_of(dropped) == ("1 pairs that pass were taken out",)
+    assert notes_of(kept) == ("pairs that are nearly black, of one colour or tiny: 1",)
+    assert notes_of(dropped) == ("pairs that pass and were taken out: 1",)
 
 
 def test_a_decision_about_another_search_is_refused(found, tmp_path):
