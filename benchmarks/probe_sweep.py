@@ -72,7 +72,8 @@ def objective(rows: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, streng
 def main() -> None:
     options = _measure.arguments(
         __doc__ or "", samples=(20_000, "training samples"), width=(512, "features"), classes=(100, "classes"),
-        every=(8, "time scikit-learn at every so many points of the grid"), budget=(400.0, "wall seconds after which no fit is begun"),
+        every=(8, "time scikit-learn at every so many points of the grid"),
+        budget=(400.0, "wall seconds after which no fit is begun"),
     )  # fmt: skip
     rows, labels, test, test_labels = planted(options.samples, options.width, options.classes)
     sweep(rows[:500], labels[:500] % 5, 5, 1e-2)  # first calls load libraries

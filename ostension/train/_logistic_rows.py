@@ -163,8 +163,8 @@ class Rows:
 
 
 def as_tensor(values: Tensor | np.ndarray) -> Tensor:
-    """A tensor; of memory-mapped features a copy, because torch takes no array that cannot be written to."""
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    """A tensor on the processor; of memory-mapped features a copy, because torch takes no array that cannot be written to."""
+    return values.cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
 
 
 def _is_double(features: Tensor | np.ndarray) -> bool:

@@ -117,7 +117,7 @@ def fit_logistic(
 
     Args:
         features: (N, D) in float64 or a shorter float; may be memory-mapped. float64 is computed in float64, all else in
-            float32.
+            float32, on the processor.
         labels: (N,) integers 0..C-1, or (N, C) zeros and ones for the sigmoid loss.
         offset: (N, C) fixed logits, added to the classifier's.
         prior: (C, D) weights that the penalty pulls towards.
@@ -160,6 +160,9 @@ class LogisticPath:
         resident_bytes: int = RESIDENT_BYTES,
     ):
         labels = as_tensor(labels)
+        offset, prior, sample_weights = (
+            None if value is None else value.cpu() for value in (offset, prior, sample_weights)
+        )  # fmt: skip
         _check(features, labels, num_classes, loss, offset, prior, sample_weights)
         self.tolerance, self.max_iterations = tolerance, max_iterations
         self.num_classes, self.passes = num_classes, 0

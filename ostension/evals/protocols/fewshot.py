@@ -103,9 +103,9 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
             probe = PathProbe(
                 rows["train"][draw.train], labels["train"][draw.train], task.num_classes, tolerance=config.tolerance
             )
-            judged = splits[draw.judged_in].take(draw.judged)
+            groups = {name: np.asarray(values)[draw.judged] for name, values in splits[draw.judged_in].groups.items()}
             choice = search(score_of(task, probe, rows[draw.judged_in][draw.judged], labels[draw.judged_in][draw.judged],
-                                     judged.groups))  # fmt: skip
+                                     groups))  # fmt: skip
             logits = probe.logits(choice.strength, rows["test"])
             values[draw.shots].append(score_value(task, logits, labels["test"], test.groups))
             strengths[draw.shots].append(choice.strength)
