@@ -20,6 +20,7 @@ from ostension.shapes import Bool, Float, Int
 CALIBRATION_BINS = 15  # Guo et al. 2017, the habit of the field
 BOOTSTRAP_RESAMPLES = 2_000
 BOOTSTRAP_COUNTS = 2**23  # counts held at a time: 64 MB
+Z_95 = statistics.NormalDist().inv_cdf(0.975)
 BLOCK_ROWS = 1_024  # queries scored at once, at most
 BLOCK_SCORES = 2**24  # scores held at a time: 64 MB in float32
 
@@ -59,6 +60,23 @@ def mean_per_class_accuracy(predictions: Int[np.ndarray, " N"], targets: Int[np.
     _, members = np.unique(targets, return_inverse=True)
     counts = np.bincount(members)
     return float(np.mean(np.bincount(members, weights=predictions == targets) / counts))
+
+
+def class_mean_error(values: np.ndarray, targets: Int[np.ndarray, " N"]) -> float:
+    """The standard error of the mean over classes of the mean of per-sample `values` (N,).
+
+    sqrt(sum_c s_c^2 / n_c) / C with the variance s_c^2 within class c. A class of one sample, which tells nothing of it, gets
+    that of all samples; and the error is never below that of a plain mean of all samples, because a few samples a class that
+    happen to be alike are not certain either.
+    """
+    _check_some(values)
+    numbers = np.asarray(values, dtype=np.float64)
+    _, members, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    means = np.bincount(members, weights=numbers) / sizes
+    squares = np.bincount(members, weights=(numbers - means[members]) ** 2)
+    among_all = float(numbers.var())
+    variances = np.where(sizes > 1, squares / np.maximum(sizes - 1, 1), among_all)
+    return float(np.sqrt(max((variances / sizes).sum() / len(sizes) ** 2, among_all / len(numbers))))
 
 
 def macro_f1_present(predictions: Int[np.ndarray, " N"], targets: Int[np.ndarray, " N"]) -> float:
@@ -168,13 +186,18 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
     """Wilson's score interval of a proportion: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)."""
     if not 0 <= successes <= trials or trials == 0:
         raise DataError(f"{successes} successes in {trials} trials", expected="0 <= successes <= trials, at least one trial")
+    return wilson_of(successes / trials, float(trials), confidence)
+
+
+def wilson_of(share: float, trials: float, confidence: float = 0.95) -> Interval:
+    """Wilson's interval around a share that is as sure as one of `trials` samples, perhaps no whole number of them."""
     z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, z2n = successes / trials, z * z / trials
+    z2n = z * z / trials
     centre = (share + z2n / 2) / (1 + z2n)
     half = math.sqrt(share * (1 - share) * z2n + z2n * z2n / 4) / (1 + z2n)
-    # At 0 and n the exact ends are 0 and 1; rounding must not move them past the estimate.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
+    # At 0 and 1 the exact ends are 0 and 1; rounding must not move them past the estimate.
+    low = 0.0 if share == 0 else max(0.0, centre - half)
+    high = 1.0 if share == 1 else min(1.0, centre + half)
     return Interval(low, high, confidence, "wilson")
 
 

@@ -5,9 +5,9 @@
     scores(task, logits, targets, groups)   # the score first, then what belongs to it
     per_sample(task, logits, targets)       # columns by name
 
-How each metric is computed is said beside its function here. Intervals are at 95 %: Wilson's for shares of samples, a
-bootstrap over samples for all else. Equal logits are ordered by index. Logits may be minus infinity, for classes that can
-never be given, but not in a whole row.
+How each metric is computed is said beside its function here. Intervals are at 95 %: Wilson's for shares of samples and their
+means over classes, a bootstrap over samples for all else. Equal logits are ordered by index. Logits may be minus infinity, for
+classes that can never be given, but not in a whole row.
 
 Letters: N samples, C classes or labels.
 """
@@ -110,7 +110,7 @@ def scores(
     if name == "accuracy":
         return {name: accuracy(logits.argmax(axis=1) == targets, chance=chance)}
     if name == "mean_per_class":
-        return {name: mean_per_class(logits.argmax(axis=1), targets, chance=chance, seed=seed)}
+        return {name: mean_per_class(logits.argmax(axis=1), targets, chance=chance)}
     if name == "macro_f1_present":
         return {name: macro_f1(logits.argmax(axis=1), targets, chance=chance, seed=seed)}
     if name == "mean_top1_top5":
@@ -140,9 +140,9 @@ def gain(
     *,
     seed: int = 0,
 ) -> Metric:
-    """The score of `ours` minus that of `theirs` on the same samples, with a paired bootstrap interval; chance is 0.
+    """The score of `ours` minus that of `theirs` on the same samples, with a paired interval; chance is 0.
 
-    Macro-F1 and the worst group have no interval here.
+    It is a bootstrap; of means over classes a normal one. Macro-F1 and the worst group have none here.
 
     Raises:
         As `score`.
@@ -155,10 +155,8 @@ def gain(
         interval = metrics.percentile_interval(both[0] - both[1])
     elif name == "mean_per_class":
         changes = (ours.argmax(axis=1) == targets) * 1 - (theirs.argmax(axis=1) == targets)
-        _, members, sizes = np.unique(targets, return_inverse=True, return_counts=True)
-        shares = np.stack([np.bincount(members, weights=changes == change) for change in (-1, 0, 1)], axis=1) / sizes[:, None]
-        drawn = numpy_generator(seed, "bootstrap").multinomial(sizes, shares, size=(ranking.RESAMPLES, len(sizes)))
-        interval = metrics.percentile_interval(((drawn[..., 2] - drawn[..., 0]) / sizes).mean(axis=1))
+        half = metrics.Z_95 * metrics.class_mean_error(changes, targets)
+        interval = metrics.Interval(value - half, value + half, 0.95, "normal")
     elif name in ("accuracy", "mean_top1_top5", "pm_0"):
         values = [_values(name, logits, targets) for logits in (ours, theirs)]
         interval = metrics.bootstrap_interval(values[0] - values[1], seed=seed)
@@ -200,17 +198,16 @@ def accuracy(correct: Bool[np.ndarray, " N"], *, chance: float | None) -> Metric
     )
 
 
-def mean_per_class(
-    predictions: Int[np.ndarray, " N"], targets: Int[np.ndarray, " N"], *, chance: float | None, seed: int
-) -> Metric:
-    """The mean of the accuracies of the classes that occur; the bootstrap draws within classes, whose sizes stay."""
+def mean_per_class(predictions: Int[np.ndarray, " N"], targets: Int[np.ndarray, " N"], *, chance: float | None) -> Metric:
+    """The mean of the accuracies of the classes that occur, with Wilson's interval for as many samples as are as informative.
+
+    These are p (1 - p) / e^2 for the standard error e of `metrics.class_mean_error`.
+    """
     value = metrics.mean_per_class_accuracy(predictions, targets)
-    _, members, sizes = np.unique(targets, return_inverse=True, return_counts=True)
-    shares = np.bincount(members, weights=predictions == targets) / sizes
-    # The mean of n draws from n right and wrong answers is a binomial one.
-    generator = numpy_generator(seed, "bootstrap")
-    drawn = generator.binomial(sizes, shares, size=(metrics.BOOTSTRAP_RESAMPLES, len(sizes))) / sizes
-    return Metric(value=value, count=len(targets), chance=chance, interval=metrics.percentile_interval(drawn.mean(axis=1)))
+    error = metrics.class_mean_error(predictions == targets, targets)
+    trials = value * (1 - value) / error**2 if error > 0 else float(len(targets))
+    interval = metrics.wilson_of(value, trials)
+    return Metric(value=value, count=len(targets), chance=chance, interval=interval)
 
 
 def macro_f1(predictions: Int[np.ndarray, " N"], targets: Int[np.ndarray, " N"], *, chance: float | None, seed: int) -> Metric:

@@ -49,6 +49,33 @@ def test_mean_per_class_is_balanced_accuracy_and_its_interval_holds_it():
     assert (found.interval.low, found.interval.high) == pytest.approx((found.value - half, found.value + half), abs=0.01)
 
 
+def test_single_samples_of_classes_do_not_make_a_mean_over_classes_certain():
+    generator = numpy_generator(0, "single")
+    right = generator.random(60) < 0.4
+    logits = np.eye(60)[np.where(right, np.arange(60), (np.arange(60) + 1) % 60)]
+    found = scores.score(task(60, metric="mean_per_class"), logits, np.arange(60))
+    assert found.value == pytest.approx(right.mean())
+    plain = wilson_interval(int(right.sum()), 60)
+    assert (found.interval.low, found.interval.high) == pytest.approx((plain.low, plain.high))
+    other = np.roll(logits, 1, axis=1)
+    changes = right * 1.0 - (other.argmax(1) == np.arange(60))
+    gained = scores.gain(task(60, metric="mean_per_class"), logits, other, np.arange(60))
+    half = 1.96 * changes.std() / np.sqrt(60)
+    assert (gained.interval.low, gained.interval.high) == pytest.approx((gained.value - half, gained.value + half), abs=1e-3)
+
+
+@pytest.mark.parametrize("sizes, shares", [((200, 40, 10), (0.9, 0.5, 0.7)), ((30,) * 40, (0.2, 0.6, 0.95, 0.7) * 10)])
+def test_the_interval_of_a_mean_over_classes_covers_the_truth(sizes, shares):
+    targets, truth = np.repeat(np.arange(len(sizes)), sizes), np.mean(shares)
+    generator = numpy_generator(0, "coverage")
+    covered = []
+    for _ in range(300):
+        right = generator.random(len(targets)) < np.array(shares)[targets]
+        found = scores.mean_per_class(np.where(right, targets, targets + 1), targets, chance=None).interval
+        covered.append(found.low <= truth <= found.high)
+    assert 0.92 < np.mean(covered) <= 0.995
+
+
 def test_mean_of_top1_and_top5_by_hand():
     logits = np.eye(10, dtype=np.float32)[:3] * 5 + np.linspace(1, 0, 10, dtype=np.float32)
     found = scores.score(task(10, metric="mean_top1_top5"), logits, np.array([0, 3, 9]))

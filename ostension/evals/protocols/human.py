@@ -80,7 +80,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         columns = four_columns(found.answers, truth, seed=seed)
         conditions[name] = {column: [metric.value, metric.count] for column, metric in columns.items()}
         chosen = np.array(sorted(rows.values()))
-        model = mean_per_class(predicted[chosen], targets[chosen], chance=1 / len(keys), seed=seed)
+        model = mean_per_class(predicted[chosen], targets[chosen], chance=1 / len(keys))
         models[name] = model.value
         measured.setdefault("model", model)
         measured[f"people, {name}" if name else "people"] = columns["accuracy"]
