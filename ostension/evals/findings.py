@@ -199,11 +199,20 @@ def _calibration(records: Sequence[Record]) -> list[str]:
 
 
 def _shifts(summaries: Sequence[Record]) -> list[str]:
-    return [
-        f"{record.model or record.subject}: effective robustness {_points(record.headline.value)} on average."
-        for record in summaries
-        if kind(record.protocol) == "effectiverobustness"
-    ]
+    found = []
+    for record in summaries:
+        if kind(record.protocol) != "effectiverobustness":
+            continue
+        who = record.model or record.subject
+        drops = {name.removeprefix("drop "): metric.value for name, metric in record.metrics.items() if name.startswith("drop ")}
+        if "effective_robustness" in record.metrics:
+            value = record.metrics["effective_robustness"].value
+            found.append(f"{who}: effective robustness {_points(value)} on the mean of the seven shifts.")
+        elif plain := {name: value for name, value in drops.items() if "(" not in name}:
+            worst = max(plain, key=lambda name: plain[name])
+            if plain[worst] > 0:
+                found.append(f"{who} loses most from {worst}: {100 * plain[worst]:.1f} points of accuracy.")
+    return found
 
 
 def _scored(record: Record) -> str:
