@@ -22,6 +22,7 @@ from ostension.evals.scores import (
     accuracy,
     group_accuracies,
     in_set,
+    mean_per_class,
     per_sample,
     scores,
     softmax,
@@ -152,8 +153,7 @@ def measure(
     if classes > 5:
         found["top5"] = accuracy(places < 5, chance=5 / classes)
     if "mean_per_class" not in found:
-        value = metrics.mean_per_class_accuracy(predicted, targets)
-        found["mean_per_class"] = Metric(value=value, count=count, chance=1 / classes)
+        found["mean_per_class"] = mean_per_class(predicted, targets, chance=1 / classes)
     table = metrics.reliability(top_probability(logits).clip(0, 1), correct, bins)
     error = sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in table) / count
     found["ece"] = Metric(value=error, count=count, direction="lower")
