@@ -150,27 +150,25 @@ def _against_probe(records: Sequence[Record], name: str) -> list[str]:
     if not gains:
         return []
     most, least = max(gains, key=lambda key: gains[key]), min(gains, key=lambda key: gains[key])
-    line = f"A linear probe on all labels adds {100 * statistics.mean(gains.values()):.1f} points on average"
+    line = f"A linear probe on all labels adds {100 * statistics.mean(gains.values()):.1f} points"
     if len(gains) > 1:
-        line += f": most on {most} ({_points(gains[most])}), least on {least} ({_points(gains[least])})"
+        ends = f"most on {most} ({_points(gains[most])}), least on {least} ({_points(gains[least])})"
+        line += f" on average over {len(gains)} sets: {ends}"
     return [line + "."]
 
 
 def _published(records: Sequence[Record], name: str) -> list[str]:
-    near: list[str] = []
-    far: dict[str, float] = {}
+    near, far = 0, {}
     for record in records:
-        known = published(record.task, record.protocol, record.model)
-        if known and record.model == name and record.split in ("", "test"):
-            gap = record.headline.value - known[0]
-            said = f"{task_title(target(record))} {record.protocol}"
-            if abs(100 * gap) <= known[1].tolerance:
-                near.append(said)
-            else:
-                far[said] = gap
+        known = published(record) if record.model == name else None
+        if known is None or known.why_not:  # what was measured otherwise says nothing about the published value
+            continue
+        near += known.near
+        if not known.near:
+            far[f"{task_title(target(record))} {protocol_words(record.protocol)}"] = known.found - known.published
     if not near and not far:
         return []
-    line = f"{len(near)} of {len(near) + len(far)} results lie within the tolerance of what was published for OpenAI's weights"
+    line = f"{near} of {near + len(far)} results lie within the tolerance of what was published for these weights"
     if far:
         worst = sorted(far, key=lambda key: -abs(far[key]))[:NAMED]
         line += "; furthest off: " + ", ".join(f"{key} ({_points(far[key])})" for key in worst)

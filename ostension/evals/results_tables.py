@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ostension.data.task import TASKS, shipped
 from ostension.evals import report
+from ostension.evals.oracles import Comparison
 from ostension.evals.protocol import PROTOCOLS, load_protocol
 from ostension.evals.records import Metric, Record
 from ostension.evals.report import Cell
@@ -108,22 +109,22 @@ def _cannot(protocol: str, task: str) -> bool:
 def _one_model(records: Sequence[Record], model: str, protocols: Sequence[str]) -> str:
     cells = {(target(record), record.protocol): record for record in records}
     tasks = list(dict.fromkeys(target(record) for record in records))
-    known = {(task, name): published(task, name, model) for task in tasks for name in protocols}
-    said = [name for name in protocols if any(known[task, name] for task in tasks)]
+    known = {place: published(record) for place, record in cells.items()}
+    said = [name for name in protocols if any(known.get((task, name)) for task in tasks)]
     head = ["set", "chance", *map(protocol_words, protocols), *(f"published {protocol_words(name)}" for name in said)]
     rows: list[list[str | Cell]] = []
     for task in tasks:
         some = next(cells[task, name] for name in protocols if (task, name) in cells)
         row = _head(task, some)
         row += [_score(cells.get((task, name)), headline_name(some)) for name in protocols]
-        rows.append([*row, *(_published(known[task, name]) for name in said)])
+        rows.append([*row, *(_published(known.get((task, name))) for name in said)])
     return report.table(head, rows, caption=f"Scores of {model}") + _published_words(said)
 
 
 def _many_models(records: Sequence[Record], names: Sequence[str], protocol: str) -> str:
     cells = {(target(record), record.model): record for record in records}
     tasks = list(dict.fromkeys(target(record) for record in records))
-    known = {(task, name): published(task, protocol, name) for task in tasks for name in names}
+    known = {place: published(record) for place, record in cells.items()}
     rows: list[list[str | Cell]] = []
     for task in tasks:
         found = [cells.get((task, name)) for name in names]
@@ -133,8 +134,8 @@ def _many_models(records: Sequence[Record], names: Sequence[str], protocol: str)
         row = _head(task, some)
         for name, record in zip(names, found, strict=True):
             cell = _score(record, headline_name(some), best=record is not None and record.headline.value == best)
-            if published_ := known[task, name]:
-                said = f"paper {100 * published_[0]:.1f}"
+            if told := known.get((task, name)):
+                said = f"published {100 * told.published:.1f}"
                 cell = Cell(words=cell.words, kind=cell.kind, aside=f"{cell.aside}; {said}" if cell.aside else said)
             row.append(cell)
         rows.append(row)
@@ -168,18 +169,17 @@ def no_better_than_chance(metric: Metric) -> bool:
     return metric.chance >= (metric.value if metric.interval is None else metric.interval.low)
 
 
-def _published(known) -> str | Cell:
+def _published(known: Comparison | None) -> str | Cell:
     if known is None:
         return ""
-    value, oracle = known
-    return Cell(words=f"{100 * value:.1f} %", aside=f"± {oracle.tolerance:g}", kind="low")
+    return Cell(words=f"{100 * known.published:.1f} %", aside=f"± {100 * known.tolerance:g}", kind="low")
 
 
 def _published_words(said: Sequence[str]) -> str:
     if not said:
         return ""
     return report.paragraph(
-        "Published values are those of the CLIP paper's tables for OpenAI's weights of that architecture, as far as they are "
-        "known; `ostension task show` says how well. They say nothing about other weights of the same name.",
+        "Published values are for the same weights, as the model's name says; `ostension task show` says where they are from "
+        "and how well they are known, `ostension eval check` which of them decide.",
         "note",
     )

@@ -6,9 +6,9 @@ import functools
 from collections.abc import Sequence
 
 from ostension.data.task import TASKS, shipped
-from ostension.data.task_parts import Oracle
 from ostension.errors import OstensionError
 from ostension.evals.chart_marks import Style, style_of
+from ostension.evals.oracles import Comparison, check_oracles
 from ostension.evals.records import Metric, Record
 
 # What a metric is called on a page; others are written as they are.
@@ -87,15 +87,12 @@ def task_title(name: str) -> str:
         return name
 
 
-def published(task: str, protocol: str, model: str) -> tuple[float, Oracle] | None:
-    """The share that was published for a model's released weights on a task, with the oracle that says it."""
-    if task not in TASKS.names():
+def published(record: Record) -> Comparison | None:
+    """What was published of the record's first metric for the same model and weights, if its name says which it was."""
+    if record.task not in TASKS.names():
         return None
-    names = {"zeroshot": "zero-shot", "probe": "linear-probe"}
-    for oracle in shipped(task).oracles:
-        if oracle.protocol == names.get(kind(protocol), protocol) and oracle.weights == "openai" and model in oracle.values:
-            return round(oracle.values[model] / 100, 6), oracle  # a percentage divided by 100 has digits of no meaning
-    return None
+    found = check_oracles(record, shipped(record.task))
+    return next((one for one in found if one.metric == headline_name(record)), None)
 
 
 # Words in the names of metrics that are differences of shares, to be told in points, and of those that are no shares at all.

@@ -18,7 +18,8 @@ HEAD = (
 def as_csv(records: Sequence[Record]) -> str:
     """Every metric in full precision; shares are 0 to 1, and what is not known is empty.
 
-    `headline` is 1 for a record's first metric; `published` is the paper's value for released weights of the model's name.
+    `headline` is 1 for a record's first metric; `published` is what was published for the same weights, where the model's name
+    says which they are.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -31,11 +32,12 @@ def as_csv(records: Sequence[Record]) -> str:
 
 def _row(record: Record, name: str, metric: Metric) -> list[object]:
     interval, first = metric.interval, name == headline_name(record)
-    known = published(record.task, record.protocol, record.model) if first else None
+    known = published(record) if first else None
     return [
         record.model, record.task, record.split, record.protocol, name, int(first), metric.value,
         interval and interval.low, interval and interval.high, interval and interval.confidence, interval and interval.method,
-        metric.chance, metric.direction, metric.count, None if known is None else known[0], " ".join(map(str, record.seeds)),
+        metric.chance, metric.direction, metric.count, None if known is None else round(known.published, 6),
+        " ".join(map(str, record.seeds)),
     ]  # fmt: skip
 
 

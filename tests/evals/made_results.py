@@ -23,12 +23,13 @@ def record_of(protocol, task, model, metrics, details=None, **rest) -> Record:
     return Record(
         protocol=protocol, subject=f"{model} on {task.title}", metrics=metrics, config={"templates": "own"},
         hashes={"weights": f"{len(model):064x}", "test": f"{len(task.name):064x}"},
-        counts={"samples": 100, "fitted": 40 * task.num_classes, "classes": task.num_classes}, seeds=(0,),
+        counts={"samples": task.split("test").count, "fitted": 40 * task.num_classes, "classes": task.num_classes}, seeds=(0,),
         task=task.name, model=model, details=details or {}, **{"split": "test", **rest},
     )  # fmt: skip
 
 
 def published_value(task, protocol, model):
+    model = model.removesuffix("-openai")
     oracles = [o for o in task.oracles if o.protocol == protocol and o.weights == "openai" and model in o.values]
     return round(oracles[0].values[model] / 100, 6) if oracles else None
 
@@ -99,10 +100,10 @@ def shifts_of(model: str, published: str, *, probe: bool = True) -> Record:
 
 def suite_with_everything() -> tuple[list[Result], list[Record]]:
     """Results of two models by most protocols, and what summaries make of them."""
-    found = results_of("kornblith12", ("ViT-B-32", "RN50"))
-    found.append(Result(record=shifts_of("RN50", "resnet50_clip_zeroshot"), identity={}))
+    found = results_of("kornblith12", ("ViT-B-32-openai", "RN50-openai"))
+    found.append(Result(record=shifts_of("RN50-openai", "resnet50_clip_zeroshot"), identity={}))
     captions = read_task("flickr8k_1000")
-    for model, shift in (("ViT-B-32", 0.05), ("RN50", 0.0)):
+    for model, shift in (("ViT-B-32-openai", 0.05), ("RN50-openai", 0.0)):
         recalls = {
             f"{way}_r{k}": Metric(value=value + shift, count=1000, chance=k / 1000)
             for way in ("image_to_text", "text_to_image") for k, value in ((1, 0.55), (5, 0.8), (10, 0.9))

@@ -126,8 +126,8 @@ def test_a_suite_score_of_too_few_sets_says_that_it_is_none(everything):
 
 def test_findings_say_what_the_numbers_say(everything):
     said = " ".join(findings(*everything))
-    assert "ViT-B-32 leads with 66.0" in said and "24 of 24 results lie within the tolerance" in said
-    assert "RN50: effective robustness +19.5 points" in said
+    assert "ViT-B-32-openai leads with 66.0" in said and "24 of 24 results lie within the tolerance" in said
+    assert "RN50-openai: effective robustness +19.5 points" in said
     alone = " ".join(findings(made.results_of("clip27", ("ViT-L-14-336",), few=False), []))
     assert "best on STL-10" in alone and "weakest on KITTI distance" in alone and "No better than guessing: KITTI" in alone
 
@@ -154,9 +154,10 @@ def test_chance_within_the_interval_is_no_better_than_chance():
 
 
 def test_published_values_are_those_of_the_record():
-    value, oracle = published("food101", "zeroshot", "ViT-B-32")
-    assert value == pytest.approx(0.844) and oracle.weights == "openai"
-    assert published("food101", "probe", "my-model") is None and published("my-task", "zeroshot", "ViT-B-32") is None
+    record = made.results_of("kornblith12", ("ViT-B-32-openai",), few=False)[0].record
+    assert published(record).published == pytest.approx(0.844) and published(record).near
+    for other in ({"model": "ViT-B-32"}, {"task": "my-task"}, {"protocol": "fewshot"}):
+        assert published(dataclasses.replace(record, **other)) is None
 
 
 def test_differences_are_sorted_and_their_intervals_join_both():
@@ -268,10 +269,10 @@ def test_charts_as_files_are_whole_svg_documents_with_colours_of_their_own(every
 
 
 def test_csv_has_a_row_a_metric_and_markdown_a_table_a_protocol():
-    records = records_of(made.results_of("kornblith12", ("ViT-B-32", "RN50"), few=False))
+    records = records_of(made.results_of("kornblith12", ("ViT-B-32-openai", "RN50-openai"), few=False))
     lines = as_csv(records).splitlines()
     assert len(lines) == 1 + sum(len(record.metrics) for record in records)
-    food = next(line for line in lines if line.startswith("ViT-B-32,food101,test,zeroshot,accuracy,1,0.844,"))
+    food = next(line for line in lines if line.startswith("ViT-B-32-openai,food101,test,zeroshot,accuracy,1,0.844,"))
     assert ",higher,25250,0.844,0" in food
     text = as_markdown(records)
     assert text.count("## ") == 2 and "| Food101 | accuracy | 84.4 % (83.9 to 84.8) | 81.1 % (80.6 to 81.6) | 0.99 % |" in text
