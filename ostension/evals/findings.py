@@ -202,7 +202,7 @@ def _shifts(summaries: Sequence[Record]) -> list[str]:
         if kind(record.protocol) != "effectiverobustness":
             continue
         who = record.model or record.subject
-        drops = {name.removeprefix("drop "): metric.value for name, metric in record.metrics.items() if name.startswith("drop ")}
+        drops = {name.removeprefix("drop "): one.value for name, one in record.metrics.items() if name.startswith("drop ")}
         if "effective_robustness" in record.metrics:
             value = record.metrics["effective_robustness"].value
             found.append(f"{who}: effective robustness {_points(value)} on the mean of the seven shifts.")
