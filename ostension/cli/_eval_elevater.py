@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
-from ostension.errors import OstensionError, UsageError
+from ostension.errors import DataError, OstensionError, UsageError
 
 if TYPE_CHECKING:
     from ostension.evals.elevater.checking import Report
@@ -71,7 +71,7 @@ class Submit:
 
     def run(self) -> int:
         from ostension.cli._eval_run import embedders_of
-        from ostension.evals.elevater.checking import check_archive
+        from ostension.evals.elevater.checking import check_archive, check_file
         from ostension.evals.elevater.merging import merge
         from ostension.evals.elevater.sets import set_of_task
         from ostension.evals.elevater.submitting import write_predictions
@@ -92,10 +92,14 @@ class Submit:
                 splits = opened.splits(target.task, target.split)
                 index = None if self.index is None else self.index / f"{set_of_task(splits.task).name}.txt"
                 inputs = StoreInputs(embedder, splits)
-                parts += write_predictions(
+                made = write_predictions(
                     inputs, config, shots=TRACKS[self.track], model_name=self.name or embedder.name,
                     folder=self.output.with_suffix(".parts"), index=index,
                 )  # fmt: skip
+                problems = [problem for path in made for problem in check_file(path).all_problems]
+                if problems:
+                    raise DataError(problems[0], expected="the leaderboard's test images")
+                parts += made
                 print(f"{target.task}: predicted", file=sys.stderr, flush=True)
             except OstensionError as error:
                 failed += 1
