@@ -209,9 +209,11 @@ class Runner:
         notes: list[str] = []
         for fold in identity["folds"] or [None]:
             own = inputs.fresh(fold)
-            outcomes[str(fold)] = asked.protocol.run(own, asked.config, seed=self.seed)
+            outcome = asked.protocol.run(own, asked.config, seed=self.seed)
+            outcomes[str(fold)] = outcome
             used |= own.used
-            notes += [note for note in [*own.notes, *own.data_notes()] if note not in notes]
+            said = [*own.notes, *own.data_notes(), *outcome.record.details.get("notes", [])]
+            notes += [note for note in said if note not in notes]
         outcome = mean_of_folds(outcomes) if identity["folds"] else outcomes["None"]
         counts = dict(outcome.record.counts)
         if self.limit is not None:
@@ -221,7 +223,8 @@ class Runner:
             outcome.record, protocol=asked.name, task=inputs.task.name, model=inputs.model_name, counts=counts,
             split=inputs.name_of(outcome.record.split or "test"),
         )  # fmt: skip
-        check_measured(record)
+        if self.results is None:
+            check_measured(record)  # else on writing
         result = Result(
             record=record,
             identity={**identity, "data": dict(sorted(used.items()))},
