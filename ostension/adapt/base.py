@@ -25,12 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ostension.adapt._examples import Examples, Labelled
 from ostension.config import from_tree, to_tree
 from ostension.errors import CheckpointError, ConfigError
 from ostension.model.clip import CLIP
 from ostension.model.predictor import Predictor, check_class_names
 from ostension.registry import ModuleRegistry
 from ostension.shapes import Float
+
+__all__ = ["METHODS", "Addition", "AdditionPredictor", "Depends", "Examples", "Labelled", "Spec"]
 
 Depends = Literal["nothing", "feature", "batch", "views"]
 METHODS = ModuleRegistry("ostension.adapt", "method", without=("base",))
@@ -183,6 +186,7 @@ class AdditionPredictor(Predictor):
         weights = self._constant()
         self.class_names, self.templates = module.class_names, tuple(templates)
         self.encoder, self.scale = module.model, float(module.scale())
+        self.own_images = module.needs_images
         if weights is not None:
             self.weights = weights
 

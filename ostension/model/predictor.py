@@ -71,6 +71,7 @@ class Predictor:
 
     kind: ClassVar[str] = "matrix"
     depends: ClassVar[Literal["nothing", "feature", "batch", "views"]] = "nothing"
+    own_images: bool = False  # whether f is another than the encoder's, so that kept embeddings of it cannot stand in
     _kinds: ClassVar[dict[str, type[Predictor]]] = {}  # filled below, and by each subclass as it is defined
 
     def __init_subclass__(cls, **options: Any):

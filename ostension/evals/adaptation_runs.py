@@ -1,0 +1,80 @@
+"""Many adaptations, one result a file: what is recorded with the same identity is kept, a failure does not stop the rest."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ostension.adapt.base import METHODS
+from ostension.config import to_tree
+from ostension.errors import DataError, OstensionError
+from ostension.evals.adaptation import ZERO_SHOT, Plan, run_plan
+from ostension.evals.identity import task_sha256
+from ostension.evals.results import Result, Results, read_result, target_name
+from ostension.evals.store_inputs import Embedder
+from ostension.evals.task_splits import TaskSplits
+from ostension.files import sha256_json
+
+
+def run_all(
+    plans: Iterable[Plan],
+    splits: TaskSplits,
+    embedder: Embedder,
+    results: Results,
+    *,
+    targets: Sequence[TaskSplits] = (),
+) -> Iterator[Result | str]:
+    """The result of every plan, or in one line why there is none."""
+    for plan in plans:
+        target = target_name(splits.task.name, splits.measured)
+        path = results.path(embedder.name, target, plan.name)
+        try:
+            identity = _identity(plan, splits, embedder, targets)
+            known = _known(path)
+            if known is not None and known.identity == identity:
+                yield known
+                continue
+            began = time.monotonic()
+            fit = path.with_suffix(".fit") / sha256_json(identity)[:16]
+            record, _ = run_plan(plan, splits, embedder, targets=targets, folder=fit)
+            result = Result(record=record, identity=identity, seconds=round(time.monotonic() - began, 3))
+            yield results.write(result, {})
+            shutil.rmtree(path.with_suffix(".fit"), ignore_errors=True)
+        except OstensionError as error:
+            yield f"{embedder.name}: {target} {plan.name}: {error}"
+
+
+def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row a (task, method, shots, metric): mean over seeds and their population spread, as published tables have it."""
+    groups: dict[tuple, list[float]] = {}
+    for result in results:
+        config = result.record.config
+        for name, metric in result.record.metrics.items():
+            key = (result.target, config["method"], config["shots"] if config["method"] != ZERO_SHOT else 0, name)
+            groups.setdefault(key, []).append(metric.value)
+    return [
+        {"task": task, "method": method, "shots": shots, "metric": metric, "mean": float(np.mean(values)),
+         "spread": float(np.std(values)), "seeds": len(values)}
+        for (task, method, shots, metric), values in groups.items()
+    ]  # fmt: skip
+
+
+def _known(path: Any) -> Result | None:
+    try:
+        return read_result(path) if path.exists() else None
+    except DataError:
+        return None  # damaged: it is made anew
+
+
+def _identity(plan: Plan, splits: TaskSplits, embedder: Embedder, targets: Sequence[TaskSplits]) -> dict[str, Any]:
+    return {
+        "method": plan.method, "code": sha256_json(METHODS.source(plan.method)), "shots": plan.shots, "seed": plan.seed,
+        "base_to_new": plan.base_to_new, "config": None if plan.config is None else to_tree(plan.config),
+        "task": task_sha256(splits.task), "split": splits.measured, **embedder.hashes(splits.task),
+        "data": {name: splits.fingerprint(name) or "" for name in ("train", "val", "test")},
+        "targets": {f"{other.task.name}@{other.measured}": other.fingerprint("test") or "" for other in targets},
+    }  # fmt: skip

@@ -1,0 +1,167 @@
+"""Adapting and measuring: shots, halves, other tasks; comparisons that go on where they were; the commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ostension.adapt import coop
+from ostension.adapt._fit import Recipe
+from ostension.cli.main import main
+from ostension.data.few_shot import draw_few_shot, harmonic_mean
+from ostension.errors import ConfigError, DataError
+from ostension.evals.adaptation import Plan, examples_of, logits_of, run_plan
+from ostension.evals.adaptation_runs import rows_of, run_all
+from ostension.evals.results import Results
+from ostension.evals.store_inputs import Embedder
+from ostension.evals.task_splits import TaskSplits
+from ostension.formats.load import save
+from ostension.model.clip import CLIP
+from ostension.model.presets import preset
+from ostension.store import Store
+
+COLOURS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220)}
+RECIPE = Recipe(epochs=2, batch_size=4, views=0, warmup_epochs=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    base = preset("tiny-vit")
+    text, tokenizer = (dataclasses.replace(part, context_length=48) for part in (base.text, base.tokenizer))
+    return CLIP(dataclasses.replace(base, text=text, tokenizer=tokenizer), seed=0).eval()
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """Three colours in train and test, written as a task."""
+    root = tmp_path_factory.mktemp("colours")
+    for split, each in (("train", 5), ("test", 3)):
+        for label, colour in COLOURS.items():
+            (root / "data" / split / label).mkdir(parents=True)
+            for index in range(each):
+                noise = np.random.default_rng([index, *colour, each]).integers(-20, 20, (32, 32, 3))
+                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / "data" / split / label / f"{index}.png")
+    assert main(["task", "new", str(root / "data"), "-o", str(root / "colours.toml")]) == 0
+    return root / "colours.toml"
+
+
+@pytest.fixture
+def embedder(model, tmp_path):
+    return Embedder(model, Store(tmp_path / "store"), name="tiny")
+
+
+def test_shots_are_those_of_the_published_draw(task, embedder):
+    splits = TaskSplits(task)
+    found = examples_of(splits, embedder, Plan(method="coop", shots=2, seed=3))
+    whole = splits.split("train")
+    expected, _ = draw_few_shot(whole.targets, None, 2, 3)
+    assert [found.train.source.key(index) for index in range(6)] == [whole.ids[index] for index in expected]
+    assert found.class_names == ("blue", "green", "red") and found.val is None
+    assert len(examples_of(splits, embedder, Plan(method="coop", shots=0)).train) == 15
+
+
+def test_zero_shot_is_the_hand_written_classifier(task, embedder, model):
+    splits = TaskSplits(task)
+    record, _ = run_plan(Plan(method="zero-shot"), splits, embedder)
+    test = splits.split("test")
+    pictures = [test.samples.read(index).image for index in range(len(test))]
+    right = [found.label for found in model.classifier(["blue", "green", "red"])(pictures)]
+    truth = [("blue", "green", "red")[target] for target in test.targets]
+    assert record.metrics["accuracy"].value == pytest.approx(np.mean([a == b for a, b in zip(right, truth, strict=True)]))
+    assert record.metrics["accuracy"].chance == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("method", ["coop", "cocoop", "vpt", "tpt"])
+def test_logits_from_the_store_are_those_of_pictures(task, embedder, method):
+    splits = TaskSplits(task)
+    module = __import__(f"ostension.adapt.{method}", fromlist=["Config"])
+    config = module.Config(views=1) if method == "tpt" else module.Config(recipe=RECIPE)
+    _, predictor = run_plan(Plan(method=method, config=config, shots=1), splits, embedder)
+    test = splits.split("test")
+    pixels = torch.stack([embedder.model.transform(test.samples.read(index).image) for index in range(len(test))])
+    with torch.no_grad():
+        expected = predictor.forward(pixels)
+    np.testing.assert_allclose(logits_of(predictor, test, embedder), expected.numpy(), atol=2e-2)  # the store has float16
+
+
+def test_base_and_new_are_measured_among_their_own_names(task, embedder):
+    plan = Plan(method="coop", config=coop.Config(recipe=RECIPE, length=2), shots=2, base_to_new=True)
+    record, predictor = run_plan(plan, TaskSplits(task), embedder)
+    metrics = record.metrics
+    assert predictor.class_names == ("blue", "green") and list(metrics) == ["harmonic_mean", "base", "new"]
+    assert metrics["harmonic_mean"].value == pytest.approx(harmonic_mean(metrics["base"].value, metrics["new"].value))
+    assert metrics["base"].count == 6 and metrics["new"].count == 3 and metrics["new"].value == 1.0  # one class is no choice
+
+
+def test_other_tasks_are_measured_with_their_own_names(task, embedder):
+    plan = Plan(method="coop", config=coop.Config(recipe=RECIPE, length=2), shots=1)
+    record, _ = run_plan(plan, TaskSplits(task), embedder, targets=[TaskSplits("emoji", measured="new-style-new-names")])
+    assert record.metrics["emoji@new-style-new-names"].count == 245
+
+
+def test_a_comparison_goes_on_where_it_was_and_fails_in_one_line(task, embedder, tmp_path):
+    plans = [
+        Plan(method="zero-shot"),
+        *(Plan(method="coop", config=coop.Config(recipe=RECIPE, length=2), shots=1, seed=seed) for seed in (1, 2)),
+        Plan(method="dpl", config=__import__("ostension.adapt.dpl", fromlist=["Config"]).Config(recipe=RECIPE), shots=1),
+    ]
+    results = Results(tmp_path / "results")
+    first = list(run_all(plans, TaskSplits(task), embedder, results))
+    assert isinstance(first[3], str) and "no domains" in first[3]
+    written = {step.path: step.path.stat().st_mtime_ns for step in first[:3]}
+    again = list(run_all(plans, TaskSplits(task), embedder, results))
+    assert {step.path: step.path.stat().st_mtime_ns for step in again[:3]} == written
+    rows = rows_of(first[:3])
+    assert [(row["method"], row["seeds"]) for row in rows] == [("zero-shot", 1), ("coop", 2)]
+    assert not list((tmp_path / "results").rglob("*.fit"))
+
+
+def test_a_task_without_training_pictures_is_refused(embedder, tmp_path):
+    with pytest.raises(DataError, match="train"):
+        examples_of(TaskSplits("pacs", tmp_path), embedder, Plan(method="coop"))
+
+
+def test_the_commands(task, model, tmp_path, capsys):
+    save(model, tmp_path / "model")
+    asked = ["--model", str(tmp_path / "model"), "--store", str(tmp_path / "store"), "--dtype", "float32"]
+    settings = ["--set", "recipe.epochs=1", "--set", "recipe.views=0", "--set", "length=2"]
+    out = tmp_path / "mine"
+    assert main(["adapt", "coop", *asked, "--task", str(task), "--shots", "1", *settings, "-o", str(out)]) == 0
+    assert "accuracy:" in capsys.readouterr().out and json.loads((out / "result.json").read_text())["task"] == "colours"
+    picture = next((task.parent / "data" / "test").rglob("*.png"))
+    assert main(["classify", str(picture), "--predictor", str(out), "--model", str(tmp_path / "model")]) == 0
+    compare = [
+        "adapt",
+        "compare",
+        *asked,
+        "--tasks",
+        str(task),
+        "--shots",
+        "1",
+        "--seeds",
+        "1",
+        "-o",
+        str(tmp_path / "results"),
+    ]
+    changed = [f"coop.{setting}" for setting in settings[1::2]]
+    flags = [part for text in changed for part in ("--set", text)]
+    capsys.readouterr()
+    assert main([*compare, "--methods", "zero-shot,coop", *flags, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["method"] for row in rows} == {"zero-shot", "coop"}
+    assert main([*compare, "--methods", "coop", "--set", "kgcoop.weight=1"]) == 2
+    assert main([*compare, "--methods", "coup"]) == 1 and "coop" in capsys.readouterr().err
+    assert main(["adapt", "ls"]) == 0 and "maple" in capsys.readouterr().out
+
+
+def test_a_setting_that_a_method_does_not_have_is_named():
+    from ostension.cli.adapt import _plan
+
+    with pytest.raises(ConfigError, match="lenght"):
+        _plan("coop", ["lenght=3"], shots=1)
