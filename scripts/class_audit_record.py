@@ -61,11 +61,9 @@ def lvis(texts: Any) -> dict[str, Any]:
     assert yardstick is not None
     distances = relative_distances(rows, yardstick)
     place = {name: index for index, name in enumerate(names)}
-    close = of_kind(found, "close")
     return {
         "classes": len(names), "pairs": len(names) * (len(names) - 1) // 2, "unrelated_cosine": 1 - yardstick,
-        "close": len(close), "close_high": sum(finding.severity == "high" for finding in close),
-        "closest": [[*finding.classes, finding.value] for finding in close[:20]],
+        "close": len(found.close), "groups": len(of_kind(found, "close")), "closest": [list(pair) for pair in found.close[:20]],
         "confused": [[a, b, float(distances[place[a], place[b]])] for a, b in CONFUSED],
         "vague": [[finding.classes[0], int(finding.value)] for finding in of_kind(found, "vague")],
         "names": [[finding.severity, finding.evidence] for finding in of_kind(found, "names")],
@@ -147,8 +145,7 @@ def reach(lists: int = 40) -> list[list[Any]]:
             cosine = 1 - distance * float(np.median(1 - (rows @ rows.T)[np.triu_indices(20, 1)]))
             other = unit(rows[1] - (rows[1] @ rows[0]) * rows[0])
             rows[1] = cosine * rows[0] + math.sqrt(1 - cosine**2) * other
-            close = of_kind(audit(Subject(names=names_of(20), rows=rows)), "close")
-            hits += any(set(finding.classes) == {"bobo", "cobo"} for finding in close)
+            hits += any(pair[:2] == ("bobo", "cobo") for pair in audit(Subject(names=names_of(20), rows=rows)).close)
         table.append(["two names at a relative distance of", distance, hits / lists])
     for nats in (2, 4, 6, 8, 10, 12):
         hits = 0

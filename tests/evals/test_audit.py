@@ -111,6 +111,32 @@ def test_two_names_in_nearly_the_same_place_are_found_and_no_others():
     assert set(kinds(found, "high", "medium")) <= {"close", "contested", "undecided", "never"}
 
 
+def test_names_around_one_are_told_together():
+    rows, _, _ = clean(classes=24)
+    for place, part in ((1, 0.05), (2, 0.1), (3, 0.15)):
+        rows[place] = unit(rows[0] + part * unit(rows[place + 10] - rows[0]))
+    found = audit(Subject(names=named(24), rows=rows))
+    (group,) = of_kind(found, "close")
+    assert set(group.classes) == {"anchor", "bridge", "candle", "desk"} and group.count == 3
+    assert len(found.close) == 6
+
+
+def test_groups_are_around_their_first():
+    near = np.zeros((5, 5), dtype=bool)
+    for i, j in ((0, 1), (1, 2), (3, 4)):
+        near[i, j] = near[j, i] = True
+    assert texts.stars(near, np.ones((5, 5)) - near) == [(1, 0, 2), (3, 4)]
+
+
+def test_a_template_that_is_only_tried_is_not_blamed():
+    rows, pictures, _ = clean()
+    under = templated(rows)
+    under[3] = unit(under[3] + 0.25 * np.random.default_rng(1).normal(size=under[3].shape))
+    templates = tuple(f"template {m} {{}}" for m in range(7))
+    found = audit(Subject(names=named(20), rows=rows, images=pictures, template_rows=under, templates=templates, used=1))
+    assert not of_kind(found, "template")
+
+
 def test_a_name_in_the_middle_of_all_others_is_vague():
     rows, _, _ = clean(classes=24)
     rows[5] = unit(rows.mean(axis=0))
@@ -394,9 +420,10 @@ def test_the_synonyms_of_lvis_are_the_closest_names_of_the_released_model(releas
     path = released / "openai_vitb32_text_classnames.npz"
     lvis = tuple(map(str, np.load(path)["lvis_names"]))
     found = audit(Subject(names=lvis, rows=rows_of(path, "lvis"), templates=("a {}",)))
-    close = {finding.classes for finding in of_kind(found, "close")}
+    close = {(first, second) for first, second, _ in found.close}
     assert {("alcohol", "liquor"), ("cushion", "pillow"), ("sweater", "sweatshirt"), ("cat", "kitten")} <= close
     assert len(close) < 200  # of 723,003 pairs
+    assert any(set(finding.classes) == {"book", "hardback_book", "paperback_book"} for finding in of_kind(found, "close"))
     assert [finding.classes[0] for finding in of_kind(found, "vague")][:5] == ["bait", "money", "alcohol", "gag", "garbage"]
     assert any("single templates" in line for line in found.skipped)
 

@@ -128,5 +128,6 @@ def check_flips(subject: Subject, answers: Answers, thresholds: Thresholds) -> l
             suggestion="leave this template out, or check that it suits these pictures",
         )
         for place in np.flatnonzero(usual - agreement >= thresholds.template_gap).tolist()
+        if subject.uses(place)
     ]  # fmt: skip
     return found

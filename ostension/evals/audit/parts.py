@@ -138,6 +138,7 @@ class Subject:
         scale: the multiplier of the cosines.
         templates: what the rows were made with.
         template_rows: (M, C, E) unit rows of the classes under each single template.
+        used: how many of the templates, the first ones, the rows were made with; the others are only tried. All if None.
         reference: (R, E) unit rows of words that have nothing to do with each other, in the same templates.
         senses: for each name of several known senses, the senses in words with their cosine to the name's row.
         images: (N, E) unit rows of pictures.
@@ -156,6 +157,7 @@ class Subject:
     scale: float = 100.0
     templates: tuple[str, ...] = ()
     template_rows: Float[np.ndarray, "M C E"] | None = None
+    used: int | None = None
     reference: Float[np.ndarray, "R E"] | None = None
     senses: Mapping[str, tuple[tuple[str, float], ...]] = dataclasses.field(default_factory=dict)
     images: Float[np.ndarray, "N E"] | None = None
@@ -186,6 +188,10 @@ class Subject:
                 raise DataError(f"{len(values)} {name}", expected=f"{len(self.images)}, one a picture")
         if self.targets is not None and not np.isin(self.targets, np.arange(len(self.names))).all():
             raise DataError(f"labels up to {self.targets.max()}", expected=f"0 to {len(self.names) - 1}")
+
+    def uses(self, template: int) -> bool:
+        """Whether the rows were made with that template, so that it can be left out."""
+        return self.used is None or template < self.used
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ class Audit:
         findings: most important first.
         skipped: what was not checked, and why, one line each.
         neighbours: for each class its nearest classes with their relative distance (cosine where there is no yardstick).
+        close: all pairs of classes that are too close, with their relative distance; findings tell them in groups.
         removals, additions: what taking a class off the list, or putting one on, does.
         thresholds: what each threshold on the probability would give.
         summary: numbers about the whole list.
@@ -34,6 +35,7 @@ class Audit:
     findings: tuple[Finding, ...]
     skipped: tuple[str, ...]
     neighbours: dict[str, tuple[tuple[str, float], ...]]
+    close: tuple[tuple[str, str, float], ...]
     removals: tuple[changes.Removal, ...]
     additions: tuple[changes.Addition, ...]
     thresholds: tuple[dict[str, float], ...]
@@ -53,6 +55,7 @@ class Audit:
         return {
             "summary": self.summary, "findings": [finding.tree() for finding in self.findings], "skipped": list(self.skipped),
             "neighbours": {name: [list(pair) for pair in several] for name, several in self.neighbours.items()},
+            "close": [list(pair) for pair in self.close],
             "removals": [changes.tree(removal) for removal in self.removals],
             "additions": [changes.tree(addition) for addition in self.additions], "thresholds": list(self.thresholds),
             "settings": to_tree(self.settings),
@@ -64,6 +67,7 @@ def audit(subject: Subject, settings: Thresholds | None = None) -> Audit:
     settings = settings or Thresholds()
     findings, skipped = check_names(subject), []
     neighbours: dict[str, tuple[tuple[str, float], ...]] = {}
+    close: list[tuple[str, str, float]] = []
     summary: dict[str, Any] = {"classes": len(subject.names), "templates": len(subject.templates)}
     if subject.rows is None:
         skipped.append("everything but spelling: there is no model, so names have no rows")
@@ -78,6 +82,8 @@ def audit(subject: Subject, settings: Thresholds | None = None) -> Audit:
             distances = texts.relative_distances(subject.rows, yardstick)
             findings += texts.check_close(subject, settings, distances)
             findings += texts.check_vague(subject, settings, distances)
+            pairs = texts.close_pairs(distances, settings.close)
+            close = [(subject.names[i], subject.names[j], float(distances[i, j])) for i, j in pairs]
             summary["unrelated_cosine"] = 1 - yardstick
         neighbours = _neighbours(subject, yardstick)
     findings += texts.check_senses(subject)
@@ -96,7 +102,7 @@ def audit(subject: Subject, settings: Thresholds | None = None) -> Audit:
         found, removed, more, table = _with_images(subject, settings, summary, skipped)
         findings += found
     return Audit(
-        findings=tuple(sorted(findings, key=_importance)), skipped=tuple(skipped), neighbours=neighbours,
+        findings=tuple(sorted(findings, key=_importance)), skipped=tuple(skipped), neighbours=neighbours, close=tuple(close),
         removals=tuple(removed), additions=tuple(more), thresholds=tuple(table), summary=summary, settings=settings,
     )  # fmt: skip
 

@@ -64,6 +64,7 @@ def subject_of(
     fields: Mapping[str, np.ndarray] = {} if pictures is None else pictures.groups
     return Subject(
         names=shown, rows=rows, scale=inputs.scale, templates=tried if single is not None else own, template_rows=single,
+        used=len(own),
         reference=None if reference is None else reference.astype(np.float64), senses=_senses(inputs, shown, rows, own),
         images=None if pictures is None else pictures.unit().astype(np.float64),
         ids=() if pictures is None else pictures.ids, targets=targets,

@@ -19,6 +19,7 @@ from ostension.evals.audit.parts import Finding, Severity, Subject, Thresholds, 
 from ostension.shapes import Bool, Float, Int
 
 MIN_REFERENCE = 10
+MAX_LISTED = 8
 MIN_CLASSES = 20  # from here on the list's own median distance stands for unrelated names
 MIN_TEMPLATES = 3  # two give no centre to be far from
 VAGUE_COUNT, VAGUE_TIMES = 10, 5  # of other names; and times the median name's, because lists of one kind are all close
@@ -43,31 +44,63 @@ def relative_distances(rows: Float[np.ndarray, "C E"], yardstick: float) -> Floa
 
 
 def close_pairs(distances: Float[np.ndarray, "C C"], limit: float) -> list[tuple[int, int]]:
-    """Pairs nearer than `limit`, nearest first."""
+    """All pairs nearer than `limit`, nearest first."""
     first, second = np.triu_indices(len(distances), 1)
     found = np.flatnonzero(distances[first, second] < limit)
     found = found[np.argsort(distances[first, second][found], kind="stable")]
     return [(int(first[place]), int(second[place])) for place in found]
 
 
-def check_close(subject: Subject, thresholds: Thresholds, distances: Float[np.ndarray, "C C"]) -> list[Finding]:
-    """Names whose rows nearly coincide."""
-    found = []
-    for i, j in close_pairs(distances, thresholds.close):
-        first, second = subject.names[i], subject.names[j]
-        assert subject.rows is not None
-        cosine, value = float(subject.rows[i] @ subject.rows[j]), float(distances[i, j])
-        words = relation(first, second)
-        found.append(
-            Finding(
-                kind="close", classes=(first, second), severity="high" if value < thresholds.same else "medium",
-                evidence=f"{quoted(first, second)} lie at {value:.2f} of the distance of unrelated words (cosine {cosine:.3f})"
-                + (f"; {words}" if words else ""),
-                value=value, rule=f"below {thresholds.close:g}; high below {thresholds.same:g}",
-                suggestion="merge them, or put into the names what a picture shows of the difference",
-            )
-        )  # fmt: skip
+def stars(near: Bool[np.ndarray, "C C"], distances: Float[np.ndarray, "C C"]) -> list[tuple[int, ...]]:
+    """Groups of classes that are near to one of them, which comes first: the class with most of them, and so on.
+
+    No class is in two groups, so a pair may be in none; `close_pairs` has all.
+    """
+    left, found = near & near.T, []
+    np.fill_diagonal(left, False)
+    while left.any():
+        centre = int(left.sum(axis=1).argmax())
+        others = np.flatnonzero(left[centre])
+        others = others[np.argsort(distances[centre, others], kind="stable")]
+        found.append((centre, *others.tolist()))
+        left[found[-1], :] = False
+        left[:, found[-1]] = False
     return found
+
+
+def check_close(subject: Subject, thresholds: Thresholds, distances: Float[np.ndarray, "C C"]) -> list[Finding]:
+    """Names whose rows nearly coincide, in groups around one of them."""
+    found = []
+    merged = np.zeros_like(distances, dtype=bool)
+    for limit, severity in ((thresholds.same, "high"), (thresholds.close, "medium")):
+        # Names of one group are one name for the model: what is near to one of them is told once, by its first.
+        for group in stars((distances < limit) & ~merged, distances):
+            found.append(_close(subject, thresholds, distances, group, "high" if severity == "high" else "medium"))
+            if severity == "high":
+                merged[list(group)[1:], :] = True
+                merged[:, list(group)[1:]] = True
+    return found
+
+
+def _close(
+    subject: Subject, thresholds: Thresholds, distances: Float[np.ndarray, "C C"], group: tuple[int, ...], severity: Severity
+) -> Finding:
+    names = tuple(subject.names[place] for place in (sorted(group) if len(group) == 2 else group))
+    values = distances[group[0], list(group[1:])]
+    if len(group) == 2:
+        assert subject.rows is not None
+        spelt = relation(*names)
+        told = f"{quoted(*names)} lie at {values[0]:.2f} of the distance of unrelated words (cosine "
+        told += f"{float(subject.rows[group[0]] @ subject.rows[group[1]]):.3f}){'; ' if spelt else ''}{spelt}"
+    else:
+        others, more = names[1 : MAX_LISTED + 1], len(names) - 1 - MAX_LISTED
+        told = f"{len(names) - 1} names lie at {values.min():.2f} to {values.max():.2f} of the distance of unrelated words "
+        told += f"from {quoted(names[0])}: {quoted(*others)}{f' and {more} more' if more > 0 else ''}"
+    return Finding(
+        kind="close", classes=names, severity=severity, evidence=told, value=float(values.min()), count=len(names) - 1,
+        rule=f"below {thresholds.close:g}; high below {thresholds.same:g}",
+        suggestion="merge them, or put into the names what a picture shows of the difference",
+    )  # fmt: skip
 
 
 def check_vague(subject: Subject, thresholds: Thresholds, distances: Float[np.ndarray, "C C"]) -> list[Finding]:
@@ -172,6 +205,8 @@ def check_templates(subject: Subject, thresholds: Thresholds) -> list[Finding]:
     by_template = swapped.mean(axis=1)
     usual = float(np.median(by_template))
     for place in np.flatnonzero((by_template - usual >= thresholds.template_gap) & (swapped.sum(axis=1) >= 2)).tolist():
+        if not subject.uses(place):
+            continue
         found.append(
             Finding(
                 kind="template", classes=(), severity="medium",
