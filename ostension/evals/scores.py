@@ -142,7 +142,8 @@ def gain(
 ) -> Metric:
     """The score of `ours` minus that of `theirs` on the same samples, with a paired interval; chance is 0.
 
-    It is a bootstrap; of means over classes a normal one. Macro-F1 and the worst group have none here.
+    It is Agresti and Min's for accuracies, a normal one for means over classes, else a bootstrap. Macro-F1 and the worst group
+    have none here. The same logits differ by nothing for certain.
 
     Raises:
         As `score`.
@@ -150,16 +151,21 @@ def gain(
     name = score_name(task)
     value = score_value(task, ours, targets, groups) - score_value(task, theirs, targets, groups)
     interval = None
-    if name in ("map_11_point", "roc_auc"):
+    if np.array_equal(ours, theirs):
+        interval = metrics.Interval(0.0, 0.0, 0.95, "same logits")
+    elif name in ("map_11_point", "roc_auc"):
         both = [ranking.resampled_means(*_ranked(task, logits, targets, False), seed=seed) for logits in (ours, theirs)]
         interval = metrics.percentile_interval(both[0] - both[1])
-    elif name == "mean_per_class":
-        changes = (ours.argmax(axis=1) == targets) * 1 - (theirs.argmax(axis=1) == targets)
-        half = metrics.Z_95 * metrics.class_mean_error(changes, targets)
-        interval = metrics.Interval(value - half, value + half, 0.95, "normal")
-    elif name in ("accuracy", "mean_top1_top5", "pm_0"):
+    elif name == "mean_top1_top5":
         values = [_values(name, logits, targets) for logits in (ours, theirs)]
         interval = metrics.bootstrap_interval(values[0] - values[1], seed=seed)
+    elif name in ("accuracy", "pm_0", "mean_per_class"):
+        mine, other = (_values("accuracy" if targets.ndim == 1 else "pm_0", logits, targets) > 0 for logits in (ours, theirs))
+        interval = metrics.paired_difference(mine, other)
+        if name == "mean_per_class":
+            error = metrics.class_mean_error(mine * 1.0 - other, targets)
+            half = max(metrics.Z_95 * error, (interval.high - interval.low) / 2)
+            interval = metrics.Interval(value - half, value + half, 0.95, "normal")
     return Metric(value=value, count=len(targets), chance=0.0, interval=interval)
 
 

@@ -133,3 +133,19 @@ def test_bootstrap_interval_is_seeded_and_near_the_normal_one():
 def test_bootstrap_interval_of_a_constant_is_a_point():
     interval = metrics.bootstrap_interval(np.full(10, 0.25), seed=0)
     assert (interval.low, interval.high) == (0.25, 0.25)
+
+
+def test_a_paired_difference_by_hand_and_its_coverage():
+    ours, theirs = np.arange(58) < 30, (np.arange(58) >= 20) & (np.arange(58) < 40)
+    interval = metrics.paired_difference(ours, theirs)  # 20 right in ours only, 10 in theirs only
+    half = 1.959964 * np.sqrt(31 - 100 / 60)
+    assert (interval.low, interval.high) == pytest.approx(((10 - half) / 60, (10 + half) / 60), abs=1e-6)
+    alike = metrics.paired_difference(ours, ours)
+    assert -0.035 < alike.low < 0 < alike.high < 0.035
+    generator = numpy_generator(6, "pairs")
+    covered = []
+    for _ in range(1000):
+        draw = generator.choice(4, size=50, p=[0.6, 0.25, 0.1, 0.05])  # both, ours, theirs, neither
+        found = metrics.paired_difference(draw <= 1, (draw == 0) | (draw == 2))
+        covered.append(found.low <= 0.15 <= found.high)
+    assert 0.93 < np.mean(covered) < 0.98
