@@ -12,6 +12,7 @@ grid and its laws, `plans` the paper's models on paper, `figure2` the curves of 
 was measured on cached features of released models; as long as the record of a long study does not exist (`LONG`), what
 stands between its markers stays.
 
+`measuring` is what one small model reaches on a suite, by several protocols.
 `detector` is what a near-duplicate detector finds of planted copies.
 `audit-close`, `audit-attractors` and `audit-reach` are what the class-design audit found and missed.
 
@@ -35,7 +36,8 @@ from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
-    "testbed|detector|audit-close|audit-attractors|audit-reach|speed|demo|figure2|lit|plans|scaling|cached|tasks|suites|traps"
+    "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|speed|demo|figure2|lit|plans|scaling|cached"
+    "|tasks|suites|traps"
 )
 MARKED = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The demo's rows: the record, its metric, and how the row is headed.
@@ -270,6 +272,31 @@ def cached_table(record: dict[str, Any]) -> str:
     )
 
 
+def measuring_table(record: dict[str, Any]) -> str:
+    """One row a set: zero-shot beside what labels give, each with its interval."""
+    protocols = {"zeroshot": "zero-shot", "fewshot": "16 shots", "probe": "probe on all labels"}
+    rows: dict[str, dict[str, Any]] = {}
+    worth: dict[str, str] = {}
+    for found in record["records"].values():
+        task = found["task"] + ("" if found["split"] in ("", "test") else f", {found['split'].replace('_', ' ')}")
+        if found["protocol"] in protocols:
+            rows.setdefault(task, {})[found["protocol"]] = next(iter(found["metrics"].values()))
+        elif found["protocol"] == "data_efficiency" and "needed" in found["metrics"]:
+            worth[task] = f"{found['metrics']['needed']['value']:.2g}"
+    head = ("set", "chance", *protocols.values(), "labels a class that zero-shot is worth")
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for task, cells in rows.items():
+        shown = [shown_metric(cells[protocol]) if protocol in cells else "" for protocol in protocols]
+        lines.append(f"| {task} | {percent(cells['zeroshot']['chance'])} | " + " | ".join([*shown, worth.get(task, "")]) + " |")
+    return "\n".join(lines)
+
+
+def shown_metric(metric: dict[str, Any]) -> str:
+    """A share with its interval."""
+    span = metric["interval"]
+    return f"{percent(metric['value'])} ({percent(span['low'])} to {percent(span['high'])})"
+
+
 def interval_cell(metric: Any) -> str:
     """A share with its 95 % interval."""
     return f"{percent(metric.value)} ({percent(metric.interval.low)} to {percent(metric.interval.high)})"
@@ -334,6 +361,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "plans": plan_table, "scaling": scaling_tables,
     "detector": detector_table, "figure2": figure2_tables, "lit": lit_table, "audit-close": audit_close,
     "audit-attractors": audit_attractors, "audit-reach": audit_reach, "cached": cached_table,
+    "measuring": measuring_table,
 }  # fmt: skip
 LISTS: dict[str, Callable[[Path], str]] = {
     "tasks": task_table, "suites": suite_table, "traps": trap_list, "testbed": testbed_table,
