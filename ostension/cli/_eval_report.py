@@ -42,6 +42,7 @@ class Report:
             raise UsageError("no folder of results is given", expected="what `ostension eval run -o FOLDER` wrote")
 
     def run(self) -> int:
+        from ostension.evals.failures import read_failures
         from ostension.evals.figure import draw_all
         from ostension.evals.plots import write_plots
         from ostension.evals.results import Results
@@ -60,7 +61,8 @@ class Report:
                             fix="give one of the folders, or measure under another model's name")  # fmt: skip
         summaries = [record for folder in folders for record in folder.summaries()]
         records = [*(result.record for result in results), *summaries]
-        write_text(self.output, results_page(results, summaries, source=str(self.results[0])))
+        failed = {place: reason for folder in folders for place, reason in read_failures(folder.folder).items()}
+        write_text(self.output, results_page(results, summaries, failed=failed, source=str(self.results[0])))
         print(f"wrote {self.output}", file=sys.stderr)
         for path, make in ((self.csv, as_csv), (self.markdown, as_markdown)):
             if path is not None:

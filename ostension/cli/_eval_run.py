@@ -314,12 +314,17 @@ class _Output:
 
 
 def _summarise(results: Results, output: _Output, *, limit: int | None) -> None:
-    """Make summaries of all results in the folder that are of the same samples, and compare them with published values."""
+    """Note what failed, make summaries of the results of the same samples, and compare them with published values."""
     from ostension.evals.evaluate import summaries_of
+    from ostension.evals.failures import note_failures
     from ostension.evals.oracles import check_oracles
     from ostension.evals.results import SUMMARIES
     from ostension.files import folder_lock
 
+    try:
+        note_failures(results.folder, output.steps)
+    except OstensionError as error:
+        output.problems.append(str(error))
     known, damaged = results.readable()
     for line in damaged:
         _say(line)

@@ -5,7 +5,7 @@ Everything on the page comes from the results; sentences are made from the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ostension.evals import report
 from ostension.evals.chart_marks import keys_html
@@ -17,6 +17,7 @@ from ostension.evals.results_appendix import appendix
 from ostension.evals.results_tables import missing, ordered_protocols, score_tables
 from ostension.evals.selection import kind, models, protocol_words, task_title
 
+Failures = Mapping[tuple[str, str, str], str]  # reasons by model, task and protocol
 SHOWN = 4  # figures of a section that are seen at once; the others open on request
 LEAD_WORDS = {"zeroshot": "zero-shot", "probe": "by linear probe", "fewshot": "with a few labels", "retrieval": "by retrieval"}
 SECTION_SAYS = {
@@ -32,10 +33,13 @@ SECTION_SAYS = {
 }
 
 
-def results_page(results: Sequence[Result], summaries: Sequence[Record], *, source: str = "RESULTS") -> str:
+def results_page(
+    results: Sequence[Result], summaries: Sequence[Record], *, failed: Failures | None = None, source: str = "RESULTS"
+) -> str:
     """The page of results and of what summaries made of them.
 
     Args:
+        failed: reasons by what could not be measured, of `failures.read_failures`.
         source: the folder that they were read from, for the commands.
     """
     records = [*(result.record for result in results), *summaries]
@@ -54,7 +58,7 @@ def results_page(results: Sequence[Result], summaries: Sequence[Record], *, sour
     opening = report.tiles(headline_tiles(results, summaries)) + report.contents(entries)
     return report.page(
         title=_title(names, measured), eyebrow="Ostension results", lead=_lead(results, measured),
-        opening=_limits(results) + opening, sections=sections,
+        opening=_limits(results, failed or {}) + opening, sections=sections,
         footer=report.paragraph(
             "Made from the records of the results; no number on this page was typed. Intervals are at 95 % unless they say "
             "otherwise and cover the choice of test samples, not the choice of the test set, of the prompts or of the weights.",
@@ -89,7 +93,7 @@ def _lead(results: Sequence[Result], measured: Sequence[str]) -> str:
     return f"Measured {listed}, on {sum(sizes.values()):,} test samples of {sets}."
 
 
-def _limits(results: Sequence[Result]) -> str:
+def _limits(results: Sequence[Result], failed: Failures) -> str:
     """What must be known before any number is read."""
     parts = ""
     limited = [result for result in results if result.limit is not None]
@@ -99,13 +103,23 @@ def _limits(results: Sequence[Result]) -> str:
         share = "All results are" if len(limited) == len(results) else f"{len(limited)} of {len(results)} results are"
         words = f"{share} from at most {size} samples a split. They show that it works; they are not comparable with others."
         parts += report.notice("A limited run", report.paragraph(words), kind="bad")
-    absent = missing(results)
+    if failed:
+        parts += report.notice("Failed", _folded(_failed(failed)), kind="bad")
+    absent = missing(results, known=failed)
     if absent:
         parts += report.notice("Not measured", _folded(absent))
     notes = _notes(results)
     if notes:
         parts += report.notice("To know when reading", _folded(notes))
     return parts
+
+
+def _failed(failed: Failures) -> list[str]:
+    """Each reason once, with what failed for it."""
+    found: dict[str, list[str]] = {}
+    for (model, task, protocol), reason in failed.items():
+        found.setdefault(reason, []).append(f"{protocol_words(protocol)} on {task_title(task)} ({model})")
+    return [f"{', '.join(places)}: {reason}" for reason, places in found.items()]
 
 
 def _notes(results: Sequence[Result]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ostension.data.task import TASKS, shipped
 from ostension.evals import report
@@ -74,13 +74,16 @@ def in_order(protocols: Sequence[str]) -> list[str]:
     return sorted(found, key=lambda name: FIRST.index(kind(name)) if kind(name) in FIRST else len(FIRST))
 
 
-def missing(results: Sequence[Result]) -> list[str]:
+def missing(results: Sequence[Result], *, known: Collection[tuple[str, str, str]] = ()) -> list[str]:
     """What was not measured although it could have been, a line for each protocol and the models that lack the same sets.
 
     A set counts as missing where another model has it, or where the protocol was measured on at least half of the sets that it
     can measure; a protocol that was asked for on a few sets only is not missing on all others.
+
+    Args:
+        known: (model, task, protocol) of what is told elsewhere.
     """
-    present = {result.place for result in results}
+    present = {result.place for result in results}.union(known)
     names = list(dict.fromkeys(result.record.model for result in results))
     targets = list(dict.fromkeys(result.target for result in results))
     lines = []

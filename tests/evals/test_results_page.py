@@ -14,9 +14,11 @@ from test_report import Reader
 
 from ostension.cli.main import main
 from ostension.data.task import read_task
+from ostension.errors import DataError
 from ostension.evals.chart_frame import Frame, linear, logits, shots
 from ostension.evals.chart_marks import COLOURS, SHAPES, style_of
 from ostension.evals.effective_robustness import baseline_of
+from ostension.evals.failures import note_failures, read_failures
 from ostension.evals.figure import FIGURES, SECTIONS, draw_all
 from ostension.evals.figures import confusion, data_efficiency, few_shot, per_set, robustness, scatter
 from ostension.evals.findings import findings, headline_tiles
@@ -27,6 +29,7 @@ from ostension.evals.results import Result, Results
 from ostension.evals.results_page import results_page
 from ostension.evals.results_tables import missing, no_better_than_chance
 from ostension.evals.selection import published, slug, task_title, words_of
+from ostension.evals.suite_run import Step
 from ostension.evals.tables import as_csv, as_markdown
 from ostension.evals.testbed import SEVEN, read_testbed
 
@@ -302,3 +305,20 @@ def test_a_folder_without_results_is_said_in_one_line(tmp_path, capsys):
 
 def test_slugs_are_plain():
     assert slug("Zero Shot", "a/b@c", "é") == "zero-shot-a-b-c"
+
+
+def test_what_failed_is_kept_with_its_reason_until_it_is_measured(tmp_path):
+    def step(status, protocol="probe", reason=""):
+        return Step(model="M", task="dtd", split="test", protocol=protocol, status=status, reason=reason)
+
+    note_failures(tmp_path, [step("failed", reason="no data"), step("failed", "fewshot", "no data"), step("done", "zeroshot")])
+    failed = read_failures(tmp_path)
+    assert failed == {("M", "dtd", "probe"): "no data", ("M", "dtd", "fewshot"): "no data"}
+    zero_shot = [r for r in made.results_of("kornblith12", few=False) if r.record.protocol == "zeroshot"]
+    words = " ".join(Reader(results_page(zero_shot, [], failed=failed)).words)
+    assert "few-shot on Describable Textures (M), linear probe on Describable Textures (M): no data" in words
+    note_failures(tmp_path, [step("done"), step("not applicable", "fewshot")])
+    assert read_failures(tmp_path) == {} and not list(tmp_path.iterdir())
+    (tmp_path / "failed.json").write_text("[]")
+    with pytest.raises(DataError, match="not a list of failures"):
+        read_failures(tmp_path)
