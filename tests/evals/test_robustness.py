@@ -181,7 +181,8 @@ def test_splits_are_compared_with_one_of_them_where_there_is_no_test_bed():
     assert back.details["rows"][0]["x"] == record.details["rows"][1]["y"]
     (told,) = summary.run([record])
     assert told.details["table"][0]["effective"] is None and told.details["line"] is None
-    assert told.details["notes"][0].startswith("photo -> sketch: no test bed of ordinary models exists")
+    (note,) = told.details["notes"]
+    assert note.startswith("photo -> sketch, photo -> clay: no test bed of ordinary models exists")
     assert told.metrics["drop photo -> sketch"].value == pytest.approx(1 - record.details["rows"][0]["y"][0])
 
 

@@ -102,14 +102,15 @@ def mean_of_seven(points: Sequence[Point]) -> dict[str, tuple[float, float, floa
 def table_of(points: Sequence[Point], bed: TestBed, notes: list[str]) -> tuple[list[dict[str, Any]], dict[str, Baseline]]:
     """The rows of the table and the lines that they are compared with, by shift."""
     lines: dict[str, Baseline] = {}
-    for name in dict.fromkeys(point.shift for point in points if point.x is not None and point.y is not None):
-        if name in {shift.name for shift in SHIFTS}:
-            try:
-                lines[name] = baseline_of(bed, name)
-            except DataError as error:  # a table of one's own need not have every shift
-                notes.append(str(error))
-        else:
-            notes.append(f"{name}: no test bed of ordinary models exists, so there is no effective robustness")
+    known = {shift.name for shift in SHIFTS}
+    compared = list(dict.fromkeys(point.shift for point in points if point.x is not None and point.y is not None))
+    for name in filter(known.__contains__, compared):
+        try:
+            lines[name] = baseline_of(bed, name)
+        except DataError as error:  # a table of one's own need not have every shift
+            notes.append(str(error))
+    if others := [name for name in compared if name not in known]:
+        notes.append(f"{', '.join(others)}: no test bed of ordinary models exists, so there is no effective robustness")
     plain = {point.shift: point.y[0] for point in points if point.kind == ZERO_SHOT and point.y is not None}
     rows = []
     for point in points:
