@@ -100,15 +100,17 @@ class Probes:
             slope = (logits.sigmoid() - targets[:, None, :].to(self.dtype)) / targets.numel()
         along_scale = (slope * logits).sum((0, 2)) if self.config.train_scale else None
         slope *= scale[:, None]
-        along_weight = (slope.view(len(rows), -1).T @ inputs).view_as(self.weight)
-        self._move(self.weight, self.speeds[0], along_weight)
-        self._move(self.bias, self.speeds[1], slope.sum(0))
+        # One product adds the gradient to the speed: weights are the only part whose size matters, and passes over memory cost.
+        self.speeds[0].view(-1, width).addmm_(slope.view(len(rows), -1).T, inputs, beta=MOMENTUM)
+        self._move(self.weight, self.speeds[0])
+        self._move(self.bias, self.speeds[1].mul_(MOMENTUM).add_(slope.sum(0)))
         if along_scale is not None:
-            self._move(self.log_scale, self.speeds[2], along_scale)
+            self._move(self.log_scale, self.speeds[2].mul_(MOMENTUM).add_(along_scale))
 
-    def _move(self, value: Tensor, speed: Tensor, slope: Tensor) -> None:
+    def _move(self, value: Tensor, speed: Tensor) -> None:
+        """Add the decay to the speed, and move."""
         shape = (-1,) + (1,) * (value.ndim - 1)
-        speed.mul_(MOMENTUM).add_(slope).addcmul_(value, self.decays.view(shape))
+        speed.addcmul_(value, self.decays.view(shape))
         value.addcmul_(speed, self.rates.view(shape), value=-1)
 
     def drop_broken(self, epoch: int) -> None:
