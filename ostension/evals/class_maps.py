@@ -83,6 +83,8 @@ def pool(logits: Float[np.ndarray, "N S"], task: Task | str | ClassMap) -> Float
     found = task if isinstance(task, ClassMap) else class_map(task)
     if logits.shape[1] != len(found.source_keys):
         raise DataError(f"{logits.shape[1]:,} columns of logits", expected=f"{len(found.source_keys):,}, of {found.source!r}")
+    if found.columns == tuple((column,) for column in range(len(found.source_keys))):
+        return logits  # all classes in their own order; of 50,000 pictures a copy would be 200 MB
     pooled = np.full((len(logits), len(found.keys)), -np.inf, dtype=logits.dtype)
     single = [(place, columns[0]) for place, columns in enumerate(found.columns) if len(columns) == 1]
     if single:
@@ -112,4 +114,5 @@ def partner(
     kept = own >= 0
     if not kept.any():
         raise DataError("no sample is of a class of the task", source=found.source, expected="one or more")
-    return pool(logits[kept], found), own[kept], kept
+    chosen = logits if kept.all() else logits[kept]
+    return pool(chosen, found), own[kept], kept
