@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ostension.cli.main import main
+from ostension.data.task_data import open_task
 from ostension.evals.records import load_records
 from ostension.formats.duplicate_detector import save_detector
 from ostension.formats.load import save
@@ -104,6 +107,36 @@ def test_without_a_detector_contents_and_hashes_are_compared(work, tmp_path, cap
     made = json.loads(printed(capsys, "eval", "overlap", "decide", tmp_path / "hashes", "--bits", 4, "--json"))
     assert (made["overlap"], made["all"]) == (2, 8)
     assert "had no detector" in printed(capsys, "eval", "overlap", "decide", tmp_path / "hashes", "--threshold", 0.9, status=1)
+
+
+def test_a_task_s_pictures_have_the_ids_that_its_results_have(work, tmp_path, capsys):
+    printed(capsys, "task", "new", work / "test", "-o", tmp_path / "mine.toml")
+    arguments = ("--task", tmp_path / "mine.toml", "--data", work / "test", "--training", work / "train")
+    printed(capsys, "eval", "overlap", "neighbours", *arguments, "-o", tmp_path / "found")
+    printed(capsys, "eval", "overlap", "review", tmp_path / "found")
+    printed(capsys, "eval", "overlap", "decide", tmp_path / "found", "--bits", 4)
+    ids = open_task(tmp_path / "mine.toml", work / "test").ids
+    (tmp_path / "a.csv").write_text("\n".join(["id,correct", *(f"{name},1" for name in ids)]))
+    shown = printed(capsys, "eval", "overlap", "measure", f"{tmp_path / 'found'}={tmp_path / 'a.csv'}", "--json")
+    assert json.loads(shown)["details"]["sets"][0]["counts"] == {"all": 8, "overlap": 2, "clean": 6}
+    (tmp_path / "a.csv").write_text(f"id,correct\n{ids[0]},1\n")
+    error = printed(capsys, "eval", "overlap", "measure", f"{tmp_path / 'found'}={tmp_path / 'a.csv'}", status=1)
+    assert "7 ids have no value" in error
+
+
+def test_the_example_on_the_page_runs(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, place in (("test", "test"), ("train", "train"), ("runs/detector/model", "detector")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(work / place)
+    for name in ("a", "b"):
+        Image.open(work / "train" / "0.png").convert("RGB").save(tmp_path / f"{name}.jpg")
+    page = Path(__file__).parents[2] / "docs" / "howto" / "data-overlap.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    exec(compile(code, str(page), "exec"), {})
+    cosine, best = capsys.readouterr().out.splitlines()
+    assert float(cosine) == pytest.approx(1.0, abs=1e-5)
+    assert best.startswith("cat/0.jpg 0.png")
 
 
 def test_check_says_how_well_copies_of_one_s_own_pictures_are_found(work, tmp_path, capsys):
