@@ -65,7 +65,9 @@ class Baseline:
         return y - self(x)
 
     def band(self, x: float, *, seed: int, confidence: float = 0.95, refits: int = REFITS) -> Interval:
-        """The percentile interval of the line at `x` over refits to models drawn with replacement."""
+        """The percentile interval of the line at `x` over refits to models drawn with replacement; of no width at 0 and 1."""
+        if not 0 < x < 1:
+            return Interval(self(x), self(x), confidence, "bootstrap of models")
         chosen = self._part(x)
         at, over, up = float(logit(np.array(x))), logit(self.x[chosen]), logit(self.y[chosen])
         draws = numpy_generator(seed, "line").integers(len(over), size=(refits, len(over)))

@@ -92,6 +92,7 @@ def test_models_on_a_line_give_it_back_and_have_no_effective_robustness():
     assert line.effective(float(x[7]), float(y[7]) + 0.1) == pytest.approx(0.1)
     assert relative_robustness(0.4, 0.3) == pytest.approx(-0.1)
     assert line(0.0) == 0.0 and line(1.0) == 1.0
+    assert (line.band(1.0, seed=0).low, line.band(0.0, seed=0).high) == (1.0, 0.0)
 
 
 def test_the_band_has_no_width_without_noise_and_holds_the_true_line_with_it():
