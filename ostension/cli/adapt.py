@@ -187,6 +187,73 @@ class List:
         return 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Attack the pictures of a task: a predictor's clean and robust accuracy.
+
+    Examples:
+      ostension adapt attack --predictor tecoa --task local_cifar10 --limit 500
+      ostension adapt attack --model FOLDER --task local_cifar10 --epsilon 1 --steps 100 --attacks pgd
+
+    Args:
+        task: A shipped task's name, or a TOML file; TASK@SPLIT attacks that split.
+        predictor: A predictor's folder; without it the hand-written prompts of the model.
+        model: A model's folder, file or hub name, if there is no predictor or its encoder has moved.
+        epsilon: Largest change of a pixel, of 255.
+        steps: Steps of each attack.
+        step: Change of a pixel in one step of pgd and cw, of 255.
+        attacks: Attacks, separated by commas: pgd, cw, apgd-ce, apgd-dlr.
+        limit: Attack so many samples, of every class its share.
+        seed: Of the starts and of the choice.
+        data: The folder of all data. Default: OSTENSION_DATA.
+        device: Where to compute: auto, cpu, cuda, cuda:N.
+        json: Print the record instead of lines.
+    """
+
+    task: str
+    predictor: Path | None = None
+    model: str | None = None
+    epsilon: float = 1.0
+    steps: int = 20
+    step: float = 0.25
+    attacks: str = "pgd,cw,apgd-ce,apgd-dlr"
+    limit: int | None = None
+    seed: int = 0
+    data: Path | None = None
+    device: str = "auto"
+    json: bool = False
+
+    def run(self) -> int:
+        import ostension
+        from ostension.config import to_tree
+        from ostension.evals.adaptation import bind_to
+        from ostension.evals.adversarial import robust_accuracy
+        from ostension.model.predictor import Predictor
+        from ostension.train.attacks import Budget
+
+        splits = _splits([self.task], self.data)[0]
+        encoder = None
+        if self.model is not None or self.predictor is None:
+            encoder = ostension.load(models_of([self.model] if self.model else [])[0], device=self.device, dtype="float32")
+        found = None if self.predictor is None else Predictor.load(self.predictor, encoder)
+        predictor = bind_to(found, encoder, splits.task)
+        budget = Budget(epsilon=self.epsilon / 255, step=self.step / 255, steps=self.steps)
+
+        def told(done: int, total: int) -> None:
+            print(f"{done:,} of {total:,}", file=sys.stderr)
+
+        record = robust_accuracy(
+            predictor, splits.split("test"), budget=budget, attacks=_words(self.attacks, "--attacks"), limit=self.limit,
+            seed=self.seed, told=told,
+        )  # fmt: skip
+        if self.json:
+            print(json.dumps(to_tree(record)))
+            return 0
+        for name, metric in record.metrics.items():
+            print(f"{name}: {_percent(metric.value)}")
+        return 0
+
+
 def _needs(row: dict[str, Any]) -> str:
     parts = [("labels", row["labels"]), ("domains", row["domains"]), ("gradients at test time", row["test_gradients"])]
     return ", ".join(word for word, wanted in parts if wanted) or "nothing"
@@ -200,7 +267,7 @@ def _command(name: str) -> type:
     return type(name, (Adapt,), {"method": name, "__doc__": f"{doc}\n    Args:{args}"})
 
 
-COMMAND = {"compare": Compare, "ls": List, **{name: _command(name) for name in METHODS.names()}}
+COMMAND = {"compare": Compare, "attack": Attack, "ls": List, **{name: _command(name) for name in METHODS.names()}}
 
 
 def _plan(method: str, settings: Sequence[str], **fields: Any) -> Plan:

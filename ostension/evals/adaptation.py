@@ -241,6 +241,13 @@ def _renamed(predictor: Predictor, names: Sequence[str], task: Task) -> Predicto
     return predictor.encoder.classifier(list(names), task.prompt_templates())
 
 
+def bind_to(predictor: Predictor | None, encoder: Any, task: Task) -> Predictor:
+    """The predictor with a task's class names; without one, the encoder's hand-written prompts for them."""
+    if predictor is None:
+        return encoder.classifier(list(names_of(task)), task.prompt_templates())
+    return _renamed(predictor, names_of(task), task)
+
+
 def _targets(data: TaskData) -> Int[np.ndarray, " N"]:
     assert data.targets is not None
     return data.targets

@@ -11,7 +11,7 @@ Letters: B batch, C classes, S pixels a side.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ostension.config import require
-from ostension.shapes import Bool, Float, Int
+from ostension.shapes import Float, Int
 
 Logits = Callable[[Tensor], Tensor]  # pixels (B, 3, S, S) in 0..1 -> logits (B, C)
 LossName = Literal["ce", "margin", "dlr"]
@@ -134,29 +134,6 @@ def apgd(
             before[halve] = best[halve]
             rises.zero_()
     return pixels + best
-
-
-def worst_case(
-    logits: Logits,
-    pixels: Float[Tensor, "B 3 S S"],
-    targets: Int[Tensor, " B"],
-    attacks: Sequence[Callable[..., Tensor]],
-    budget: Budget,
-    *,
-    generator: torch.Generator | None,
-) -> tuple[Bool[Tensor, " B"], Bool[Tensor, " B"]]:
-    """Which pictures are read right, and which of them still are after every attack; each attack sees what is left."""
-    with torch.no_grad():
-        clean = logits(pixels).argmax(1) == targets
-    standing = clean.clone()
-    for attack in attacks:
-        left = standing.nonzero()[:, 0]
-        if not len(left):
-            break
-        changed = attack(logits, pixels[left], targets[left], budget, generator=generator)
-        with torch.no_grad():
-            standing[left] = logits(changed).argmax(1) == targets[left]
-    return clean, standing
 
 
 def _gradient(

@@ -165,3 +165,28 @@ def test_a_setting_that_a_method_does_not_have_is_named():
 
     with pytest.raises(ConfigError, match="lenght"):
         _plan("coop", ["lenght=3"], shots=1)
+
+
+def test_robust_accuracy_is_never_above_that_of_one_attack(task, embedder, model):
+    from ostension.evals.adaptation import bind_to
+    from ostension.evals.adversarial import robust_accuracy
+    from ostension.train.attacks import Budget
+
+    data = TaskSplits(task).split("test")
+    predictor = bind_to(None, model, TaskSplits(task).task)
+    none = robust_accuracy(predictor, data, budget=Budget(epsilon=0.0, steps=0), attacks=("pgd",)).metrics
+    assert none["robust"].value == none["clean"].value == none["pgd"].value
+    found = robust_accuracy(predictor, data, budget=Budget(epsilon=0.1, step=0.05, steps=3), seed=1)
+    names = ("pgd", "cw", "apgd-ce", "apgd-dlr")
+    assert all(found.metrics["robust"].value <= found.metrics[name].value <= found.metrics["clean"].value for name in names)
+    assert found == robust_accuracy(predictor, data, budget=Budget(epsilon=0.1, step=0.05, steps=3), seed=1)
+    with pytest.raises(ConfigError, match="pgt"):
+        robust_accuracy(predictor, data, budget=Budget(), attacks=("pgt",))
+
+
+def test_the_attack_command(task, model, tmp_path, capsys):
+    save(model, tmp_path / "model")
+    asked = ["adapt", "attack", "--model", str(tmp_path / "model"), "--task", str(task), "--limit", "6", "--steps", "2"]
+    assert main(asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["robust", "clean", "pgd", "cw", "apgd-ce", "apgd-dlr"]
