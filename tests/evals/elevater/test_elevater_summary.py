@@ -38,8 +38,8 @@ def test_the_curve_is_the_mean_over_tasks_with_the_spread_over_seeds():
 
 
 def test_settings_and_models_are_not_mixed_and_one_task_is_no_suite():
-    both = records()
+    both, faithful = records(), records("faithful")
     assert run(both[:1]) == []
-    assert len(run([*both, *records("faithful")])) == 2
-    assert "not for reporting" in run(records("faithful"))[0].subject
+    assert len(run([*both, *faithful])) == 2
+    assert "not for reporting" in run(faithful)[0].subject
     assert any(record.protocol == "elevater-suite" for record in summarise(both))
