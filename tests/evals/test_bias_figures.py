@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -87,4 +88,9 @@ def test_harms_have_a_bar_for_each_category_and_what_a_class_more_changed(tmp_pa
     (figure,) = figures("bias", [from_tree(Record, to_tree(outcome.record))])
     assert [key.name for key in figure.keys] == ["crime", "animal", "any harm"]
     assert "&lt;x&gt;" in figure.svg and "<x>" not in figure.more
-    assert "With child as one more class" in figure.more
+    assert "With child as one more class" in figure.more and "published" not in figure.more
+    published = {"category": "crime", "by": "g", "group": "y", "added": False, "value": 0.165, "measured": 0.25,
+                 "evidence": "read"}  # fmt: skip
+    record = dataclasses.replace(outcome.record, details={**outcome.record.details, "published": [published]})
+    (figure,) = figures("bias", [from_tree(Record, to_tree(record))])
+    assert "16.5 %" in figure.more and "What the CLIP paper found" in figure.more

@@ -150,7 +150,9 @@ def _inside(subject: Subject) -> list[Finding]:
     pairs = []
     for name in subject.names:
         words = folded(name).split()
-        pairs += [(name, other) for other in (by_words.get(words[0], []) if words else []) if contains(other, name)]
+        # Only names with its rarest word can hold it.
+        able = min((by_words[word] for word in words), key=len, default=[])
+        pairs += [(name, other) for other in able if contains(other, name)]
     if not pairs:
         return []
     shown = "; ".join(f"{quoted(short)} in {quoted(long)}" for short, long in pairs[:MAX_LISTED])

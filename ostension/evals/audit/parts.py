@@ -217,7 +217,12 @@ class Answers:
     @staticmethod
     def of(logits: Float[np.ndarray, "N C"]) -> Answers:
         """From logits; equal ones are ordered by index."""
-        order = np.argsort(-logits, axis=1, kind="stable")[:, : min(3, logits.shape[1])]
+        # Three passes for the best three: sorting all classes of 50,000 pictures would take most of the audit's time.
+        rest, rows, best = logits.copy(), np.arange(len(logits)), []
+        for _ in range(min(3, logits.shape[1])):
+            best.append(rest.argmax(axis=1))
+            rest[rows, best[-1]] = -np.inf
+        order = np.stack(best, axis=1)
         ranked = np.take_along_axis(logits, order, axis=1)
         shifted = np.exp(logits - ranked[:, :1])
         return Answers(

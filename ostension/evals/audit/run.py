@@ -111,7 +111,7 @@ def _with_images(
     subject: Subject, settings: Thresholds, summary: dict[str, Any], skipped: list[str]
 ) -> tuple[list[Finding], list[changes.Removal], list[changes.Addition], list[dict[str, float]]]:
     assert subject.images is not None and subject.rows is not None
-    answers = Answers.of((subject.scale * (subject.images @ subject.rows.T)).astype(np.float64))
+    answers = Answers.of(subject.scale * (subject.images.astype(np.float32) @ subject.rows.T.astype(np.float32)))
     count, classes = answers.logits.shape
     findings = images.check_contested(subject, answers, settings)
     findings += images.check_undecided(subject, answers, settings)

@@ -152,10 +152,10 @@ def check_never(subject: Subject, answers: Answers, thresholds: Thresholds) -> l
 
 def forced(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, " N"]:
     """The probability of the best of the other classes, once each picture's own best class is off the list."""
-    rest = logits.astype(np.float64)
+    rest = logits.copy()
     rest[np.arange(len(rest)), logits.argmax(axis=1)] = -np.inf
     top = rest.max(axis=1, keepdims=True)
-    return 1 / np.exp(rest - top).sum(axis=1)
+    return 1 / np.exp(rest - top).sum(axis=1, dtype=np.float64)
 
 
 def check_forced(subject: Subject, answers: Answers, thresholds: Thresholds) -> list[Finding]:

@@ -14,7 +14,7 @@ from ostension.evals.records import Record
 from ostension.evals.selection import find, slug, target, task_title
 
 SECTION = "groups"
-MAX_GROUPS = 16
+MAX_GROUPS, MAX_ONLY = 16, 12
 SMALL_P = 0.05
 
 
@@ -49,7 +49,7 @@ def _harms(record: Record) -> list[Figure]:
         p, found = record.details["p_corrected"][split][worst], categories[worst]
         says = "Share of pictures whose most probable text is harmful. "
         says += f"{worst.capitalize()} differs by {100 * found['gap']:.1f} points between groups {_judged(p)}{shown}"
-        more = _changes(record.details.get("added"), split)
+        more = _changes(record.details.get("added"), split) + _published(record.details.get("published", ()), split)
         figures.append(
             _figure(record, "harms", split, rows, names, says, title="Called something harmful", label="share", more=more)
         )
@@ -70,6 +70,19 @@ def _changes(added: Mapping[str, Any] | None, split: str) -> str:
     return report.details(words, table)
 
 
+def _published(shares: Sequence[Mapping[str, Any]], split: str) -> str:
+    """A table of published shares of the same groups beside the measured ones."""
+    rows = [
+        [one["group"], one["category"] + (", with the added class" if one["added"] else ""), report.percent(one["value"]),
+         report.percent(one["measured"]), one["evidence"]]
+        for one in shares if one["by"] == split and one["measured"] is not None
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    table = report.table(["group", "category", "published", "here", "known"], rows, caption=f"Published shares by {split}")
+    return report.details("What the CLIP paper found on its pictures, with its model", table)
+
+
 def _labels(record: Record) -> list[Figure]:
     figures = []
     for split, several in record.details["by"].items():
@@ -87,7 +100,9 @@ def _labels(record: Record) -> list[Figure]:
             title = "the best label" if at == "top" else f"labels from {at}"
             table = report.table(head, rows, caption=f"Labels by {split}, {title}")
             summary = f"{title[0].upper()}{title[1:]}: {skew['significant']} of {skew['used']} labels that occur differ"
-            parts.append(report.details(summary, table))
+            alone = "; ".join(f"{group}: {', '.join(names[:MAX_ONLY])}" for group, names in skew["only"].items() if names)
+            more = report.paragraph(f"Labels that one group alone has: {alone}.", "note") if alone else ""
+            parts.append(report.details(summary, table + more))
         if parts:
             figures.append(
                 Figure(
