@@ -145,7 +145,7 @@ class Embed:
 
     Args:
         tasks: Names of suites and tasks, or TOML files of either; TASK@SPLIT is one split.
-        split: Splits, separated by commas. Default: all that the record and the data have.
+        split: Splits, separated by commas; test is what is measured. Default: all that the record and the data have.
         model: A model's folder, file or hub name; repeat the flag for several. Default: OSTENSION_MODEL.
         data: The folder of all data. Default: OSTENSION_DATA.
         store: The folder of embeddings.
@@ -173,6 +173,7 @@ class Embed:
 
     def run(self) -> int:
         from ostension.evals.targets import OpenedTasks, find_targets, of_one_task
+        from ostension.evals.task_splits import measured_splits
 
         targets = find_targets(self.tasks)
         opened = OpenedTasks(data=self.data, download=self.download, itself=of_one_task(targets))
@@ -183,7 +184,11 @@ class Embed:
             for name in dict.fromkeys(target.task for target in targets):
                 try:
                     splits = opened.splits(name)
-                    known = wanted or ([named[name]] if name in named else list(splits.task.splits))
+                    known = [named[name]] if name in named else list(splits.task.splits)
+                    if wanted:
+                        known = [
+                            one for split in wanted for one in (measured_splits(splits.task) if split == "test" else [split])
+                        ]
                     for split in known:
                         whole = splits.of(split)
                         if (missing := whole.missing("test")) is not None:
@@ -301,9 +306,10 @@ class _Output:
         for line in self.oracles:
             _say(f"published: {line}")
         if self.mention:
-            for step in self.steps:
-                if step.status == "not applicable":
-                    _say(f"{step.target} {step.protocol}: not applicable: {step.reason}")
+            idle = [step for step in self.steps if step.status == "not applicable"]
+            for protocol, reason in dict.fromkeys((step.protocol, step.reason) for step in idle):
+                tasks = dict.fromkeys(step.target for step in idle if (step.protocol, step.reason) == (protocol, reason))
+                _say(f"{protocol} is not applicable: {reason}: {', '.join(tasks)}")
         failed = [step for step in self.steps if step.status == "failed"]
         for where, reason in dict.fromkeys((f"{step.model}: {step.target}", step.reason) for step in failed):
             protocols = [step.protocol for step in failed if (f"{step.model}: {step.target}", step.reason) == (where, reason)]

@@ -126,9 +126,9 @@ class Results:
         """Put a result into its place; gives it as it is now on the disk.
 
         Raises:
-            DataError: for a number that is not finite, or if the disk does not take it.
+            DataError: for no metric or a number that is not finite, or if the disk does not take it.
         """
-        check_finite(result.record)
+        check_measured(result.record)
         path = self.path(*result.place)
         try:
             written = None
@@ -232,8 +232,8 @@ def check_finite(record: Record) -> None:
     Raises:
         DataError: naming the first of them.
     """
-    for key, value in _leaves(to_tree(record), ""):
-        if isinstance(value, float) and not math.isfinite(value):
+    for part, tree in (("metrics", to_tree(record.metrics)), ("config", record.config), ("details", record.details)):
+        for key, value in _odd_numbers(tree, part):
             raise DataError(f"{key} is {value}", source=f"{record.task} {record.protocol}", expected="finite numbers")
 
 
@@ -257,12 +257,16 @@ def _cell(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
-def _leaves(tree: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict):
+def _odd_numbers(tree: Any, key: str) -> Iterator[tuple[str, float]]:
+    """The numbers in a tree that are not finite, with their dotted keys."""
+    if isinstance(tree, float):
+        if not math.isfinite(tree):
+            yield key, tree
+    elif isinstance(tree, dict):
         for name, value in tree.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(tree, list):
+            if type(value) not in (int, str, bool):
+                yield from _odd_numbers(value, f"{key}.{name}")
+    elif isinstance(tree, (list, tuple)):
         for place, value in enumerate(tree):
-            yield from _leaves(value, f"{key}[{place}]")
-    else:
-        yield key, tree
+            if type(value) not in (int, str, bool):
+                yield from _odd_numbers(value, f"{key}[{place}]")

@@ -244,7 +244,9 @@ class StoreInputs(RunInputs):
     def texts(self, prompts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "M E"]:
         known, wanted = self._texts, list(dict.fromkeys(prompts))
         new = [prompt for prompt in wanted if (prompt, truncate) not in known]
-        cut = {prompt for prompt in new if truncate and self.embedder.too_long(prompt)}
+        cut = {prompt for prompt in new if self.embedder.too_long(prompt)}
+        if cut and not truncate:
+            self.embedder.model.tokenizer.ragged(sorted(cut, key=new.index))  # says which, before anything is computed
         for group, cutting in (([prompt for prompt in new if prompt not in cut], False), (sorted(cut), True)):
             if group:
                 rows = self.embedder.texts(group, cutting)

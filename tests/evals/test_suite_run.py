@@ -199,6 +199,23 @@ def test_results_that_cannot_be_written_are_one_line(place, model):
         run(place, model)
 
 
+def test_a_full_disk_is_one_line_and_the_rest_goes_on(place, model, monkeypatch):
+    from ostension.evals import results
+
+    add_protocol(place / "protocols", monkeypatch, "other")
+    plain = results.write_json
+
+    def full(path, tree):
+        if path.name == "counting.json":
+            raise OSError(28, "No space left on device")
+        plain(path, tree)
+
+    monkeypatch.setattr(results, "write_json", full)
+    first, second = run(place, model, protocols=("counting", "other"))
+    assert first.status == "failed" and "cannot be written: No space left on device; make room" in first.reason
+    assert second.status == "done"
+
+
 def test_a_task_without_a_test_split_gives_a_result_for_each_split():
     targets = find_targets(["pacs", "emoji@train", "pacs@photo"])
     splits = [(target.task, target.split) for target in targets]
@@ -327,7 +344,7 @@ def test_embedding_alone_fills_the_store(saved, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["split"], row["rows"]) for row in rows] == [("train", 4), ("test", 6)]
     assert main([*words, "--split", "val"]) == 1
-    assert "no split 'val'" in capsys.readouterr().err or True
+    assert "unknown split of the task 'pets' 'val'; expected one of the known names" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # two processes that import torch
