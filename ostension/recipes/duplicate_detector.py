@@ -8,7 +8,7 @@ The large one follows CLIP's Appendix C as far as it says: ResNet-50 with GELU, 
 of 1,712, about 30 million pictures, temperature 0.07. From no source, and ours: 224 pixels, 128 numbers an embedding, AdamW at
 5e-4 with a cosine, how far the copies' changes go (`image.copies`), one pass over 30 million.
 
-The small one sees 48 pixels and has 0.6 million weights; 240 steps of 128 pictures take three to six minutes of one core.
+The small one sees 48 pixels and has 1.1 million weights; 240 steps of 128 pictures take three to six minutes of one core.
 docs/howto/data-overlap.md says what it finds and what it does not.
 """
 
