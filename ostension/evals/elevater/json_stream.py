@@ -10,7 +10,9 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import lzma
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -22,6 +24,9 @@ MAX_BYTES = 8 << 30  # ImageNet beside the twenty sets, three seeds: 1.8 GB
 MAX_VALUE = 32 << 20  # letters of one inner value; a row of ImageNet has 10,000
 MAX_DEPTH = 8
 MAX_NAME = 200
+MAX_REASON = 120
+# What reading a cut or spoilt archive raises.
+_SPOILT = (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _SPACE = " \t\n\r"
 _STRUCTURE = re.compile(r'["\[\]{}]')
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -103,7 +108,7 @@ class JsonStream:
         try:
             return _JSON.decode(text)
         except ValueError as error:
-            self._fail(f"not JSON: {str(error).splitlines()[0]}", start)
+            self._fail(f"not JSON: {reason_of(error)}", start)
 
     def text(self, *, limit: int = MAX_VALUE, numbers: bool = False) -> str:
         """One whole value as it is written; whether what is between its brackets is JSON is not looked at."""
@@ -198,8 +203,8 @@ class JsonStream:
             text = self._decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8: {error.reason}", source=self.source) from None
-        except (OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:  # a cut or spoilt archive
-            raise DataError(f"cannot be read: {str(error).splitlines()[0]}", source=self.source) from None
+        except _SPOILT as error:
+            raise DataError(f"cannot be read: {reason_of(error)}", source=self.source) from None
         self._text += text
         return bool(text) or not self._ended
 
@@ -215,3 +220,8 @@ class JsonStream:
     def _fail(self, what: str, place: int | None = None) -> NoReturn:
         at = self._before + (self._place if place is None else place)
         raise DataError(f"{what} (letter {at:,})", source=self.source, expected="a submission in JSON")
+
+
+def reason_of(error: Exception) -> str:
+    """The beginning of an error's own words, which in a hostile file may be long or none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:MAX_REASON]

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ostension.errors import DataError
-from ostension.evals.elevater.json_stream import MAX_BYTES, JsonStream
+from ostension.evals.elevater.json_stream import MAX_BYTES, JsonStream, reason_of
 from ostension.files import atomic_path
 
 DECIMALS = 6
@@ -136,8 +136,8 @@ def open_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Iterator[JsonStream]
                 handle = stack.enter_context(archive.open(_member(archive, path)))  # type: ignore[assignment]
         except FileNotFoundError:
             raise DataError("no such file", source=path, expected="a submission (.zip or .json)") from None
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"cannot be opened: {str(error).splitlines()[0]}", source=path) from None
+        except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+            raise DataError(f"cannot be opened: {reason_of(error)}", source=path) from None
         yield JsonStream(handle, path, max_bytes=max_bytes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ostension.errors import DataError, LimitError
+from ostension.errors import DataError, LimitError, OstensionError
 from ostension.evals.elevater import sets
 from ostension.evals.elevater.checking import check_archive, check_file
 from ostension.evals.elevater.detection import Annotations, boxes_of_results, read_annotations, wrong_with_box
@@ -289,3 +290,23 @@ def test_keys_may_come_in_any_order(tmp_path):
     path = tmp_path / "one.json"
     path.write_text(json.dumps({"predictions": [some_probabilities().round(6).tolist()], **header().tree()}))
     assert check_file(path).valid
+
+
+def test_spoilt_files_end_in_a_report_or_one_short_line(tmp_path):
+    generator = random.Random(0)
+    good = {".json": both_sets(tmp_path)[0].read_bytes()}
+    merge(both_sets(tmp_path), tmp_path / "good.zip")
+    good[".zip"] = (tmp_path / "good.zip").read_bytes()
+    for turn in range(300):
+        suffix = (".json", ".zip")[turn % 2]
+        data = bytearray(good[suffix])
+        for _ in range(generator.randint(1, 3)):
+            place = generator.randrange(len(data))
+            data[place : place + generator.randint(0, 9)] = generator.choice([b"\xff", b"[", b'"', b"1e999", b"NaN", b"{}", b""])
+        path = tmp_path / f"spoilt{suffix}"
+        path.write_bytes(bytes(data))
+        try:
+            lines = (check_file if suffix == ".json" else check_archive)(path).all_problems
+        except OstensionError as error:
+            lines = (str(error),)
+        assert all("\n" not in line and len(line) < 1_000 for line in lines)
