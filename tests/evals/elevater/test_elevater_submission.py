@@ -302,7 +302,8 @@ def test_spoilt_files_end_in_a_report_or_one_short_line(tmp_path):
         data = bytearray(good[suffix])
         for _ in range(generator.randint(1, 3)):
             place = generator.randrange(len(data))
-            data[place : place + generator.randint(0, 9)] = generator.choice([b"\xff", b"[", b'"', b"1e999", b"NaN", b"{}", b""])
+            change = generator.choice([b"\xff", b"[", b'"', b"1e999", b"NaN", b"{}", b""])
+            data[place : place + generator.randint(0, 9)] = change
         path = tmp_path / f"spoilt{suffix}"
         path.write_bytes(bytes(data))
         try:
