@@ -13,7 +13,7 @@ from ostension.evals.chart_frame import Scale
 from ostension.evals.chart_marks import Style, mark
 from ostension.evals.charts import Number, svg
 
-WIDTH, EDGE, VALUES = 420, 4, 58
+WIDTH, EDGE, VALUES = 420, 4, 66
 NAME, BAR, GAP, FOOT = 20, 15, 8, 40
 
 
@@ -76,11 +76,12 @@ def bar_chart(
         parts.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="{anchor}">{html.escape(scale.words(tick))}</text>')
     parts.append(f'<text class="axis" x="{EDGE}" y="{height - 5}">{html.escape(label)}</text>')
     top = 15.0 * len(lines)
+    behind, names = len(parts), []  # names lie over the grid and under all marks
     for row in rows:
         name_y, first = top + 14, top + NAME
-        parts.append(f'<text class="label" x="{EDGE}" y="{name_y:.1f}">{html.escape(row.name)}</text>')
+        names.append(f'<text class="label" x="{EDGE}" y="{name_y:.1f}">{html.escape(row.name)}</text>')
         if row.note:
-            parts.append(f'<text class="aside" x="{WIDTH}" y="{name_y:.1f}" text-anchor="end">{html.escape(row.note)}</text>')
+            names.append(f'<text class="aside" x="{WIDTH}" y="{name_y:.1f}" text-anchor="end">{html.escape(row.note)}</text>')
         if together:
             parts += _marks(row.bars, first + BAR / 2, at, right)
         for number, bar in enumerate(() if together else row.bars):
@@ -95,7 +96,7 @@ def bar_chart(
         shift = 5 if anchor == "start" else -5
         parts.append(f'<line class="reference dashed" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 9}" y2="{bottom}"/>')
         parts.append(f'<text class="aside" x="{x + shift:.1f}" y="{y}" text-anchor="{anchor}">{html.escape(name)}</text>')
-    return svg(parts, WIDTH, height, title, description)
+    return svg([*parts[:behind], *names, *parts[behind:]], WIDTH, height, title, description)
 
 
 def _marks(bars: Sequence[Bar], y: Number, at: Callable[[Number], float], right: Number) -> list[str]:

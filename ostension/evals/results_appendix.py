@@ -19,6 +19,10 @@ def appendix(results: Sequence[Result], summaries: Sequence[Record], *, source: 
     return [
         report.paragraph("The commands that give these results again, and this page:"),
         report.code(*commands(results, source)),
+        report.paragraph(
+            "Models stand here by their names and tasks by theirs: give the folder of the one and the TOML file of the other "
+            "where they are your own, and settings that are not the defaults with --set.", "note",
+        ),
         report.details("Settings of each protocol", _settings(results)),
         report.details("Hashes of weights, data, classes and prompts", _hashes(results)),
         report.details("Every result: samples, seeds, time, file", _files(results)),

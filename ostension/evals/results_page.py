@@ -84,7 +84,7 @@ def _lead(results: Sequence[Result], measured: Sequence[str]) -> str:
     others = len(protocols) - len(said)
     if others:
         rest = [protocol_words(name) for name in protocols if kind(name) not in LEAD_WORDS]
-        said.append(f"for {' and '.join(rest)}" if others <= 2 else f"by {others} other protocols")
+        said.append(f"for {' and '.join(rest)}" if others <= 2 or not said else f"by {others} other protocols")
     sizes: dict[str, int] = {}
     for result in results:
         sizes[result.target] = max(sizes.get(result.target, 0), result.record.headline.count)

@@ -78,7 +78,8 @@ def missing(results: Sequence[Result], *, known: Collection[tuple[str, str, str]
     """What was not measured although it could have been, a line for each protocol and the models that lack the same sets.
 
     A set counts as missing where another model has it, or where the protocol was measured on at least half of the sets that it
-    can measure; a protocol that was asked for on a few sets only is not missing on all others.
+    can measure; a protocol that was asked for on a few sets only is not missing on all others. What can be measured on a task
+    that does not ship is not known here, so that only another model's result tells.
 
     Args:
         known: (model, task, protocol) of what is told elsewhere.
@@ -90,7 +91,9 @@ def missing(results: Sequence[Result], *, known: Collection[tuple[str, str, str]
     for protocol in ordered_protocols([result.record for result in results]):
         fitting = [task for task in targets if not _cannot(protocol, task)]
         usual = {task for task in fitting if any((name, task, protocol) in present for name in names)}
-        expected = fitting if 2 * len(usual) >= len(fitting) else [task for task in fitting if task in usual]
+        shipped_ = [task for task in fitting if task.partition("@")[0] in TASKS.names()]
+        whole = 2 * len(usual.intersection(shipped_)) >= len(shipped_)
+        expected = [task for task in fitting if task in usual or (whole and task in shipped_)]
         lacking: dict[tuple[str, ...], list[str]] = {}
         for task in expected:
             absent = tuple(name for name in names if (name, task, protocol) not in present)

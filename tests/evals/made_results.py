@@ -116,7 +116,8 @@ def suite_with_everything() -> tuple[list[Result], list[Record]]:
         flowers, dtd = read_task("flowers102"), read_task("dtd")
         groups = {"land": [0.9, 400, 0.87, 0.93], "water": [0.4 + shift, 60, 0.29, 0.55], "sky": [0.7, 100, 0.6, 0.79]}
         details = {"groups": groups, "worst": "water", "by_chance": 1e-9, "small": {}}
-        grouped = record_of("groups", flowers, model, {"accuracy": Metric(value=0.8, count=560)}, details)
+        metrics = {"accuracy": Metric(value=0.8, count=560), "gap": Metric(value=0.4, count=560, direction="lower")}
+        grouped = record_of("groups", flowers, model, metrics, details)
         found.append(Result(record=grouped, identity={}))
         told = {"value": 1.7, "low": 1.6, "high": 1.8, "verdict": "too sure"}
         details = {"temperature": told, "reliability": reliability_of(0.3), "reliability_after": reliability_of(0.02)}

@@ -20,7 +20,16 @@ from ostension.evals.chart_marks import COLOURS, SHAPES, style_of
 from ostension.evals.effective_robustness import baseline_of
 from ostension.evals.failures import note_failures, read_failures
 from ostension.evals.figure import FIGURES, SECTIONS, draw_all
-from ostension.evals.figures import confusion, data_efficiency, few_shot, per_set, robustness, scatter
+from ostension.evals.figures import (
+    confusion,
+    data_efficiency,
+    few_shot,
+    geolocation,
+    groups,
+    per_set,
+    robustness,
+    scatter,
+)
 from ostension.evals.findings import findings, headline_tiles
 from ostension.evals.metrics import Interval
 from ostension.evals.plots import standalone, write_plots
@@ -73,7 +82,7 @@ def test_every_kind_of_figure_is_on_the_page(page):
     titles = " ".join(Reader(page).words)
     for said in ("Zero-shot minus linear probe", "Few labels", "Labels that zero-shot is worth",
                  "Does zero-shot follow the probe", "What prompts gain", "Mean of the seven shifts", "texts of a picture",
-                 "taken for", "Worst is water",
+                 "taken for", "the worst group is water",
                  "after dividing the logits by 1.7"):  # fmt: skip
         assert said in titles, said
 
@@ -322,3 +331,23 @@ def test_what_failed_is_kept_with_its_reason_until_it_is_measured(tmp_path):
     (tmp_path / "failed.json").write_text("[]")
     with pytest.raises(DataError, match="not a list of failures"):
         read_failures(tmp_path)
+
+
+def test_places_stand_beside_chance_and_the_papers_figures():
+    details = {"published": {"ViT-L-14-336": {"1": 0.139, "25": 0.329}}, "distances": []}
+    metrics = {"within_1_km": Metric(value=0.2, count=50, chance=0.01), "within_25_km": Metric(value=0.4, count=50, chance=0.02),
+               "median_distance_km": Metric(value=812.3, count=50, direction="lower")}  # fmt: skip
+    record = made.record_of("geolocation", read_task("country211"), "M", metrics, details)
+    (figure,) = geolocation.draw([dataclasses.replace(record, counts={"references": 1000})])
+    assert "within 25 km" in figure.svg and "paper 32.9 %" in figure.svg and 'class="chance"' in figure.svg
+    assert "M 812 km" in figure.says
+
+
+def test_groups_of_a_task_that_is_scored_by_them_are_shown_worst_first_unless_their_protocol_was_run():
+    cells = {"land": [0.9, 400], "water": [0.4, 60]}
+    worst = {"worst_group": Metric(value=0.4, count=460)}
+    record = made.record_of("zeroshot", read_task("waterbirds"), "M", worst, {"groups": cells})
+    (figure,) = groups.draw([record])
+    assert figure.says.startswith("Worst is water: 40.0 %, 43.5 points below")
+    assert figure.svg.index(">water<") < figure.svg.index(">land<")
+    assert groups.draw([record, dataclasses.replace(record, protocol="groups")]) == []

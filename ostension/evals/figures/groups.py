@@ -1,4 +1,4 @@
-"""Accuracy by group of the samples, the worst first; of a probe too where there is one."""
+"""Accuracy by group of a task that is scored by its groups, the worst first; `groups_compared` has the protocol of groups."""
 
 from __future__ import annotations
 
@@ -6,70 +6,47 @@ from collections.abc import Mapping, Sequence
 
 from ostension.evals.chart_bars import Bar, Row, bar_chart
 from ostension.evals.chart_frame import linear
-from ostension.evals.chart_marks import Key, style_of
 from ostension.evals.charts import Number
 from ostension.evals.figure import Figure
 from ostension.evals.metrics import wilson_interval
 from ostension.evals.records import Record
-from ostension.evals.selection import find, slug, target, task_title
+from ostension.evals.selection import find, slug, style, target, task_title
 
 SECTION = "groups"
 MAX_GROUPS = 20  # the worst ones; the record has all
-Cells = Mapping[str, Sequence[Number]]  # accuracy, samples, and perhaps the ends of the interval
+Cells = Mapping[str, Sequence[Number]]  # accuracy and samples
 
 
 def draw(records: Sequence[Record]) -> list[Figure]:
-    found = find(records, "groups")
-    done = {(record.model, target(record)) for record in found}
-    plain = [r for r in find(records, "zeroshot") if r.details.get("groups") and (r.model, target(r)) not in done]
-    return [_of_record(record) for record in (*found, *plain) if len(record.details["groups"]) > 1]
+    done = {(record.model, target(record)) for record in find(records, "groups")}
+    found = [r for r in find(records, "zeroshot") if (r.model, target(r)) not in done and len(r.details.get("groups", {})) > 1]
+    return [_of_record(records, record) for record in found]
 
 
-def _of_record(record: Record) -> Figure:
+def _of_record(records: Sequence[Record], record: Record) -> Figure:
     cells: Cells = record.details["groups"]
-    probed: Cells = record.details.get("probe_groups", {})
     worst_first = sorted(cells, key=lambda name: cells[name][0])
     average = sum(cell[0] * cell[1] for cell in cells.values()) / sum(cell[1] for cell in cells.values())
-    rows = [
-        Row(name=name, note=f"{cells[name][1]:,.0f} samples",
-            bars=[_bar(cells[name], 0), *([_bar(probed[name], 1)] if name in probed else [])])
-        for name in worst_first[:MAX_GROUPS]
-    ]  # fmt: skip
+    look = style(records, record.model)
+    rows = []
+    for name in worst_first[:MAX_GROUPS]:
+        value, count = float(cells[name][0]), int(cells[name][1])
+        interval = wilson_interval(round(value * count), count)
+        bar = Bar(value=value, words=f"{100 * value:.1f} %", style=look, low=interval.low, high=interval.high)
+        rows.append(Row(name=name, bars=[bar], note=f"{count:,} samples"))
+    worst, count = worst_first[0], int(cells[worst_first[0]][1])
+    says = (
+        f"Worst is {worst}: {100 * cells[worst][0]:.1f} %, {100 * (average - cells[worst][0]):.1f} points below the average of "
+        f"all samples. It has {count:,} samples, and the worst of many small groups is low by chance alone: the protocol "
+        "`groups` says how low."
+    )
+    if len(worst_first) > MAX_GROUPS:
+        says += f" Shown are the {MAX_GROUPS} worst of {len(worst_first)}."
     title = task_title(target(record))
-    told = ", ".join(f"{row.name} {' and '.join(bar.words for bar in row.bars)}" for row in rows)
+    told = ", ".join(f"{row.name} {row.bars[0].words}" for row in rows)
     svg = bar_chart(
         rows, linear([0.0, 1.0]), title=f"Accuracy by group, {title}, {record.model}", description=told, label="accuracy",
         lines=[(average, "average of all samples")],
     )  # fmt: skip
-    return Figure(
-        name=slug("groups", target(record), record.model), title=f"{title}: {record.model}",
-        says=_says(record, cells, worst_first, average), svg=svg, detail=True,
-        keys=(Key(name="zero-shot", style=style_of(0), what="bar"), Key(name="linear probe", style=style_of(1), what="bar"))
-        if probed else (),
-    )  # fmt: skip
-
-
-def _bar(cell: Sequence[Number], look: int) -> Bar:
-    value, count = cell[0], int(cell[1])
-    if len(cell) == 4:
-        low, high = cell[2], cell[3]
-    else:
-        interval = wilson_interval(round(value * count), count)
-        low, high = interval.low, interval.high
-    return Bar(value=value, words=f"{100 * value:.1f} %", style=style_of(look), low=low, high=high)
-
-
-def _says(record: Record, cells: Cells, worst_first: Sequence[str], average: float) -> str:
-    worst = worst_first[0]
-    value, count = cells[worst][0], int(cells[worst][1])
-    said = [f"Worst is {worst}: {100 * value:.1f} %, {100 * (average - value):.1f} points below the average of all samples."]
-    chance = record.details.get("by_chance")
-    if chance is None:
-        said.append(f"It has {count:,} samples, and the worst of many small groups is low by chance alone.")
-    else:
-        said.append(f"If all groups were equal, a worst one as low would come up with probability {chance:.2g}.")
-    if record.details.get("small"):
-        said.append(f"Too small to compare: {', '.join(record.details['small'])}.")
-    if len(worst_first) > MAX_GROUPS:
-        said.append(f"Shown are the {MAX_GROUPS} worst of {len(worst_first)}.")
-    return " ".join(said)
+    name = slug("groups", target(record), record.model)
+    return Figure(name=name, title=f"{title}: {record.model}", says=says, svg=svg, detail=True)
