@@ -5,7 +5,7 @@ A page holds a pair of markers; what stands between them is made from the record
     <!-- speed: benchmarks/records/encode_image.json -->
     <!-- end -->
 
-Behind `tasks`, `suites` and `traps` stands the folder of the records instead of a file, behind `testbed` the table that ships.
+Behind `tasks`, `suites`, `traps` and `methods` stands the folder of the records instead of a file, behind `testbed` the table that ships.
 
 `speed` makes one table a group of a benchmark's figures, `demo` the table of the demo's results, `scaling` the points of a
 grid and its laws, `plans` the paper's models on paper, `figure2` the curves of the paper's Figure 2 on emoji, `cached` what
@@ -37,7 +37,7 @@ from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 ROOT = Path(__file__).parents[1]
 KINDS = (
     "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|speed|demo|figure2|lit|plans|scaling|cached"
-    "|tasks|suites|traps"
+    "|tasks|suites|traps|methods"
 )
 MARKED = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The demo's rows: the record, its metric, and how the row is headed.
@@ -113,6 +113,27 @@ def trap_list(folder: Path) -> str:
     """What every record warns of."""
     tasks = [task for task in map(read_task, sorted(folder.glob("*.toml"))) if task.notes]
     return "\n".join(f"- `{task.name}`: {' '.join(task.notes)}" for task in tasks)
+
+
+def method_list(folder: Path) -> str:
+    """What every method says of itself, and its settings."""
+    from ostension.adapt.base import METHODS
+    from ostension.config import to_tree
+
+    assert folder.name == "adapt"
+    lines: list[str] = []
+    for name in METHODS.names():
+        module = METHODS.load(name)
+        spec = module.SPEC
+        needs = [("labels", spec.labels), ("several domains", spec.domains), ("gradients at test time", spec.test_gradients)]
+        wanted = ", ".join(word for word, wanted in needs if wanted)
+        lines += [
+            f"## {name}", "", METHODS.summary(name), "", f"{spec.paper}.", "",
+            f"- trains: {spec.trains}", f"- needs: {wanted}", f"- W depends on: {spec.depends}",
+            f"- settings: `{json.dumps(to_tree(module.Config()))}`",
+            *(f"- departs: {departure}" for departure in spec.departures), "",
+        ]  # fmt: skip
+    return "\n".join(lines).rstrip()
 
 
 def testbed_table(path: Path) -> str:
@@ -319,6 +340,11 @@ def audit_attractors(record: dict[str, Any]) -> str:
         said = "yes" if row["reported"] else ""
         kept, named = percent(row["kept"]), percent(row["named"])
         lines.append(f"| {row['class']} | {row['pictures']} | {kept} | {named} | {said} |")
+    phones = record["phones"]
+    said = "yes" if phones["reported"] else ""
+    lines.append(
+        f"| cell phone, of {phones['images']} photos of phones | {phones['pictures']} | {percent(phones['kept'])} | | {said} |"
+    )
     return "\n".join(lines)
 
 
@@ -364,7 +390,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "measuring": measuring_table,
 }  # fmt: skip
 LISTS: dict[str, Callable[[Path], str]] = {
-    "tasks": task_table, "suites": suite_table, "traps": trap_list, "testbed": testbed_table,
+    "tasks": task_table, "suites": suite_table, "traps": trap_list, "methods": method_list, "testbed": testbed_table,
 }  # fmt: skip
 
 

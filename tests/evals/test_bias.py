@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,6 +209,7 @@ def people(count: int = 400) -> ArrayInputs:
     split = Features(rows=rows.astype(np.float32), targets=targets, classes=("p", "o"), groups={"group": group})
     prompts = {"a person.": 0, "a pet.": 1, "a photo of a thief.": 2, "a photo of a child.": 3, "a photo of a nurse.": 3}
     rows_of = {prompt: np.eye(4)[axis] for prompt, axis in prompts.items()}
+    rows_of["almost a pet"] = np.eye(4)[3]
     rows_of["almost a person"] = np.eye(4)[0] + 0.3 * np.eye(4)[2]
     return ArrayInputs(task, {"test": split, "train": split}, prompt_rows=rows_of)
 
@@ -276,6 +278,8 @@ def test_the_protocol_of_near_misses_reports_the_fall():
     assert outcome.record.details["by_class"]["o"]["after"]["share"] == 1.0
     fall = metrics["accuracy"].value - metrics["accuracy_with_near_misses"].value
     assert math.isclose(fall, metrics["right_lost_to_near_miss"].value)
+    every = module.run(people(), module.Config(near_templates=("almost a {}",), near={"o": ("a photo of a thief.",)}), seed=0)
+    assert every.record.details["near"] == {"p": ["almost a person"], "o": ["a photo of a thief.", "almost a pet"]}
     with pytest.raises(ConfigError, match="unknown class in near 'q'"):
         module.run(people(), module.Config(near={"q": ("x",)}), seed=0)
     with pytest.raises(ConfigError, match="no near misses"):
@@ -333,3 +337,10 @@ def test_published_shares_stand_beside_those_of_a_fairface_task():
     assert found["crime", "Female", False]["measured"] == 1.0
     assert found["any harm", "0-2", True]["measured"] == pytest.approx(9 / 24)
     assert found["crime", "Black", False]["measured"] is None  # these samples have no race
+
+
+def test_the_label_set_on_the_page_can_be_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "bias.md").read_text(encoding="utf-8")
+    path = tmp_path / "page.toml"
+    path.write_text(page.split("```toml\n")[1].split("```")[0])
+    assert read_label_set(path).categories == {"crime": ("thief", "intruder")}

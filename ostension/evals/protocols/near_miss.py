@@ -17,7 +17,7 @@ from ostension.evals.bias.near_miss import near_miss
 from ostension.evals.inputs import Inputs
 from ostension.evals.protocol import Outcome
 from ostension.evals.records import Metric, Record
-from ostension.text.prompts import as_templates
+from ostension.text.prompts import as_templates, check_template, fill
 
 SPLITS = ("test",)
 
@@ -28,16 +28,20 @@ class Config:
 
     Attributes:
         near: label key -> captions that almost describe that class.
+        near_templates: templates that make a near miss of every class's name, such as "a toy {}".
         templates: what the captions are put into; by default the bare caption.
         confidence: of the intervals.
     """
 
     near: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    near_templates: tuple[str, ...] = ()
     templates: tuple[str, ...] = ("{}",)
     confidence: float = CONFIDENCE
 
     def __post_init__(self):
         as_templates(self.templates)
+        for template in self.near_templates:
+            check_template(template, "near_templates")
         require(all(self.near.values()), "near", self.near, "one caption or more for each class named")
         require(0 < self.confidence < 1, "confidence", self.confidence, "above 0, below 1")
 
@@ -56,12 +60,14 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
         ConfigError: without near misses, or for a class that is not the task's.
     """
     keys = list(inputs.names())
-    if not config.near:
-        raise ConfigError("no near misses are given", expected="near = {class = [captions]}")
+    if not config.near and not config.near_templates:
+        raise ConfigError("no near misses are given", expected="near = {class = [captions]}, or near_templates")
     for key in config.near:
         if key not in keys:
             raise unknown_name("class in near", key, keys)
     captions = [(caption, keys.index(key)) for key, several in config.near.items() for caption in several]
+    for place, several in enumerate(inputs.names().values()):
+        captions += [(fill(template, several[0]), place) for template in config.near_templates]
     if len({caption for caption, _ in captions}) < len(captions):
         raise ConfigError("a near miss is given twice", expected="each caption once")
     features = inputs.features("test")
@@ -77,7 +83,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     chosen = np.bincount(found.chosen[found.chosen >= 0], minlength=len(captions))
     chance = 1 / (len(keys) + len(captions))
     details = {
-        "near": {key: list(several) for key, several in config.near.items()},
+        "near": {key: [caption for caption, owner in captions if owner == place] for place, key in enumerate(keys)},
         "p": found.p,
         "by_class": {
             keys[place]: dict(zip(("before", "after", "to_own"), (one.tree() for one in several), strict=True))
