@@ -91,7 +91,7 @@ def contents(entries: Sequence[tuple[str, str]]) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A cell of a table: its text, a smaller line below it, and a class of the page's style ("best", "low")."""
+    """A cell of a table: its text, smaller lines below it, and a class of the page's style ("best", "low")."""
 
     words: str
     aside: str = ""
@@ -118,7 +118,7 @@ def _cell(cell: str | Cell) -> str:
 def _inside(cell: str | Cell) -> str:
     if isinstance(cell, str):
         return text(cell)
-    return text(cell.words) + (f'<span class="ci">{text(cell.aside)}</span>' if cell.aside else "")
+    return text(cell.words) + "".join(f'<span class="ci">{text(line)}</span>' for line in cell.aside.splitlines())
 
 
 def details(summary: str, body: str) -> str:

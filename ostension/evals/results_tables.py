@@ -142,7 +142,7 @@ def _many_models(records: Sequence[Record], names: Sequence[str], protocol: str)
             cell = _score(record, headline_name(some), best=record is not None and record.headline.value == best)
             if told := known.get((task, name)):
                 said = f"published {100 * told.published:.1f}"
-                cell = Cell(words=cell.words, kind=cell.kind, aside=f"{cell.aside}; {said}" if cell.aside else said)
+                cell = Cell(words=cell.words, kind=cell.kind, aside=f"{cell.aside}\n{said}".strip())
             row.append(cell)
         rows.append(row)
     said_ = [protocol] if any(known.values()) else []

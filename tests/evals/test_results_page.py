@@ -335,8 +335,11 @@ def test_what_failed_is_kept_with_its_reason_until_it_is_measured(tmp_path):
 
 def test_places_stand_beside_chance_and_the_papers_figures():
     details = {"published": {"ViT-L-14-336": {"1": 0.139, "25": 0.329}}, "distances": []}
-    metrics = {"within_1_km": Metric(value=0.2, count=50, chance=0.01), "within_25_km": Metric(value=0.4, count=50, chance=0.02),
-               "median_distance_km": Metric(value=812.3, count=50, direction="lower")}  # fmt: skip
+    metrics = {
+        "within_1_km": Metric(value=0.2, count=50, chance=0.01),
+        "within_25_km": Metric(value=0.4, count=50, chance=0.02),
+        "median_distance_km": Metric(value=812.3, count=50, direction="lower"),
+    }
     record = made.record_of("geolocation", read_task("country211"), "M", metrics, details)
     (figure,) = geolocation.draw([dataclasses.replace(record, counts={"references": 1000})])
     assert "within 25 km" in figure.svg and "paper 32.9 %" in figure.svg and 'class="chance"' in figure.svg

@@ -18,18 +18,18 @@ Bins = Sequence[Mapping[str, Number]]
 
 
 def draw(records: Sequence[Record]) -> list[Figure]:
-    figures = []
+    mended, figures = [], []
     for model in models(records):
         for task in dict.fromkeys([*tasks(records, "zeroshot"), *tasks(records, "calibration")]):
             calibrated, plain = one(records, "calibration", model, task), one(records, "zeroshot", model, task)
             if calibrated is not None and "reliability_after" in calibrated.details:
-                figures.append(_of_calibration(calibrated))
+                mended.append(_of_calibration(calibrated))
             elif calibrated is not None:
                 figures.append(_of_zero_shot(calibrated, f"There {calibrated.details['temperature']['verdict']}."))
             elif plain is not None and plain.details.get("reliability"):
                 missing = "Not measured: what a fitted temperature would mend (the protocol calibration)."
                 figures.append(_of_zero_shot(plain, missing))
-    return figures
+    return [*mended, *figures]
 
 
 def gap(bins: Bins) -> tuple[float, float]:
