@@ -51,8 +51,8 @@ class DetectorConfig:
         layers: bottlenecks in each stage; (3, 4, 6, 3) is ResNet-50. Each stage after the first halves the map.
         width: channels W of the stem; the last map has 4 W 2^(stages - 1).
         embed_dim: E.
-        pool: "mean" averages the last map, as a ResNet does; "flatten" projects it place by place. Copies show the same thing at
-            about the same place, and a small network in a short training makes more of that than of learning what things are.
+        pool: "mean" averages the last map, as a ResNet does; "flatten" projects it place by place. Copies show the same thing
+            at about the same place, and a small network in a short training makes the more of that.
     """
 
     name: str = "duplicate-detector"

@@ -42,7 +42,8 @@ def test_a_deep_network_starts_with_maps_of_a_sane_spread_at_every_stage():
     detector = DuplicateDetector(config((3, 4, 6, 3), width=16, size=64))
     with torch.no_grad():
         maps = detector.image_features(pink(8, 64), detector.visual.tap_names())
-    spreads = {name: float(maps[name].std(dim=0).mean()) for name in ("embedded", "blocks.0", "blocks.1", "blocks.2", "blocks.3")}
+    names = ("embedded", "blocks.0", "blocks.1", "blocks.2", "blocks.3")
+    spreads = {name: float(maps[name].std(dim=0).mean()) for name in names}
     assert all(0.3 < spread < 1.5 for spread in spreads.values()), spreads
 
 

@@ -103,7 +103,10 @@ def test_the_first_view_is_the_picture_as_the_detector_sees_it_and_a_step_gives_
 
 
 def test_a_run_that_stopped_half_way_and_went_on_ends_with_the_bits_of_one_that_did_not(folder, tmp_path):
-    settings = {"train.steps": 6, "train.precision": "fp32", "train.device": "cpu", "train.checkpoint.every": 2, "train.checkpoint.keep": 9}
+    settings = {
+        "train.steps": 6, "train.precision": "fp32", "train.device": "cpu", "train.checkpoint.every": 2,
+        "train.checkpoint.keep": 9,
+    }  # fmt: skip
     whole = pretraining(folder, **settings).run(tmp_path / "whole")
     (tmp_path / "cut").mkdir()
     # The state of a run that was killed after its checkpoint at step 4.
