@@ -26,6 +26,7 @@ from ostension.shapes import Float
 
 ALPHA = 0.05
 NEAR = 1e-6  # how near a metric of the samples must come to the record's to be it
+WORDS = ("id", "fold", "target", "predicted", "group")  # columns that are no numbers, even where they look so
 Verdict = Literal["win", "tie", "loss", "not tested"]
 Columns = Mapping[str, np.ndarray]
 Statistic = Callable[[Columns, Float[np.ndarray, " N"]], float]
@@ -204,9 +205,24 @@ def _statistics(ours: Columns, theirs: Columns) -> list[Statistic]:
         found.append(_worst_group)
     if "rank" in common:
         found += [_recall(k) for k in (1, 5, 10)]
-    if "captions_found" in common:
-        found.append(lambda columns, weights: float(weights @ columns["captions_found"].astype(float) / weights.sum()))
-    return found
+    # Any other number of a sample whose mean is the metric, such as the share of draws of a few-shot probe that were right.
+    rest = [
+        name
+        for name in ours
+        if name in common and name not in WORDS and _are_numbers(ours[name]) and _are_numbers(theirs[name])
+    ]
+    return found + [_mean(name) for name in rest]
+
+
+def _are_numbers(column: np.ndarray) -> bool:
+    try:
+        return bool(np.isfinite(column.astype(np.float64)).all())
+    except ValueError:
+        return False
+
+
+def _mean(name: str) -> Statistic:
+    return lambda columns, weights: float(weights @ columns[name].astype(np.float64) / weights.sum())
 
 
 def _mean_correct(columns: Columns, weights: np.ndarray) -> float:
@@ -273,7 +289,7 @@ def _coded(columns: Columns) -> dict[str, np.ndarray]:
         found |= dict(zip([name for name in ("target", "predicted") if name in columns], parts, strict=True))
     if "group" in columns:
         found["group"] = np.unique(columns["group"], return_inverse=True)[1]
-    for name in ("correct", "rank", "captions_found"):
-        if name in columns:
+    for name in columns:
+        if name not in WORDS and _are_numbers(columns[name]):
             found[name] = columns[name].astype(np.float64)
     return found

@@ -125,6 +125,16 @@ def test_a_headline_that_samples_cannot_give_back_is_replaced_by_one_that_they_c
         compare(first, second, metric="accuracy")
 
 
+def test_a_number_of_each_sample_whose_mean_is_the_metric_is_tested(tmp_path):
+    shares = np.array([0.0, 0.25, 0.5, 1.0] * 25)
+    for model, right in (("a", shares), ("b", shares[::-1])):
+        columns = {"id": ids(100), "predicted": np.array(["7"] * 100), "correct": right > 0.5, "right": right}
+        a_result(tmp_path, model, {"accuracy": right.mean()}, columns, protocol="fewshot")
+    (pair,) = compare(open_results(tmp_path / "a"), open_results(tmp_path / "b")).pairs
+    assert (pair.test, pair.verdict, pair.difference) == ("bootstrap", "tie", 0.0)
+    assert pair.interval.low < 0 < pair.interval.high
+
+
 def test_samples_are_put_side_by_side_by_their_ids(tmp_path):
     correct = np.array([True, False, True, True])
     order = np.array([2, 0, 3, 1])
