@@ -29,7 +29,7 @@ SUITE = ("local_cifar10", "local_tiny_imagenet", "local_caltech101", "pacs", "lo
 PROTOCOLS = ("zeroshot", "prompts", "probe", "fewshot", "calibration", "retrieval", "groups")
 
 
-def write_pairs(data: Path, folder: Path) -> int:
+def write_pairs(data: Path, folder: Path, names: int = NAMES) -> int:
     """Pictures and captions as files side by side; how many pairs."""
     from pyarrow import parquet
 
@@ -43,13 +43,13 @@ def write_pairs(data: Path, folder: Path) -> int:
         if row["split"] == "train":
             named.setdefault(row["label"], []).append(row["image"])
     generator = numpy_generator(0, "measure-study")
-    chosen = sorted(generator.choice(sorted(named), NAMES, replace=False).tolist())
+    chosen = sorted(generator.choice(sorted(named), names, replace=False).tolist())
     for place, label in enumerate(chosen):
         name = label.split(",")[0].replace("_", " ")
         for number, image in enumerate(named[label][:PICTURES_A_NAME]):
             _write(folder, f"name-{place:03d}-{number:02d}", image, [template.format(name) for template in TEMPLATES])
     (folder.parent / "names.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
-    return len(photos) + NAMES * PICTURES_A_NAME
+    return len(photos) + names * PICTURES_A_NAME
 
 
 def train(data: Path, work: Path) -> None:

@@ -5,7 +5,8 @@ A page holds a pair of markers; what stands between them is made from the record
     <!-- speed: benchmarks/records/encode_image.json -->
     <!-- end -->
 
-Behind `tasks`, `suites`, `traps` and `methods` stands the folder of the records instead of a file, behind `testbed` the table that ships.
+Behind `tasks`, `suites`, `traps` and `methods` stands the folder of the records instead of a file, behind `testbed` the
+table that ships.
 
 `speed` makes one table a group of a benchmark's figures, `demo` the table of the demo's results, `scaling` the points of a
 grid and its laws, `plans` the paper's models on paper, `figure2` the curves of the paper's Figure 2 on emoji, `cached` what

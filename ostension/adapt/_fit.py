@@ -28,7 +28,7 @@ from ostension import files
 from ostension.adapt._examples import Examples, Labelled
 from ostension.adapt.base import Addition, AdditionPredictor
 from ostension.config import require, to_tree
-from ostension.errors import CheckpointError, DataError, DivergenceError
+from ostension.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from ostension.model.clip import CLIP
 from ostension.runtime import numpy_generator, seed_for, torch_generator
 from ostension.shapes import Float, Int
@@ -42,7 +42,7 @@ class Recipe:
     """How an addition is trained.
 
     Attributes:
-        epochs: passes over the pictures.
+        epochs: passes over the pictures; None is for a method that has a rule for it.
         batch_size: pictures a step; the last batch of an epoch is left out if it is smaller, as long as there is another.
         optimizer: "sgd" or "adamw".
         momentum: of "sgd".
@@ -54,7 +54,7 @@ class Recipe:
         views: random crops of each picture that features are computed for; 0 takes the model's own preprocessing.
     """
 
-    epochs: int = 50
+    epochs: int | None = 50
     batch_size: int = 32
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
@@ -67,7 +67,7 @@ class Recipe:
     views: int = 8
 
     def __post_init__(self):
-        require(self.epochs >= 0, "recipe.epochs", self.epochs, "0 or more")
+        require(self.epochs is None or self.epochs >= 0, "recipe.epochs", self.epochs, "0 or more, or nothing")
         require(self.batch_size >= 1, "recipe.batch_size", self.batch_size, "1 or more")
         require(self.lr > 0, "recipe.lr", self.lr, "more than 0")
         require(0 <= self.momentum < 1, "recipe.momentum", self.momentum, "0 up to, not including, 1")
@@ -89,7 +89,7 @@ class Recipe:
         """
         if epoch < self.warmup_epochs:
             return self.warmup_lr
-        if self.schedule == "constant":
+        if self.schedule == "constant" or self.epochs is None:
             return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs))
 
@@ -159,6 +159,9 @@ def fit_addition(
         DivergenceError: for a loss that is not finite.
         CheckpointError: for a kept state of other settings.
     """
+    epochs = recipe.epochs
+    if epochs is None:
+        raise ConfigError(f"recipe.epochs is not given, and {addition.kind} has no rule for it", expected="a number")
     parameters = dict(addition.named_parameters())
     optimizer = _optimizer(parameters, recipe)
     cached = None if addition.needs_images else data.features(addition.model, recipe.views)
@@ -166,7 +169,7 @@ def fit_addition(
     history = [] if folder is None else _restore(folder, addition, optimizer, identity)
     with frozen(addition.model):
         addition.train()
-        for epoch in range(len(history), recipe.epochs):
+        for epoch in range(len(history), epochs):
             torch.manual_seed(seed_for(seed, "fit", epoch))  # dropout and the like
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch) * group["factor"]

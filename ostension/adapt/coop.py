@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ostension.adapt._fit import Recipe, fitting
+from ostension.adapt._fit import Progress, Recipe, fitting
 from ostension.adapt._text import ClassTokens, word_context
-from ostension.adapt.base import Addition, Spec
+from ostension.adapt.base import Addition, AdditionPredictor, Examples, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
 from ostension.runtime import torch_generator
 
 INIT_STD = 0.02
-EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # by shots; ImageNet always 50
+EPOCHS = ((1, 50), (4, 100))  # up to so many pictures a class, so many epochs; 200 beyond. ImageNet has 50 whatever it is.
+MOST_EPOCHS = 200
 
 SPEC = Spec(
     title="CoOp",
@@ -48,14 +51,14 @@ class Config:
         position: where the class name stands: "end", "middle" or "front".
         words: words whose embeddings the contexts begin with; None draws from a normal distribution of spread 0.02.
         class_specific: one set of contexts a class.
-        recipe: how it is trained.
+        recipe: how it is trained; without `epochs` it has the published ones for the pictures a class that there are.
     """
 
     length: int = 16
     position: Literal["end", "middle", "front"] = "end"
     words: str | None = None
     class_specific: bool = False
-    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=None))
 
     def __post_init__(self):
         require(self.length >= 1, "length", self.length, "1 or more")
@@ -84,4 +87,18 @@ class CoOp(Addition):
         return self.prompts.encode(self.context)
 
 
-fit = fitting(CoOp)
+def fit(
+    model: CLIP,
+    examples: Examples,
+    config: Config,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> AdditionPredictor:
+    """The predictor of contexts that were trained on `examples.train`."""
+    if config.recipe.epochs is None:
+        most = int(np.bincount(examples.train.targets).max())
+        epochs = next((count for shots, count in EPOCHS if most <= shots), MOST_EPOCHS)
+        config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, epochs=epochs))
+    return fitting(CoOp)(model, examples, config, seed=seed, folder=folder, progress=progress)
