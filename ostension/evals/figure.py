@@ -67,11 +67,26 @@ class FigureModule(Protocol):
 
 
 def draw_all(records: Sequence[Record]) -> dict[str, list[Figure]]:
-    """The figures of each section that has some, in the order of the page."""
+    """The figures of each section that has some, in the order of the page.
+
+    Records that another version wrote may lack what a figure draws. That figure then says so in its place, and the others are
+    drawn.
+    """
     found: dict[str, list[Figure]] = {section: [] for section in SECTIONS}
     names = FIGURES.names()
     rank = {name.replace("_", "-"): place for place, name in enumerate(ORDER)}
     for name in sorted(names, key=lambda name: (rank.get(name, len(rank)), name)):
         module = cast("FigureModule", FIGURES.load(name))
-        found[module.SECTION] += module.draw(records)
+        try:
+            found[module.SECTION] += module.draw(records)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            found[module.SECTION].append(_not_drawn(name, error))
     return {section: figures for section, figures in found.items() if figures}
+
+
+def _not_drawn(name: str, error: Exception) -> Figure:
+    says = (
+        f"The records are not of the form that this figure draws ({type(error).__name__}: {error}). They may be of another "
+        "version: measure again with `ostension eval run --again`."
+    )
+    return Figure(name=f"{name}-not-drawn", title=f"The figure {name} could not be drawn", says=says)

@@ -354,3 +354,11 @@ def test_groups_of_a_task_that_is_scored_by_them_are_shown_worst_first_unless_th
     assert figure.says.startswith("Worst is water: 40.0 %, 43.5 points below")
     assert figure.svg.index(">water<") < figure.svg.index(">land<")
     assert groups.draw([record, dataclasses.replace(record, protocol="groups")]) == []
+
+
+def test_a_record_of_another_form_costs_its_own_figure_and_says_so(everything):
+    results, summaries = everything
+    broken = made.record_of("prompts", read_task("food101"), "RN50-openai", {"accuracy": Metric(value=0.5, count=9)})
+    text = results_page([*results, Result(record=broken, identity={})], summaries)
+    assert "The figure prompts could not be drawn" in text and "Mean of the seven shifts" in text
+    assert "could not be drawn" not in results_page(results, summaries)
