@@ -1,9 +1,9 @@
 """The whole grid of linear probes, 97 strengths from 1e-6 to 1e6, against scikit-learn's L-BFGS.
 
 Planted features with a power-law spectrum far from the origin. scikit-learn (`LogisticRegression(max_iter=1000)`, its default
-solver and tolerance) is timed at a stated subset of the strengths, and its total is that subset's mean times 97, which the
-rising and falling times between them allow (trapezoids over the grid; both are in the record). Ours is timed for all 97, its
-preparation included. "J - least" is the objective in float64 from the original features minus the least that any of the runs
+solver and tolerance) is timed at a stated subset of the strengths, spread over the grid; its total is that subset's mean times
+97, or the sum over the grid of times interpolated between them, whichever is less. Ours is timed for all 97, its preparation
+included. "J - least" is the objective in float64 from the original features minus the least that any of the runs
 reached at that strength; a strength where scikit-learn's is lower than ours is counted as "ours higher". "agree" is the share
 of test predictions that are those of the tightest run.
 
