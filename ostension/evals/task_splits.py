@@ -72,6 +72,7 @@ class TaskSplits:
         self._read: list[LabelledSet | OstensionError] = []
         self._opened: dict[str, TaskData] = {}
         self._parts: dict[str, SelectedSet | str] = {}
+        self._fingerprints: dict[str, str] = {}
 
     def of(self, measured: str) -> TaskSplits:
         """The same data with another split standing for "test"; what is read is shared."""
@@ -137,7 +138,12 @@ class TaskSplits:
 
     def fingerprint(self, split: str) -> str | None:
         """The hash of a split's data, None where it has no samples."""
-        return None if self.missing(split) is not None else self.split(split).samples.fingerprint()
+        if self.missing(split) is not None:
+            return None
+        name = self.name_of(split)
+        if name not in self._fingerprints:  # it may read all files
+            self._fingerprints[name] = self.split(split).samples.fingerprint()
+        return self._fingerprints[name]
 
     def _limited(self, whole: TaskData) -> TaskData:
         if self.limit is None or self.limit >= len(whole):
