@@ -47,7 +47,7 @@ class AuditCommand:
 
     Args:
         classes: A text file with one class name a line, a task's name, or a task record (TOML).
-        model: A model's folder, file or hub name. Default: OSTENSION_MODEL; without one only spelling is looked at.
+        model: A model's folder, file or hub name. Default: OSTENSION_MODEL; without one names are only read.
         images: Pictures without labels: a folder, searched with its sub-folders.
         groups: With --images: a CSV file with a column "file" (names below the folder) and columns of groups.
         data: With a task: its data, with labels and groups. Default: none is used.
@@ -124,8 +124,7 @@ class AuditCommand:
 
     def _subject(self) -> tuple[Subject, Inputs | None]:
         """What is audited, and the inputs that it was made of (None for names without a model)."""
-        from ostension.evals.audit.parts import Subject
-        from ostension.evals.audit.subject import subject_of
+        from ostension.evals.audit.subject import subject_of, subject_of_names
         from ostension.text.prompts import as_templates
 
         task, tried = self._task(), as_templates(TRIED)
@@ -138,9 +137,8 @@ class AuditCommand:
         if model is None:
             if self.images is not None or self.data is not None or self.add:
                 raise UsageError("no model is given", fix=f"give it with --model, or set {MODEL_VARIABLE}")
-            _say(f"no model is given (--model or {MODEL_VARIABLE}): only spelling is looked at")
-            names = tuple(several[0] for several in task.display_names().values())
-            return Subject(names=names, templates=task.prompt_templates()), None
+            _say(f"no model is given (--model or {MODEL_VARIABLE}): names are only read")
+            return subject_of_names(task), None
         from ostension.evals.audit.model_inputs import ModelInputs, prompt_lengths
 
         lengths, room = prompt_lengths(model, task)

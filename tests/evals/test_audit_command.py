@@ -66,10 +66,19 @@ def run(folder, capsys, monkeypatch):
 
 def test_names_without_a_model_are_looked_at_for_spelling_and_senses(run):
     status, out, err = run("names.txt")
-    assert status == 0 and "only spelling" in err
+    assert status == 0 and "names are only read" in err
     assert "'fire_hydrant' has underscores" in out and "do: write spaces" in out
     assert "'glass' in 'wine glass'" in out
-    assert "skipped everything but spelling" in " ".join(out.split())
+    assert "'crane' has 2 senses that can be photographed: crane bird, construction crane" in out
+
+
+def test_the_names_that_imagenet_has_twice_are_found(run):
+    status, out, _ = run("imagenet", "--json")
+    findings = json.loads(out)["details"]["findings"]
+    assert status == 0
+    high = [finding["classes"] for finding in findings if finding["severity"] == "high"]
+    assert high == [["missile", "missile"], ["sunglasses", "sunglasses"]]
+    assert ["Boxer"] in [finding["classes"] for finding in findings if finding["kind"] == "ambiguous"]
 
 
 def test_a_model_and_pictures_with_groups_give_a_page_and_a_record(run, folder):

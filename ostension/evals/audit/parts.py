@@ -233,9 +233,12 @@ class Answers:
         )
 
 
+MAX_SHOWN = 60  # letters of a name in a sentence
+
+
 def quoted(*names: str) -> str:
-    """Names in quotes, with "and" before the last."""
-    marked = [f"'{name}'" for name in names]
+    """Names in quotes, with "and" before the last; very long ones are shortened."""
+    marked = [f"'{name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + '...'}'" for name in names]
     return marked[0] if len(marked) == 1 else ", ".join(marked[:-1]) + " and " + marked[-1]
 
 

@@ -70,7 +70,7 @@ def audit(subject: Subject, settings: Thresholds | None = None) -> Audit:
     close: list[tuple[str, str, float]] = []
     summary: dict[str, Any] = {"classes": len(subject.names), "templates": len(subject.templates)}
     if subject.rows is None:
-        skipped.append("everything but spelling: there is no model, so names have no rows")
+        skipped.append("what names mean to a model: there is none, so names have no rows")
     else:
         yardstick = texts.unrelated(subject)
         if yardstick is None:
@@ -87,7 +87,9 @@ def audit(subject: Subject, settings: Thresholds | None = None) -> Audit:
             summary["unrelated_cosine"] = 1 - yardstick
         neighbours = _neighbours(subject, yardstick)
     findings += texts.check_senses(subject)
-    if subject.template_rows is None or len(subject.templates) < texts.MIN_TEMPLATES:
+    if subject.rows is None:
+        pass  # said above
+    elif subject.template_rows is None or len(subject.templates) < texts.MIN_TEMPLATES:
         known = len(subject.templates) if subject.template_rows is not None else 0
         why = f"rows for {known} single templates" if known else "only one row a class, and none for single templates"
         skipped.append(f"whether answers change with the template: there are {why} ({texts.MIN_TEMPLATES} are needed)")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ostension.data.task import Task
 from ostension.errors import ConfigError
 from ostension.evals.audit.parts import Subject
 from ostension.evals.audit.texts import MIN_TEMPLATES
@@ -46,8 +47,7 @@ def subject_of(
         ConfigError: for classes to add where there is no text tower.
     """
     names = inputs.names()
-    keys = tuple(inputs.task.display_names())
-    shown = tuple(several[0] if inputs.task.texts is None else key for key, several in zip(keys, names.values(), strict=True))
+    shown = _shown(inputs.task)
     own = inputs.task.prompt_templates()
     rows = inputs.classifier().astype(np.float64)
     tried = own if len(own) >= MIN_TEMPLATES or own == ("{}",) else tuple(dict.fromkeys((*own, *templates)))
@@ -72,6 +72,19 @@ def subject_of(
         added={name: inputs.classifier({name: (name,)}, own)[0].astype(np.float64) for name in added},
         lengths=tuple(lengths), context_length=context_length,
     )  # fmt: skip
+
+
+def subject_of_names(task: Task) -> Subject:
+    """The subject of an audit without any model: names as they are written, and their known senses."""
+    names = _shown(task)
+    senses = {name: tuple((sense, UNKNOWN) for sense in senses_of(name)) for name in names if senses_of(name)}
+    return Subject(names=names, templates=task.prompt_templates(), senses=senses)
+
+
+def _shown(task: Task) -> tuple[str, ...]:
+    """What each class is called: its first name, or its key where it has whole texts."""
+    names = task.display_names()
+    return tuple(several[0] if task.texts is None else key for key, several in names.items())
 
 
 def _rows(inputs: Inputs, names: Mapping[str, tuple[str, ...]], templates: Sequence[str]) -> np.ndarray | None:
