@@ -45,8 +45,9 @@ def run(inputs, config, *, seed):
     value = {{"nan": float("nan")}}.get(config.fail, config.factor * len(features) / 100)
     texts = inputs.texts(list(config.words)) if config.words else np.zeros((0, 1))
     record = Record(protocol="x", subject="counts", metrics={{"share": Metric(value=value, count=len(features))}},
-                    config={{}}, hashes=inputs.hashes(), counts={{"samples": len(features), "seen": sum(used)}}, task=inputs.task.name,
-                    model=inputs.model_name, split="test", seeds=(seed,), details={{"texts": len(texts), "ids": list(features.ids)}})
+                    config={{}}, hashes=inputs.hashes(), counts={{"samples": len(features), "seen": sum(used)}},
+                    task=inputs.task.name, model=inputs.model_name, split="test", seeds=(seed,),
+                    details={{"texts": len(texts), "ids": list(features.ids)}})
     return Outcome(record=record, samples={{"id": np.array(features.ids), "correct": np.arange(len(features)) % 2 == 0}})
 '''
 
@@ -73,7 +74,8 @@ def a_task(folder: Path, name: str = "pets", *, test: int = 6, train: int = 4, m
     record = folder / f"{name}.toml"
     splits = "".join(f"[splits.{split}]\ncount = {count}\n" for split, count in (("train", train), ("test", test)) if count)
     record.write_text(
-        f'title = "Pets"\nversion = 1\ntemplates = ["a {{}}."]\nmetric = "accuracy"\nlicence = "mine"\ncitation = "me"\n{more}\n'
+        'title = "Pets"\nversion = 1\ntemplates = ["a {}."]\nmetric = "accuracy"\nlicence = "mine"\ncitation = "me"\n'
+        f"{more}\n"
         f'[classes]\ncat = "cat"\ndog = "dog"\n{splits}\n[[sources]]\nkind = "folder"\npath = "{name}"\n'
         'levels = ["split", "label"]\n'
     )
