@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
+from ostension.cli._group import Group
 from ostension.errors import DataError, OstensionError, UsageError
 
 if TYPE_CHECKING:
@@ -181,7 +182,12 @@ class Check:
         return 0 if report.valid else 1
 
 
-COMMANDS = {"elevater": {"submit": Submit, "merge": Merge, "check": Check}}
+COMMANDS = {
+    "elevater": Group(
+        "ELEVATER: predictions for its leaderboard, written, merged and checked.",
+        {"submit": Submit, "merge": Merge, "check": Check},
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
