@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ostension.store.fill import Progress
 
 MODEL_VARIABLE = "OSTENSION_MODEL"
+MODEL_FOLDER = "model"  # of a run, see `train.loop`, which is not imported for its name
 STORE = Path("embeddings")
 
 
@@ -221,8 +222,12 @@ def models_of(given: Sequence[str]) -> list[str]:
 
 
 def model_names(paths: Sequence[str]) -> list[str]:
-    """Short names that tell models apart: the last part of each path, or more of it where that is not enough."""
+    """Short names that tell models apart: the last part of each path, or more of it where that is not enough.
+
+    A run keeps its model in a folder "model", which names nothing: the folder above does.
+    """
     parts = [[part for part in Path(path).parts if part not in ("/", ".", "..")] or [path] for path in paths]
+    parts = [part[:-1] if len(part) > 1 and part[-1] == MODEL_FOLDER else part for part in parts]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):

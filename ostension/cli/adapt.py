@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
-from ostension.cli._eval_run import STORE, models_of
+from ostension.cli._eval_run import STORE, model_names, models_of
 from ostension.errors import UsageError
 from ostension.registry import ModuleRegistry
 
@@ -310,7 +310,7 @@ def _embedder(command: Adapt | Compare, path: str) -> Embedder:
     def told(name: str, now: Any) -> None:
         print(f"embedding {name}: {now}", file=sys.stderr)
 
-    return Embedder(model, Store(command.store), name=Path(path).name or path, progress=told)
+    return Embedder(model, Store(command.store), name=model_names([path])[0], progress=told)
 
 
 def _splits(words: Sequence[str], data: Path | None) -> list[TaskSplits]:
