@@ -84,13 +84,15 @@ def _lead(results: Sequence[Result], measured: Sequence[str]) -> str:
     others = len(protocols) - len(said)
     if others:
         rest = [protocol_words(name) for name in protocols if kind(name) not in LEAD_WORDS]
-        said.append(f"for {' and '.join(rest)}" if others <= 2 or not said else f"by {others} other protocols")
+        said += [f"for {rest[0]}", *rest[1:]] if others <= 2 or not said else [f"by {others} other protocols"]
+    scored = [result for result in results if kind(result.record.protocol) in LEAD_WORDS]
     sizes: dict[str, int] = {}
-    for result in results:
+    for result in scored or results:  # others count classes, shifts or groups
         sizes[result.target] = max(sizes.get(result.target, 0), result.record.headline.count)
     listed = ", ".join(said[:-1]) + (" and " if len(said) > 1 else "") + said[-1]
+    of = f"on {sum(sizes.values()):,} test samples of " if scored else "on "
     sets = "one data set" if len(measured) == 1 else f"{len(measured)} data sets"
-    return f"Measured {listed}, on {sum(sizes.values()):,} test samples of {sets}."
+    return f"Measured {listed}, {of}{sets}."
 
 
 def _limits(results: Sequence[Result], failed: Failures) -> str:
