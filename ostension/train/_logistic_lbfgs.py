@@ -39,11 +39,11 @@ class Preconditioner:
         self.variances, self.curvature = variances.double()[:, None], curvature
         self.mixing = self.mixing.to(variances.dtype)
 
-    def __call__(self, gradient: Tensor, penalty: float) -> Tensor:
-        """The inverse curvature times `gradient` (R + 1, C)."""
+    def __call__(self, gradient: Tensor, penalty: float, scale: float = 1.0) -> Tensor:
+        """The inverse curvature times `gradient` (R + 1, C), with the data term's curvature multiplied by `scale`."""
         turned = gradient @ self.mixing
-        turned[:-1] /= (self.variances * self.curvature + penalty).to(turned.dtype)
-        turned[-1] /= self.curvature.to(turned.dtype)
+        turned[:-1] /= (scale * self.variances * self.curvature + penalty).to(turned.dtype)
+        turned[-1] /= (scale * self.curvature).to(turned.dtype)
         return turned @ self.mixing.T
 
 
@@ -70,12 +70,12 @@ class Memory:
             result.sub_(pair.turn, alpha=factor)
             weights.sub_(pair.weights, alpha=factor * penalty)
             applied.append((factor, curvature))
-        result = inverse(result.view_as(gradient), penalty).reshape(-1)
-        if self.pairs:
+        scale = 1.0
+        if self.pairs:  # the newest pair says how far the data term's curvature is from what the preconditioner takes it for
             newest = self.pairs[-1]
-            whole = newest.turn.clone()
-            whole[: -gradient.shape[1]].add_(newest.weights, alpha=penalty)
-            result *= applied[0][1] / _dot(whole, inverse(whole.view_as(gradient), penalty).reshape(-1))
+            turn = newest.turn.view_as(gradient)
+            scale = _dot(newest.turn, inverse(turn, penalty).reshape(-1)) / newest.data_curvature
+        result = inverse(result.view_as(gradient), penalty, scale).reshape(-1)
         weights = result[: -gradient.shape[1]]
         for pair, (factor, curvature) in zip(self.pairs, reversed(applied), strict=True):
             other = (_dot(pair.turn, result) + penalty * _dot(pair.weights, weights)) / curvature

@@ -1,6 +1,7 @@
 """The samples of a logistic regression in the coordinates in which it is solved, and the sums over them.
 
-Features are centred (the shift goes into the bias) and turned into their principal axes (which keeps ||W||). Axes along which
+Features are centred (the shift goes into the bias), turned into their principal axes (which keeps ||W||) and divided by their
+spread (which the penalty makes up for). Axes along which
 nothing varies are left out, because the optimum is zero there: with fewer samples than features most of them.
 
 Letters: N samples, D features, R axes kept, C classes.
@@ -77,12 +78,12 @@ def plan_memory(
 
 
 class Rows:
-    """Samples in principal axes.
+    """Samples in principal axes, divided by their spread, so that numbers are of order one whatever the features' unit.
 
     Attributes:
         mean: (D,) float64.
         axes: (D, R) float64, orthonormal.
-        eigenvalues: (R,) variances along the axes, float64, rising.
+        eigenvalues: (R,) variances along the axes after the division, of sum 1; float64, rising.
         spread: the root of the mean squared distance from the mean; 1 where all samples are the same.
         weights: (N,) of the samples, of mean 1 where they were given, else None.
     """
@@ -100,19 +101,17 @@ class Rows:
             self._of_few()
         else:
             self._of_many()
-        trace = float(self.eigenvalues.sum())
-        self.spread = trace**0.5 if trace > 0 else 1.0
         self._turn = None if self.plan.resident else self.axes.to(self.dtype)
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Positions and features: in principal axes (n, R) if resident, else centred (n, D)."""
+        """Positions and features, centred and divided by the spread: in principal axes (n, R) if resident, else (n, D)."""
         if self.plan.resident:
             for start in range(0, self.count, self.plan.chunk_rows):
                 part = slice(start, start + self.plan.chunk_rows)
                 yield part, self.inputs[part]
         else:
             for part, chunk in self._read():
-                yield part, (chunk - self.mean).to(self.dtype)
+                yield part, ((chunk - self.mean) / self.spread).to(self.dtype)
 
     def into_chunks(self, weight: Tensor) -> Tensor:
         """A weight (R, C) as the features of `chunks` take it."""
@@ -139,7 +138,7 @@ class Rows:
         basis, mixed = torch.linalg.qr(centred.T)  # (D, N), (N, N): the samples in that basis are the columns of the latter
         samples = mixed.T
         self._keep(samples.T @ self._weighted(samples, slice(None)) / self.count, basis)
-        self.inputs = (centred @ self.axes).to(self.dtype)
+        self.inputs = (centred @ self.axes / self.spread).to(self.dtype)
 
     def _of_many(self) -> None:
         width = len(self.mean)
@@ -151,14 +150,16 @@ class Rows:
         if self.plan.resident:
             self.inputs = torch.empty(self.count, self.axes.shape[1], dtype=self.dtype)
             for part, chunk in self._read():
-                self.inputs[part] = (chunk - self.mean) @ self.axes
+                self.inputs[part] = (chunk - self.mean) @ self.axes / self.spread
 
     def _keep(self, covariance: Tensor, basis: Tensor | None) -> None:
         """The principal axes along which samples differ by more than rounding."""
         eigenvalues, axes = torch.linalg.eigh(covariance)
         largest = eigenvalues[-1] if len(eigenvalues) else torch.zeros(())
         kept = eigenvalues > largest * len(eigenvalues) * torch.finfo(torch.float64).eps
-        self.eigenvalues, axes = eigenvalues[kept], axes[:, kept]
+        trace = float(eigenvalues[kept].sum())
+        self.spread = trace**0.5 if trace > 0 else 1.0
+        self.eigenvalues, axes = eigenvalues[kept] / self.spread**2, axes[:, kept]
         self.axes = axes if basis is None else basis @ axes
 
 

@@ -47,9 +47,10 @@ LossName = Literal["softmax", "sigmoid"]
 TOLERANCE = 1e-5
 MAX_ITERATIONS = 1000  # of one strength
 ARMIJO = 1e-4
-MAX_CUTS = 20
+MAX_TRIALS = 25  # of a step's length
+GROWTH = 4.0
 LEAST_CUT, MOST_CUT = 0.05, 0.6  # what is left of a step that was too long
-MAX_OVERSHOOT = 0.9  # Hager and Zhang's approximate Wolfe condition
+STEEP = 0.9  # of the slope at the start: Wolfe's condition, and Hager and Zhang's where J is level
 # Steps without a smaller gradient or a smaller objective after which the arithmetic has given what it has.
 STALLED = 20
 # The preconditioner is made anew after a decade of strengths, and where one of them takes so many steps: the curvature at its
@@ -207,7 +208,7 @@ class LogisticPath:
     def solve(self, strength: float) -> Solution:
         """The optimum at one strength; solved once."""
         if strength not in self.solved:
-            self.solved[strength] = self._minimise(1 / (strength * self.total), *self._start(strength))
+            self.solved[strength] = self._minimise(self._penalty(strength), *self._start(strength))
         return self.solved[strength]
 
     def _minimise(self, penalty: float, point: Tensor, loss: float, slope: Tensor) -> Solution:
@@ -236,29 +237,38 @@ class LogisticPath:
         return Solution(point, loss, objective, norm, iterations)
 
     def _step(self, point: Tensor, objective: float, gradient: Tensor, penalty: float) -> tuple[Tensor, float, Tensor] | None:
-        """Backtrack along L-BFGS's direction: the new point, its data term and gradient; None if none will do."""
+        """Search along L-BFGS's direction: the new point, its data term and gradient; None if none will do."""
         assert self.inverse is not None
         direction = self.memory.direction(gradient, penalty, self.inverse)
         slope = _product(direction, gradient)
-        step = 1.0
-        for _ in range(MAX_CUTS):
+        step, shortest, longest = 1.0, 0.0, math.inf
+        kept: tuple[Tensor, float, Tensor] | None = None
+        for _ in range(MAX_TRIALS):
             trial = point + step * direction
             loss, turned = self._evaluate(trial)
             value, there = _with_penalty(trial, loss, turned, penalty)
             steepness = _product(direction, there)
             # Where J falls by less than its rounding, the slope says what J cannot: it must not have grown on the way.
-            flat = value <= objective + self.rounding and steepness <= -MAX_OVERSHOOT * slope
+            flat = value <= objective + self.rounding and steepness <= -STEEP * slope
             if value <= objective + ARMIJO * step * slope or flat:
-                return trial, loss, turned
-            # J is convex: the zero of the slope lies near where a straight line between both slopes has it.
-            step *= min(max(slope / (slope - steepness), LEAST_CUT), MOST_CUT) if steepness > slope else MOST_CUT
-        return None
+                kept = trial, loss, turned
+                if steepness >= STEEP * slope:
+                    break
+                shortest = step  # nearly as steep as at the start: it is worth going on
+                step = GROWTH * step if longest == math.inf else (step + longest) / 2
+            elif shortest > 0:
+                longest, step = step, (shortest + step) / 2
+            else:
+                # J is convex: the zero of the slope lies near where a straight line between both slopes has it.
+                longest = step
+                step *= min(max(slope / (slope - steepness), LEAST_CUT), MOST_CUT) if steepness > slope else MOST_CUT
+        return kept
 
     def _start(self, strength: float) -> tuple[Tensor, float, Tensor]:
         """A first point for a strength with its data term and gradient: on the line through two neighbours in log strength,
         or the nearest one where that is lower.
         """
-        penalty, place = 1 / (strength * self.total), math.log(strength)
+        penalty, place = self._penalty(strength), math.log(strength)
         near = sorted(self.solved, key=lambda other: abs(math.log(other) - place))
         if not near:
             point = torch.zeros(len(self.rows.eigenvalues) + 1, len(self.fitted), dtype=self.rows.dtype)
@@ -329,17 +339,21 @@ class LogisticPath:
             return None
         prior = self.prior[self.fitted].T  # (D, C)
         weight = self.rows.axes.T @ prior if self.rows.plan.resident else prior
-        return weight.to(self.rows.dtype), (self.rows.mean @ prior).to(self.rows.dtype)
+        return (weight * self.rows.spread).to(self.rows.dtype), (self.rows.mean @ prior).to(self.rows.dtype)
+
+    def _penalty(self, strength: float) -> float:
+        """lambda beside features that are divided by their spread."""
+        return 1 / (strength * self.total * self.rows.spread**2)
 
     def _norm(self, gradient: Tensor) -> float:
-        return math.hypot(math.sqrt(_square(gradient)) / self.rows.spread, float(gradient[-1].double().norm()))
+        return float(gradient.double().norm())
 
     def _to_original(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (C, D) and biases (C,) for the given features."""
         scaled = point.double()
         weight = torch.zeros(self.num_classes, len(self.rows.mean), dtype=torch.float64) if self.prior is None else self.prior
         bias = self.bias_of_constant.clone()
-        own = self.rows.axes @ scaled[:-1]  # (D, C)
+        own = self.rows.axes @ scaled[:-1] / self.rows.spread  # (D, C)
         shift = scaled[-1] - self.rows.mean @ own
         weight = weight.index_add(0, self.fitted, own.T)
         bias[self.fitted] = shift - shift.mean() if self.softmax else shift

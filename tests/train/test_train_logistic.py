@@ -220,8 +220,8 @@ def test_poor_features_are_fitted_to_their_certificate(features, dtype):
     fit = fit_logistic(features.to(dtype), labels, 3, [1e-3, 1.0, 1e3], tolerance=1e-4)
     assert fit.weight.isfinite().all() and fit.bias.isfinite().all()
     _, norm = certificate(fit, features.to(dtype), labels)
-    # A bias of 1e4 in float32 is rounded by 1e-3.
-    assert fit.converged.all() and norm.max() < (1e-3 if dtype == torch.float32 else 1.01e-4)
+    # A bias of 1e5 in float32 is rounded by 4e-3.
+    assert fit.converged.all() and norm.max() < (4e-3 if dtype == torch.float32 else 1.01e-4)
 
 
 def test_one_sample_a_class_and_one_class_alone_are_fitted():
