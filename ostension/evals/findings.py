@@ -179,10 +179,11 @@ def _follows(summaries: Sequence[Record]) -> list[str]:
     lines = []
     for record in find(summaries, "zeroshot_vs_probe"):
         r, share = record.metrics["pearson"], record.metrics["transfer_efficiency"]
-        line = f"{record.model}: over {record.counts['tasks']} sets zero-shot follows the probe with r = {r.value:.2f}"
-        if r.interval is not None:
-            line += f" ({r.interval.low:.2f} to {r.interval.high:.2f})"
-        lines.append(f"{line} and reaches {_percent(share.value)} of it on average.")
+        line = f"{record.model}: zero-shot reaches {_percent(share.value)} of the probe, mean of {record.counts['tasks']} sets"
+        # An interval as wide as half of all correlations says nothing that belongs at the top of a page.
+        if r.interval is not None and r.interval.high - r.interval.low < 1:
+            line += f", and follows it with r = {r.value:.2f} ({r.interval.low:.2f} to {r.interval.high:.2f})"
+        lines.append(f"{line}.")
     return lines
 
 
