@@ -20,25 +20,36 @@ from ostension.shapes import Float
 BOTTLENECK = 16  # the width of the net is the embedding's over this
 
 
+class Shift(nn.Module):
+    """The net h."""
+
+    def __init__(self, model: CLIP, context: torch.Tensor, generator: torch.Generator):
+        super().__init__()
+        width = model.config.embed_dim
+        self.first = linear(width, max(1, width // BOTTLENECK), generator).to(model.device)
+        self.second = linear(max(1, width // BOTTLENECK), context.shape[-1], generator).to(model.device)
+
+    def forward(self, features: Float[torch.Tensor, "B E"]) -> Float[torch.Tensor, "B W"]:
+        """What is added to every context of each picture."""
+        return self.second(self.first(features.to(self.first.weight.dtype)).relu())
+
+
 class ConditionalContext(nn.Module):
     """The contexts, the net, and the prompts around class names."""
 
     def __init__(self, model: CLIP, words: str, class_names: Sequence[str], seed: int):
         super().__init__()
-        generator, width = torch_generator(seed, "conditional context"), model.config.embed_dim
         self.context = nn.Parameter(word_context(model, words))
-        self.first = linear(width, max(1, width // BOTTLENECK), generator).to(model.device)
-        self.second = linear(max(1, width // BOTTLENECK), self.context.shape[-1], generator).to(model.device)
+        self.shift = Shift(model, self.context, torch_generator(seed, "conditional context"))
         self.prompts = ClassTokens(model, class_names)
 
     def forward(self, features: Float[torch.Tensor, "B E"]) -> Float[torch.Tensor, "B C E"]:
         """Unit rows of the classes for each picture."""
-        shift = self.second(self.first(features.to(self.context.dtype)).relu())  # (B, W)
-        return self.prompts.encode((self.context + shift[:, None])[:, None])  # contexts (B, 1, N, W)
+        return self.prompts.encode((self.context + self.shift(features)[:, None])[:, None])  # contexts (B, 1, N, W)
 
 
 def silence(addition: Any) -> None:
     """A net that shifts nothing."""
     with torch.no_grad():
-        for value in addition.conditional.second.parameters():
+        for value in addition.conditional.shift.second.parameters():
             value.zero_()

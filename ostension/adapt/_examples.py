@@ -27,7 +27,7 @@ from ostension.runtime import numpy_generator
 from ostension.shapes import Float, Int
 from ostension.store import Store, embed
 
-CROPS = CropConfig(kind="resized", scale=(0.08, 1.0))  # Dassl's random resized crop; the flip is left to each method
+CROPS = CropConfig(kind="resized", scale=(0.08, 1.0))  # Dassl's random resized crop; kept features are of crops alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,14 +71,16 @@ class Labelled:
         return F.normalize(torch.from_numpy(np.stack(rows)).float(), dim=-1)
 
     def pixels(self, model: CLIP, indices: np.ndarray, *, seed: int = 0, epoch: int | None = None) -> Float[Tensor, "B 3 S S"]:
-        """Preprocessed pictures; with an `epoch` a random crop of each, which is a function of seed, epoch and picture."""
+        """Preprocessed pictures; with an `epoch` a random crop of each, mirrored or not: a function of seed, epoch, picture."""
         if epoch is None:
             return torch.stack([model.transform(self.source.read(int(index)).image) for index in indices])
         view = RandomView(model.transform.config, CROPS)
         found = []
         for index in indices.tolist():
             pair = self.source.read(index)
-            found.append(view(pair.image, numpy_generator(seed, "view", epoch, index), name=pair.key))
+            generator = numpy_generator(seed, "view", epoch, index)
+            crop = view(pair.image, generator, name=pair.key)
+            found.append(crop.flip(-1) if generator.random() < 0.5 else crop)
         return torch.stack(found)
 
     @functools.cached_property

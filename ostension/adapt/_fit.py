@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ostension import files
 from ostension.adapt._examples import Examples, Labelled
-from ostension.adapt.base import Addition, AdditionPredictor
+from ostension.adapt.base import TEMPLATE, Addition, AdditionPredictor
 from ostension.config import require, to_tree
 from ostension.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from ostension.model.clip import CLIP
@@ -46,7 +46,7 @@ class Recipe:
         batch_size: pictures a step; the last batch of an epoch is left out if it is smaller, as long as there is another.
         optimizer: "sgd" or "adamw".
         momentum: of "sgd".
-        lr: the peak learning rate.
+        lr: the peak learning rate; None is for a method that has a rule for it.
         weight_decay: on everything that is trained.
         warmup_epochs, warmup_lr: first epochs at a constant low rate.
         schedule: "cosine": lr (1 + cos(pi (e - w) / T)) / 2 in epoch e of T with w of warm-up; or "constant".
@@ -58,7 +58,7 @@ class Recipe:
     batch_size: int = 32
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
-    lr: float = 0.002
+    lr: float | None = 0.002
     weight_decay: float = 5e-4
     warmup_epochs: int = 1
     warmup_lr: float = 1e-5
@@ -69,7 +69,7 @@ class Recipe:
     def __post_init__(self):
         require(self.epochs is None or self.epochs >= 0, "recipe.epochs", self.epochs, "0 or more, or nothing")
         require(self.batch_size >= 1, "recipe.batch_size", self.batch_size, "1 or more")
-        require(self.lr > 0, "recipe.lr", self.lr, "more than 0")
+        require(self.lr is None or self.lr > 0, "recipe.lr", self.lr, "more than 0")
         require(0 <= self.momentum < 1, "recipe.momentum", self.momentum, "0 up to, not including, 1")
         require(self.weight_decay >= 0, "recipe.weight_decay", self.weight_decay, "0 or more")
         require(self.warmup_epochs >= 0, "recipe.warmup_epochs", self.warmup_epochs, "0 or more")
@@ -89,6 +89,8 @@ class Recipe:
         """
         if epoch < self.warmup_epochs:
             return self.warmup_lr
+        if self.lr is None:
+            raise ConfigError("recipe.lr is not given, and the method has no rule for it", expected="a number")
         if self.schedule == "constant" or self.epochs is None:
             return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs))
@@ -133,6 +135,8 @@ def fitting(kind: type[Addition]) -> Fit:
         model: CLIP, examples: Examples, config: Any, *, seed: int = 0, folder: Path | None = None,
         progress: Progress | None = None,
     ) -> AdditionPredictor:  # fmt: skip
+        if getattr(config, "template", "") is None:
+            config = dataclasses.replace(config, template=examples.templates[0] if len(examples.templates) == 1 else TEMPLATE)
         addition = kind(model, config, examples.class_names, seed=seed)
         fit_addition(addition, examples.train, config.recipe, seed=seed, folder=folder, progress=progress)
         return addition.predictor()
@@ -219,13 +223,14 @@ def _batches(
     """The batches of an epoch."""
     generator, drawn = numpy_generator(seed, "epoch", epoch), torch_generator(seed, "epoch", epoch)
     device = addition.model.device
-    domains = None if data.domains is None else torch.from_numpy(np.ascontiguousarray(data.domains))
+    domains = None if data.domains is None else torch.from_numpy(np.ascontiguousarray(data.domains)).to(device)
+    wide = torch.promote_types(addition.model.dtype, torch.float32)
     orders = _by_domain(data, recipe, generator) if addition.by_domain else _mixed(data, recipe, generator)
     for indices in orders:
         rows = torch.from_numpy(indices)
         features = images = None
         if cached is not None:
-            features = cached[torch.from_numpy(generator.integers(len(cached), size=len(rows))), rows].to(device)
+            features = cached[torch.from_numpy(generator.integers(len(cached), size=len(rows))), rows].to(device, wide)
         else:
             images = data.pixels(addition.model, indices, seed=seed, epoch=epoch if recipe.views else None).to(device)
         yield Batch(
@@ -258,10 +263,11 @@ def _by_domain(data: Labelled, recipe: Recipe, generator: np.random.Generator) -
 
 
 def _optimizer(parameters: dict[str, nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser; every epoch sets the rates."""
     groups = [{"params": [parameter], "factor": recipe.factor(name)} for name, parameter in parameters.items()]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=recipe.weight_decay)
 
 
 def _identity(addition: Addition, data: Labelled, recipe: Recipe, seed: int) -> str:
@@ -270,13 +276,17 @@ def _identity(addition: Addition, data: Labelled, recipe: Recipe, seed: int) -> 
     return files.sha256_json({
         "kind": addition.kind, "config": to_tree(addition.config), "classes": list(addition.class_names), "seed": seed,
         "recipe": to_tree(recipe), "data": data.source.fingerprint(), "targets": np.asarray(data.targets).tolist(),
-        "model": fingerprint(addition.model),
+        "model": fingerprint(addition.model), "start": files.sha256_bytes(safetensors.torch.save(_own(addition))),
     })  # fmt: skip
+
+
+def _own(addition: Addition) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous() for name, value in addition.state_dict().items()}
 
 
 def _keep(folder: Path, addition: Addition, optimizer: torch.optim.Optimizer, identity: str, history: list[Any]) -> None:
     """Write parameters and the optimiser's numbers, whole or not at all."""
-    tensors = {f"own.{name}": value.detach() for name, value in addition.state_dict().items()}
+    tensors = {f"own.{name}": value for name, value in _own(addition).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items() if value is not None}
     folder.mkdir(parents=True, exist_ok=True)

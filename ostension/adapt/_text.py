@@ -13,6 +13,7 @@ from torch import Tensor
 from ostension.config import require
 from ostension.errors import ConfigError
 from ostension.model.clip import CLIP
+from ostension.model.config import TextConfig
 from ostension.model.insert import Position, TextInsert
 from ostension.shapes import Float, Int
 from ostension.text.prompts import compose
@@ -29,6 +30,7 @@ class ClassTokens:
     """
 
     def __init__(self, model: CLIP, class_names: Sequence[str], position: Position = "end", *, template: str = "{}."):
+        check_text_tower(model)
         tokenizer = model.tokenizer
         if position == "end":
             rows = [row for (row,) in compose(tokenizer, (template,), list(class_names))]
@@ -36,14 +38,32 @@ class ClassTokens:
             start = [] if tokenizer.start_id is None else [tokenizer.start_id]
             stop = tokenizer.encode(".")
             rows = [[*start, *tokenizer.encode(name), *stop, tokenizer.end_id] for name in class_names]
-        length = model.config.text.context_length if model.config.text.sees_padding else None
-        self.rows: Int[Tensor, "C T"] = pack(rows, tokenizer.pad_id, length)
+        self.rows: Int[Tensor, "C T"] = pack(rows, tokenizer.pad_id)
         self.model, self.position = model, position
 
-    def encode(self, context: Tensor, *, deep: Tensor | None = None) -> Float[Tensor, "*_B C E"]:
-        """Unit rows of the prompts with `context` in them; (B, C, E) where there is one context a picture (B, 1, N, W)."""
+    def encode(self, context: Tensor, *, deep: Tensor | None = None, normalize: bool = True) -> Float[Tensor, "*_B C E"]:
+        """Unit rows of the prompts with `context` in them; (B, C, E) where there is one context a picture (B, 1, N, W).
+
+        Without `normalize` the rows are as long as the tower makes them.
+        """
         insert = TextInsert(context=context, position=self.position, deep=deep)
-        return self.model.encode_text(self.rows, normalize=True, insert=insert)
+        return self.model.encode_text(self.rows, normalize=normalize, insert=insert)
+
+
+def check_text_tower(model: CLIP) -> TextConfig:
+    """The configuration of a text tower that takes contexts between its words.
+
+    Raises:
+        ConfigError: for any other tower.
+    """
+    text = model.config.text
+    if isinstance(text, TextConfig) and not text.sees_padding:
+        return text
+    kind = "of SigLIP's kind, which reads its padding" if isinstance(text, TextConfig) else f"of the kind {text.kind!r}"
+    raise ConfigError(
+        f"the text tower is {kind}, and contexts cannot be put between its words", expected="a causal one of CLIP's kind",
+        fix="use a method that leaves the words as they are: vpt, tecoa, or mvlpt with family=visual",
+    )  # fmt: skip
 
 
 def word_context(model: CLIP, words: str) -> Float[Tensor, "N W"]:
@@ -52,6 +72,7 @@ def word_context(model: CLIP, words: str) -> Float[Tensor, "N W"]:
     Raises:
         ConfigError: for words that are no tokens.
     """
+    check_text_tower(model)
     ids = model.tokenizer.encode(words)
     if not ids:
         raise ConfigError(f"the words are {words!r}", expected="one word or more")
@@ -60,6 +81,7 @@ def word_context(model: CLIP, words: str) -> Float[Tensor, "N W"]:
 
 def split_words(model: CLIP, words: str, length: int) -> tuple[Tensor, str]:
     """The embeddings of the first `length` words (a token each) and the template of the rest."""
+    check_text_tower(model)
     parts = words.split()
     require(length <= len(parts), "length", length, f"at most the {len(parts)} words {words!r}")
     kept = " ".join([*parts[length:], "{}."])

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ostension.adapt._examples import CROPS
+from ostension.files import sha256_bytes
 from ostension.image.augment import random_box
 from ostension.image.decode import open_image
 from ostension.image.transforms import Transform
@@ -35,28 +36,28 @@ class Views:
         model: whose preprocessing is view 0.
         count: of views.
         mix: what follows the crop.
-        seed: of all views; those of a picture are a function of it and the picture's number.
+        seed: of all views; those of a picture are a function of it and the picture, wherever among others that stands.
     """
 
     def __init__(self, model: CLIP, count: int, mix: Mix = "none", *, seed: int = 0):
         self.model, self.count, self.mix, self.seed = model, count, mix, seed
 
-    def pixels(self, image: object, number: int) -> Float[Tensor, "V 3 S S"]:
+    def pixels(self, image: object) -> Float[Tensor, "V 3 S S"]:
         """The views of a picture, the model's own preprocessing first."""
         transform = self.model.transform
         config = transform.config
         picture = open_image(
             image, max_pixels=config.max_pixels, max_bytes=config.max_bytes, exif=config.exif, alpha=config.alpha
         )
-        generator = numpy_generator(self.seed, "views", number)
+        generator = numpy_generator(self.seed, "views", sha256_bytes(picture.tobytes()))
         found = [transform(picture)]
         found += [self._view(picture, transform, generator) for _ in range(self.count - 1)]
         return torch.stack(found)
 
     @torch.no_grad()
-    def rows(self, image: object, number: int) -> Float[Tensor, "V E"]:
+    def rows(self, image: object) -> Float[Tensor, "V E"]:
         """Unit rows of the views."""
-        return self.model.encode_image(self.pixels(image, number), normalize=True).float()
+        return self.model.encode_image(self.pixels(image), normalize=True).float()
 
     def _view(self, picture: Image.Image, transform: Transform, generator: np.random.Generator) -> Tensor:
         side = transform.config.image_size

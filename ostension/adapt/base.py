@@ -33,9 +33,10 @@ from ostension.model.predictor import Predictor, check_class_names
 from ostension.registry import ModuleRegistry
 from ostension.shapes import Float
 
-__all__ = ["METHODS", "Addition", "AdditionPredictor", "Depends", "Examples", "Labelled", "Spec"]
+__all__ = ["METHODS", "TEMPLATE", "Addition", "AdditionPredictor", "Depends", "Examples", "Labelled", "Spec"]
 
 Depends = Literal["nothing", "feature", "batch", "views"]
+TEMPLATE = "a photo of a {}."  # where neither settings nor the task say another
 METHODS = ModuleRegistry("ostension.adapt", "method", without=("base",))
 
 
@@ -126,10 +127,13 @@ class Addition(nn.Module):
 
     def logits(self, features: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
         """scale * f @ W.T, in float32 or wider."""
-        weights = self.weights(features)
-        if weights.ndim == 2:
-            return self.scale() * features @ weights.T
-        return self.scale() * torch.einsum("be,bce->bc", features, weights)
+        return self.cosines(features, self.weights(features)) * self.scale()
+
+    def cosines(self, features: Float[Tensor, "B E"], weights: Float[Tensor, "*_B C E"]) -> Float[Tensor, "B C"]:
+        """f @ W.T, in the wider of the two types."""
+        wide = torch.promote_types(features.dtype, weights.dtype)
+        features, weights = features.to(wide), weights.to(wide)
+        return features @ weights.T if weights.ndim == 2 else torch.einsum("be,bce->bc", features, weights)
 
     def loss(self, batch: Any) -> Float[Tensor, ""]:
         """What training minimises, of a `_fit.Batch`; the cross-entropy by default."""

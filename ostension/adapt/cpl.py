@@ -98,19 +98,19 @@ class CPL(Addition):
         rows = self.model.classifier(self.class_names, [self.config.template]).weights.float().cpu()
         rivals = nearest_others(rows)
         others = partners(targets, rivals, seed)
-        self.borrowed = features[others]
-        self.flips = flips(features, self.borrowed, rows[targets], rows[rivals[targets]])
-        self.reach = nn.Parameter(torch.ones_like(rows))
+        borrowed, device = features[others], self.model.device
+        self.flips = flips(features, borrowed, rows[targets], rows[rivals[targets]]).to(device)
+        self.borrowed, self.reach = borrowed.to(device), nn.Parameter(torch.ones_like(rows, device=device))
 
     def loss(self, batch: Any) -> Tensor:
         rows = self.weights(batch.features)
-        found = F.cross_entropy(self.scale() * torch.einsum("be,bce->bc", batch.features, rows), batch.targets)
+        found = F.cross_entropy(self.scale() * self.cosines(batch.features, rows), batch.targets)
         if self.config.weight == 0 or self.reach is None or self.flips is None or self.borrowed is None:
             return found
-        places = torch.from_numpy(batch.indices)
+        places = torch.from_numpy(batch.indices).to(rows.device)
         share = (SHARE * self.flips[places] + (1 - SHARE) * self.reach[batch.targets]).clamp(0, 1)
         changed = F.normalize((1 - share) * batch.features + share * self.borrowed[places], dim=-1)
-        own = rows[torch.arange(len(rows)), batch.targets]
+        own = rows[torch.arange(len(rows), device=rows.device), batch.targets]
         gap = ((changed - batch.features) * own).sum(-1)
         return found + self.config.weight * F.softplus(gap).mean() + PENALTY * share.norm(dim=-1).mean()
 

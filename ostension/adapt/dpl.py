@@ -106,10 +106,10 @@ class DPL(Addition):
         rows = [self.weights(batch.features[member]) for member in members]
         if self.config.loss == "first-domain":
             features = torch.cat([batch.features[member] for member in members])
-            logits = self.scale() * features @ torch.cat(rows).T
+            logits = self.scale() * self.cosines(features, torch.cat(rows))
             return F.cross_entropy(logits, torch.cat([batch.targets[member] for member in members]))
         losses = [
-            F.cross_entropy(self.scale() * batch.features[member] @ own.T, batch.targets[member])
+            F.cross_entropy(self.scale() * self.cosines(batch.features[member], own), batch.targets[member])
             for member, own in zip(members, rows, strict=True)
         ]
         return torch.stack(losses).mean()

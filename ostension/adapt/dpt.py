@@ -1,8 +1,9 @@
 """DPT with CAVPT: text and image tokens learned together, and in the top blocks image tokens made of the likeliest classes.
 
 For each picture the frozen model ranks the classes with hand-written prompts; the top K give, from their learned text rows g_k,
+which are as long as the tower makes them,
 
-    q_k = A g_k;   o_k = B sum_j softmax_j(Q q_k . K z_j / sqrt(32)) z_j;   token_k = LN(o_k + q_k)
+    q_k = A g_k;   o_k = B sum_j softmax_j(Q q_k . K z_j / sqrt(32)) z_j;   token_k = LN'(o_k + q_k)
 
 where z_j are what enters the block (class token and patches, without gradients) and ten learned tokens. The tokens stand beside
 the patches for that block alone; blocks below have learned tokens of their own.
@@ -17,7 +18,7 @@ Letters: B batch, C classes, K of them, N tokens, P patches, W width of the imag
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from ostension.adapt._fit import Recipe, fitting
 from ostension.adapt._init import linear, normal
 from ostension.adapt._text import ClassTokens
 from ostension.adapt._visual import vit_of
-from ostension.adapt.base import Addition, Spec
+from ostension.adapt.base import TEMPLATE, Addition, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
 from ostension.model.insert import VisualInsert
@@ -64,7 +65,7 @@ class Config:
         extra: learned tokens among the keys.
         alone_epochs: C0, epochs in which both sides learn against the frozen other one.
         auxiliary: alpha.
-        template: of the hand-written prompts.
+        template: of the hand-written prompts; None takes the task's if it has one alone, else "a photo of a {}.".
         recipe: how it is trained; the rate is the image side's, the text's a fifth.
     """
 
@@ -75,7 +76,7 @@ class Config:
     extra: int = 10
     alone_epochs: int = 30
     auxiliary: float = 0.3
-    template: str = "a photo of a {}."
+    template: str | None = None
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=60, lr=0.01, rates={"context": 0.2}))
 
     def __post_init__(self):
@@ -96,7 +97,7 @@ class ClassAware(nn.Module):
         self.key = linear(width, ATTENTION, generator, bias=False)
         self.out = linear(width, width, generator, bias=False)
         self.extra = nn.Parameter(normal((extra, width), generator))
-        self.norm = nn.LayerNorm(width)
+        self.norm, self.read_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(
         self, rows: Float[Tensor, "B K E"], patches: Float[Tensor, "B P W"]
@@ -106,7 +107,7 @@ class ClassAware(nn.Module):
         seen = torch.cat([patches.detach(), self.extra.expand(len(patches), *self.extra.shape)], dim=1)
         attention = (self.query(asked) @ self.key(seen).mT / ATTENTION**0.5).softmax(-1)
         found = self.out(attention @ seen)
-        return self.norm(found + asked), self.norm(found)
+        return self.norm(found + asked), self.read_norm(found)
 
 
 class DPT(Addition):
@@ -122,67 +123,93 @@ class DPT(Addition):
         generator, device = torch_generator(seed, "dpt"), model.device
         self.first_aware = vision.layers - config.class_aware
         self.context = nn.Parameter(normal((config.length, model.text.config.width), generator).to(device))
-        self.tokens = nn.Parameter(normal((vision.layers, config.visual_length, vision.width), generator).to(device))
+        blocks = self.first_aware if config.top else vision.layers
+        self.tokens = nn.Parameter(normal((blocks, config.visual_length, vision.width), generator).to(device))
         self.aware = nn.ModuleList(
             ClassAware(vision.width, model.config.embed_dim, config.extra, generator) for _ in range(config.class_aware)
         ).to(device)
-        self.register_buffer("hand_written", model.classifier(self.class_names, [config.template]).weights, persistent=False)
+        hand_written = model.classifier(self.class_names, [config.template or TEMPLATE]).weights
+        self.register_buffer("hand_written", hand_written, persistent=False)
         self.prompts = ClassTokens(model, self.class_names)
-        self.classifier: nn.Linear | None = None
+        self.classifiers: nn.ModuleList | None = None
         if config.top and config.auxiliary:
-            self.classifier = linear(vision.width, self.num_classes, generator, bias=False).to(device)
+            made = (linear(vision.width, self.num_classes, generator, bias=False) for _ in range(config.class_aware))
+            self.classifiers = nn.ModuleList(made).to(device)
+        self._known: Tensor | None = None
+
+    def rows(self) -> Float[Tensor, "C E"]:
+        """The learned prompts' rows, as long as the tower makes them; computed once where nothing is learned any more."""
+        if torch.is_grad_enabled() and self.context.requires_grad:
+            return self.prompts.encode(self.context, normalize=False)
+        if self._known is None:
+            self._known = self.prompts.encode(self.context, normalize=False).detach()
+        return self._known
+
+    def train(self, mode: bool = True) -> DPT:
+        self._known = None
+        return super().train(mode)
+
+    def receive(self, tensors: Mapping[str, Tensor]) -> None:
+        super().receive(tensors)
+        self._known = None
 
     def weights(self, features: Tensor | None = None) -> Tensor:
-        return self.prompts.encode(self.context)
+        return unit(self.rows())
 
     def image(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             frozen = self.model.encode_image(images, normalize=True)
-        return self._prompted(images, frozen)[0]
+        return self._prompted(images, frozen, self.rows())[0]
 
-    def _prompted(self, images: Tensor, frozen: Tensor) -> tuple[Tensor, Int[Tensor, "B K"], list[Tensor]]:
+    def _prompted(self, images: Tensor, frozen: Tensor, rows: Tensor) -> tuple[Tensor, Int[Tensor, "B K"], list[Tensor]]:
         """Embeddings, the classes that tokens were made of, and what the auxiliary classifier reads of each block."""
         config = self.config
         if config.top == 0 and config.visual_length == 0:
             return self.model.encode_image(images, normalize=True), torch.empty(len(images), 0, dtype=torch.long), []
         top = min(config.top, self.num_classes)
         chosen = (frozen @ self.hand_written.T.to(frozen)).topk(top, dim=1).indices if top else frozen.new_zeros(len(images), 0)
-        rows = self.weights()[chosen.long()] if top else None
+        likely = rows[chosen.long()].float() if top else None
         read: list[Tensor] = []
 
         def tokens(index: int, patches: Tensor) -> Tensor:
-            own = self.tokens[index].expand(len(patches), -1, -1)
-            if rows is None or index < self.first_aware:
-                return own
-            made, seen = self.aware[index - self.first_aware](rows, patches.float())
+            if likely is None or index < self.first_aware:
+                return self.tokens[index].expand(len(patches), -1, -1)
+            made, seen = self.aware[index - self.first_aware](likely, patches.float())
             read.append(seen)
             return made
 
-        insert = VisualInsert(tokens=self.tokens[0], deep=tokens, place="after_ln_pre")
+        none = images.new_zeros(0, self.tokens.shape[-1])  # the function is asked before the first block too
+        insert = VisualInsert(tokens=none, deep=tokens, place="after_ln_pre")
         return self.model.encode_image(images, normalize=True, insert=insert), chosen, read
 
     def loss(self, batch: Any) -> Tensor:
         config, targets = self.config, batch.targets
         with torch.no_grad():
             frozen = self.model.encode_image(batch.images, normalize=True)
-        features, chosen, read = self._prompted(batch.images, frozen)
-        rows = self.weights()
+        long = self.rows()
+        features, chosen, read = self._prompted(batch.images, frozen, long)
+        rows = unit(long)
 
         def cross_entropy(left: Tensor, right: Tensor) -> Tensor:
-            return F.cross_entropy(self.scale() * left @ right.T.to(left), targets)
+            return F.cross_entropy(self.scale() * self.cosines(left, right), targets)
 
         found = cross_entropy(features, rows)
         if batch.epoch < config.alone_epochs:
             found = cross_entropy(frozen, rows) + cross_entropy(features, self.hand_written) + EARLY_BOTH * found
         right = chosen == targets[:, None]
-        if self.classifier is not None and bool(right.any()):
+        if self.classifiers is not None and bool(right.any()):
             answers = targets[right.any(1)]
-            parts = [F.cross_entropy(self.classifier(seen[right]), answers) for seen in read]
+            parts = [F.cross_entropy(last(seen[right]), answers) for last, seen in zip(self.classifiers, read, strict=True)]
             found = found + config.auxiliary * torch.stack(parts).mean()
         return found
 
     def settle(self) -> None:
-        self.classifier = None
+        self.classifiers = None
+
+
+def unit(rows: Tensor) -> Tensor:
+    """The rows in float32 or wider, each of length 1."""
+    return F.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=-1)
 
 
 fit = fitting(DPT)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ostension.adapt._fit import Recipe, fitting
 from ostension.adapt._text import ClassTokens, word_context
-from ostension.adapt.base import Addition, Spec
+from ostension.adapt.base import TEMPLATE, Addition, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
 
@@ -27,7 +27,7 @@ SPEC = Spec(
     "arXiv:2303.13283",
     trains="the contexts (4, W)",
     neutral={},
-    departures=("features of K random crops are computed once; K = 0 trains on the centre crop alone",),
+    departures=("features of K random crops, none mirrored, are computed once; K = 0 trains on the centre crop alone",),
 )
 
 
@@ -38,13 +38,13 @@ class Config:
     Attributes:
         words: words whose embeddings the contexts begin with.
         weight: of the distance from the hand-written rows; 0 is CoOp.
-        template: of the hand-written prompts.
+        template: of the hand-written prompts; None takes the task's if it has one alone, else "a photo of a {}.".
         recipe: how it is trained.
     """
 
     words: str = "a photo of a"
     weight: float = 8.0
-    template: str = "a photo of a {}."
+    template: str | None = None
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=100, batch_size=128))
 
     def __post_init__(self):
@@ -60,7 +60,8 @@ class KgCoOp(Addition):
     def __init__(self, model: CLIP, config: Config, class_names: Sequence[str], *, seed: int = 0):
         super().__init__(model, config, class_names, seed=seed)
         self.context = nn.Parameter(word_context(model, config.words))
-        self.register_buffer("hand_written", model.classifier(self.class_names, [config.template]).weights, persistent=False)
+        rows = model.classifier(self.class_names, [config.template or TEMPLATE]).weights
+        self.register_buffer("hand_written", rows, persistent=False)
         self.prompts = ClassTokens(model, self.class_names)
 
     def weights(self, features: Tensor | None = None) -> Tensor:
@@ -68,7 +69,7 @@ class KgCoOp(Addition):
 
     def loss(self, batch: Any) -> Tensor:
         rows = self.weights()
-        found = F.cross_entropy(self.scale() * batch.features @ rows.T, batch.targets)
+        found = F.cross_entropy(self.scale() * self.cosines(batch.features, rows), batch.targets)
         return found + self.config.weight * (1 - (rows * self.hand_written).sum(-1).mean())
 
 

@@ -8,6 +8,7 @@ Source: Khattak et al. 2023, "MaPLe: Multi-modal Prompt Learning" (arXiv:2210.03
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -69,13 +70,8 @@ class MaPLe(Addition):
         deep = normal((depth - 1, *first.shape), generator)
         self.context, self.deep = nn.Parameter(first), nn.Parameter(deep.to(model.device))
         # The maps of the deep tokens begin as copies of one, as in the code.
-        state = generator.get_state()
-        maps = [linear(width, vision.width, generator)]
-        for _ in range(depth - 1):
-            generator.set_state(state)
-            torch.rand((vision.width, width + 1), generator=generator)  # past the first map's numbers
-            maps.append(linear(width, vision.width, generator))
-        self.maps = nn.ModuleList(maps).to(model.device)
+        maps = [linear(width, vision.width, generator) for _ in range(2)]
+        self.maps = nn.ModuleList([maps[0], *(copy.deepcopy(maps[1]) for _ in range(depth - 1))]).to(model.device)
         self.prompts = ClassTokens(model, self.class_names, template=template)
 
     def image(self, images: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ def learn(
     members = torch.zeros(len(tasks), len(names), dtype=torch.bool)
     for row, own in enumerate(places):
         members[row, torch.from_numpy(own)] = True
-    addition.tasks = members
+    addition.tasks = members.to(model.device)
     joined = Labelled(
         source=Joined([task.train.source for task in tasks]),
         targets=np.concatenate([own[task.train.targets] for task, own in zip(tasks, places, strict=True)]),

@@ -14,20 +14,23 @@ import copy
 import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostension.adapt._fit import Recipe, fitting
+from ostension.adapt._fit import Progress, Recipe, fitting
 from ostension.adapt._init import normal
 from ostension.adapt._visual import first_tokens, visual_insert, vit_of
-from ostension.adapt.base import Addition, Spec
+from ostension.adapt.base import Addition, AdditionPredictor, Examples, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
 from ostension.runtime import torch_generator
 from ostension.train.attacks import Budget, pgd
+
+RATES = {"tower": 1e-5, "prompts": 40.0}
 
 SPEC = Spec(
     title="TeCoA",
@@ -55,7 +58,8 @@ class Config:
         frame_px: width of the frame of pixels, for "prompts"; 0 is none.
         tokens: N, for "prompts"; 0 is none.
         template: of the hand-written prompts.
-        recipe: how it is trained; `views` 0, as nothing is cropped at random.
+        recipe: how it is trained; without `lr` it has 1e-5 for the tower and 40 for prompts. `views` is 0, as nothing is
+            cropped at random.
     """
 
     train: Literal["tower", "prompts"] = "tower"
@@ -64,7 +68,7 @@ class Config:
     tokens: int = 100
     template: str = "This is a photo of a {}"
     recipe: Recipe = dataclasses.field(
-        default_factory=lambda: Recipe(epochs=10, batch_size=256, lr=1e-5, weight_decay=0.0, warmup_epochs=0, views=0)
+        default_factory=lambda: Recipe(epochs=10, batch_size=256, lr=None, weight_decay=0.0, warmup_epochs=0, views=0)
     )
 
     def __post_init__(self):
@@ -84,7 +88,7 @@ class TeCoA(Addition):
         words = [re.sub("[_/-]", " ", name.lower()) for name in self.class_names]
         self.register_buffer("hand_written", model.classifier(words, [config.template]).weights, persistent=False)
         if config.train == "tower":
-            self.tower = copy.deepcopy(model.visual).float().requires_grad_()
+            self.tower = copy.deepcopy(model.visual).float().requires_grad_().eval()
             return
         vision, side = vit_of(model, self.kind), model.config.vision.image_size
         require(2 * config.frame_px < side, "frame_px", config.frame_px, f"less than half of {side}")
@@ -100,6 +104,13 @@ class TeCoA(Addition):
             return F.normalize(self.tower(images.float()), dim=-1)
         framed = images + self.frame * (1 - self.inner)
         return self.model.encode_image(framed, normalize=True, insert=visual_insert(self.tokens, "tecoa"))
+
+    def train(self, mode: bool = True) -> TeCoA:
+        # A ResNet's running statistics stay the model's own: attacked pictures would move them with every forward.
+        super().train(mode)
+        if self.config.train == "tower":
+            self.tower.eval()
+        return self
 
     def weights(self, features: Tensor | None = None) -> Tensor:
         return self.hand_written
@@ -121,4 +132,16 @@ def pixel_statistics(model: CLIP, like: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(torch.tensor(values).to(like)[:, None, None] for values in (config.mean, config.std))  # type: ignore[return-value]
 
 
-fit = fitting(TeCoA)
+def fit(
+    model: CLIP,
+    examples: Examples,
+    config: Config,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> AdditionPredictor:
+    """The predictor of a tower or prompts that were trained on attacked pictures of `examples.train`."""
+    if config.recipe.lr is None:
+        config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, lr=RATES[config.train]))
+    return fitting(TeCoA)(model, examples, config, seed=seed, folder=folder, progress=progress)

@@ -6,7 +6,8 @@
 Many pictures share the way there. T, the classes' rows at V_0, is the same for all; per picture only dL/dT differs, so a block
 of pictures needs one graph and one batched product with its Jacobian. AdamW's first step from nothing is
 V_0 (1 - lr wd) - lr g / (|g| + eps), so no optimiser is needed; further steps go picture by picture in a batch. All of it is
-equal to the plain loop (tested in float64).
+equal to the plain loop (tested in float64). Contexts that a net makes of the picture (CoCoOp's) differ from the beginning and
+take the way of further steps.
 
 Source: Shu et al. 2022, "Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models" (arXiv:2209.07511),
 and its code.
@@ -16,6 +17,7 @@ Letters: B pictures, V views, C classes, E embedding, N contexts, W width.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ostension.adapt._conditional import Shift
 from ostension.adapt._examples import Examples
 from ostension.adapt._fit import frozen
 from ostension.adapt._text import ClassTokens, word_context
@@ -33,6 +36,7 @@ from ostension.config import require
 from ostension.errors import ConfigError
 from ostension.model.clip import CLIP
 from ostension.model.predictor import Predictor
+from ostension.runtime import torch_generator
 from ostension.shapes import Float
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # AdamW's usual ones
@@ -66,6 +70,7 @@ class Config:
         steps: steps of AdamW.
         lr, weight_decay: of AdamW.
         mix: what besides cropping makes views: "none", or "augmix" (the ten fine-grained sets).
+        position, conditional: where contexts stand, and whether a net makes them of view 0; a `start` sets both.
     """
 
     words: str = "a photo of a"
@@ -75,6 +80,8 @@ class Config:
     lr: float = 0.005
     weight_decay: float = 0.01
     mix: Literal["none", "augmix"] = "none"
+    position: Literal["end", "middle", "front"] = "end"
+    conditional: bool = False
 
     def __post_init__(self):
         require(self.views >= 1, "views", self.views, "1 or more")
@@ -93,16 +100,14 @@ class TPT(Addition):
 
     kind, config_type, depends = "tpt", Config, "views"
 
-    def __init__(
-        self, model: CLIP, config: Config, class_names: Sequence[str], *, seed: int = 0, context: Tensor | None = None
-    ):
+    def __init__(self, model: CLIP, config: Config, class_names: Sequence[str], *, seed: int = 0):
         super().__init__(model, config, class_names, seed=seed)
-        first = word_context(model, config.words) if context is None else context.detach().float().clone()
-        self.context = nn.Parameter(first)
-        self.prompts = ClassTokens(model, self.class_names)
+        self.context = nn.Parameter(word_context(model, config.words))
+        self.shift = Shift(model, self.context, torch_generator(seed, "tpt", "shift")) if config.conditional else None
+        self.prompts = ClassTokens(model, self.class_names, config.position)
 
     def weights(self, features: Tensor | None = None) -> Tensor:
-        """The rows at V_0, the same for all."""
+        """The rows at V_0, the same for all; without a net's shift."""
         return self.prompts.encode(self.context)
 
     def receive(self, tensors: Mapping[str, Tensor]) -> None:
@@ -111,6 +116,11 @@ class TPT(Addition):
             self.context = nn.Parameter(torch.empty_like(tensors["context"]))
         super().receive(tensors)
 
+    def first(self, views: Float[Tensor, "B V E"]) -> Float[Tensor, "B N W"]:
+        """V_0 of each picture."""
+        context = self.context.detach().expand(len(views), *self.context.shape)
+        return context if self.shift is None else (context + self.shift(views[:, 0])[:, None]).detach()
+
     def tuned(self, views: Float[Tensor, "B V E"]) -> Float[Tensor, "B N W"]:
         """The contexts of each picture after the steps."""
         with frozen(self.model), torch.enable_grad():
@@ -118,26 +128,30 @@ class TPT(Addition):
         return torch.cat(parts)
 
     def _tuned(self, views: Tensor) -> Tensor:
-        context = self.context.detach()
-        if self.config.steps == 0:
-            return context.expand(len(views), *context.shape)
-        shared = context.clone().requires_grad_()
-        rows = self.prompts.encode(shared)  # (C, E)
-        chosen = self.confident(views, rows.detach())
-        cotangents = self._cotangents(chosen, rows.detach())
-        (gradient,) = torch.autograd.grad(rows, shared, cotangents, is_grads_batched=True)  # (B, N, W)
-        state = AdamW(self.config)
-        tuned = state.step(context.expand(len(views), *context.shape), gradient)
-        for _ in range(self.config.steps - 1):
-            tuned = tuned.detach().requires_grad_()
-            loss = self.entropy(chosen, self.prompts.encode(tuned[:, None])).sum()
-            (gradient,) = torch.autograd.grad(loss, tuned)
+        tuned, state, chosen = self.first(views), AdamW(self.config), None
+        for step in range(self.config.steps):
+            if step == 0 and self.shift is None:
+                chosen, gradient = self._shared_step(views)
+            else:
+                moving = tuned.requires_grad_()
+                rows = self.prompts.encode(moving[:, None])  # (B, C, E)
+                chosen = self.confident(views, rows.detach()) if chosen is None else chosen
+                (gradient,) = torch.autograd.grad(self.entropy(chosen, rows).sum(), moving)
             tuned = state.step(tuned.detach(), gradient)
         return tuned
 
-    def confident(self, views: Float[Tensor, "B V E"], rows: Float[Tensor, "C E"]) -> Float[Tensor, "B k E"]:
+    def _shared_step(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """The views that count, and the gradients (B, N, W) at the V_0 that all pictures share."""
+        shared = self.context.detach().clone().requires_grad_()
+        rows = self.prompts.encode(shared)  # (C, E)
+        chosen = self.confident(views, rows.detach())
+        cotangents = self._cotangents(chosen, rows.detach())
+        (gradient,) = torch.autograd.grad(rows, shared, cotangents, is_grads_batched=True)
+        return chosen, gradient
+
+    def confident(self, views: Float[Tensor, "B V E"], rows: Float[Tensor, "*_B C E"]) -> Float[Tensor, "B k E"]:
         """The views with the lowest entropies at V_0; the choice stays for all steps."""
-        logs = (self.scale() * views @ rows.T).log_softmax(-1)
+        logs = (self.scale() * views @ rows.mT).log_softmax(-1)
         entropies = -(logs.exp() * logs).sum(-1)
         best = entropies.sort(dim=1, stable=True).indices[:, : self.config.kept(views.shape[1])]
         return views.gather(1, best[..., None].expand(-1, -1, views.shape[2]))
@@ -145,7 +159,7 @@ class TPT(Addition):
     def entropy(self, chosen: Float[Tensor, "B k E"], rows: Float[Tensor, "*_B C E"]) -> Float[Tensor, " B"]:
         """The entropy of each picture's mean prediction over its chosen views, from the mean's logarithm."""
         logs = (self.scale() * chosen @ rows.mT).log_softmax(-1)
-        mean = logs.logsumexp(1) - torch.tensor(float(chosen.shape[1])).log()
+        mean = logs.logsumexp(1) - math.log(chosen.shape[1])
         return -(mean.exp() * mean).sum(-1)
 
     def _cotangents(self, chosen: Tensor, rows: Tensor) -> Tensor:
@@ -208,7 +222,7 @@ class TPTPredictor(AdditionPredictor):
             return super().predict(images, batch_size=batch_size)
         config = self.module.config
         views = Views(self.encoder, config.views, config.mix)
-        rows = [self.logits_of_views(views.rows(image, index)[None]).softmax(-1) for index, image in enumerate(images)]
+        rows = [self.logits_of_views(views.rows(image)[None]).softmax(-1) for image in images]
         return torch.cat(rows) if rows else torch.empty(0, len(self.class_names))
 
 
@@ -222,26 +236,35 @@ def fit(
     progress: Callable[[dict[str, float]], None] | None = None,
     start: Predictor | None = None,
 ) -> AdditionPredictor:
-    """The predictor, which needs no training; `start` gives it another method's contexts (CoOp's) to begin with.
+    """The predictor, which needs no training; `start` gives it another method's contexts to begin with.
+
+    CoOp's are the same for every picture; CoCoOp's net makes them of view 0, and stays as it is while they are tuned.
 
     Raises:
-        ConfigError: for a method without contexts of its own.
+        ConfigError: for a method without such contexts.
     """
-    context = None
-    if start is not None:
-        context = getattr(getattr(start, "module", None), "context", None)
-        if context is None or context.ndim != 2:
-            raise ConfigError(f"a {start.kind!r} predictor has no contexts (N, W) to begin with", expected="one of coop's")
-    return TPTPredictor(TPT(model, config, examples.class_names, seed=seed, context=context))
+    if start is None:
+        return TPTPredictor(TPT(model, config, examples.class_names, seed=seed))
+    module = getattr(start, "module", None)
+    net = getattr(module, "conditional", None)
+    own = module if net is None else net
+    context, prompts = getattr(own, "context", None), getattr(own, "prompts", None)
+    if context is None or context.ndim != 2 or prompts is None or start.own_images:
+        raise ConfigError(f"a {start.kind!r} predictor has no contexts (N, W) to begin with", expected="coop's or cocoop's")
+    config = dataclasses.replace(config, position=prompts.position, conditional=net is not None)
+    addition = TPT(model, config, examples.class_names, seed=seed)
+    given = {"context": context} if net is None else {"context": context, **net.shift.state_dict(prefix="shift.")}
+    addition.receive({name: value.detach().float() for name, value in given.items()})
+    return TPTPredictor(addition)
 
 
 def plain_tuned(addition: TPT, views: Float[Tensor, "V E"]) -> Float[Tensor, "N W"]:
     """One picture's contexts by the plain loop, with an optimiser: the reference of `TPT.tuned`."""
     with frozen(addition.model), torch.enable_grad():
-        context = addition.context.detach().clone().requires_grad_()
+        context = addition.first(views[None])[0].clone().requires_grad_()
         config = addition.config
         optimizer = torch.optim.AdamW([context], lr=config.lr, weight_decay=config.weight_decay, eps=EPS)
-        chosen = addition.confident(views[None], addition.prompts.encode(addition.context.detach()))
+        chosen = addition.confident(views[None], addition.prompts.encode(context.detach()))
         for _ in range(config.steps):
             optimizer.zero_grad()
             probabilities = F.softmax(addition.scale() * chosen[0] @ addition.prompts.encode(context).T, dim=-1).mean(0)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from ostension.adapt._examples import Examples, Labelled
+from ostension.adapt._views import Views
 from ostension.adapt.base import METHODS, Spec
 from ostension.config import to_tree
 from ostension.data.few_shot import base_and_new, draw_few_shot, harmonic_mean
@@ -206,13 +207,19 @@ def _of_pictures(predictor: Predictor, data: TaskData, block: np.ndarray) -> tor
 
 
 def _of_views(predictor: Any, data: TaskData, embedder: Embedder) -> np.ndarray:
-    """From stored views: the model's own preprocessing, then random crops."""
+    """From stored views: the model's own preprocessing, then random crops; AugMix makes its views of each picture anew."""
+    if predictor.module.config.mix != "none":
+        samples = (data.samples.read(index).image for index in range(len(data)))
+        made = Views(predictor.encoder, predictor.module.config.views, predictor.module.config.mix)
+        return torch.cat([predictor.logits_of_views(made.rows(image)[None]) for image in samples]).cpu().numpy()
     count, model = predictor.module.config.views - 1, embedder.model
     none = np.zeros(len(data), dtype=np.int64)  # nobody looks at them
     pictures = Labelled(source=data.samples, targets=none, name=data.split, store=embedder.store)
     views = torch.cat([pictures.features(model), *([pictures.features(model, count)] if count else [])])
     blocks = (torch.from_numpy(block) for block in _blocks(np.arange(len(data))))
-    return torch.cat([predictor.logits_of_views(views[:, block].transpose(0, 1)) for block in blocks]).numpy()
+    device = _device(predictor)
+    found = [predictor.logits_of_views(views[:, block].transpose(0, 1).to(device)) for block in blocks]
+    return torch.cat(found).cpu().numpy()
 
 
 def _half(predictor: Predictor, data: TaskData, classes: range, embedder: Embedder) -> Metric:
@@ -223,11 +230,10 @@ def _half(predictor: Predictor, data: TaskData, classes: range, embedder: Embedd
         data, samples=SelectedSet(data.samples, members), targets=targets[members],
         groups={name: values[members] for name, values in data.groups.items()},
     )  # fmt: skip
-    if predictor.own_images or predictor.depends == "views":
+    if predictor.own_images or predictor.depends in ("views", "batch"):  # a batch must not hold the other half's pictures
         found = logits_of(predictor, part, embedder)
     else:
-        whole = logits_of(predictor, data, embedder)
-        found = whole[members]
+        found = logits_of(predictor, data, embedder)[members]
     return accuracy(found.argmax(axis=1) == targets[members] - classes.start, chance=1 / len(classes))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ostension.adapt import tpt
+from ostension.adapt import cocoop, coop, maple, tpt
 from ostension.adapt._views import Views
 from ostension.errors import ConfigError
 from ostension.model.clip import CLIP
@@ -86,25 +87,49 @@ def test_embeddings_of_one_view_are_refused_with_steps(model):
 
 
 @pytest.mark.parametrize("mix", ["none", "augmix"])
-def test_views_are_a_function_of_seed_and_number(mix):
+def test_views_are_a_function_of_seed_and_picture(mix):
     model = CLIP(preset("tiny-vit"), seed=0).eval()
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
-    first, again = (Views(model, 9, mix).pixels(picture, 3) for _ in range(2))
+    first, again = (Views(model, 9, mix).pixels(picture) for _ in range(2))
     assert torch.equal(first, again) and first.shape[0] == 9 and first.isfinite().all()
     torch.testing.assert_close(first[0], model.transform(picture))
-    assert not torch.equal(first, Views(model, 9, mix).pixels(picture, 4))
+    assert not torch.equal(first[1:], Views(model, 9, mix, seed=1).pixels(picture)[1:])
 
 
-def test_contexts_of_coop_are_where_it_may_begin(model):
-    from types import SimpleNamespace
-
-    class Start:
-        kind = "coop"
-        module = SimpleNamespace(context=torch.randn(3, model.text.config.width))
-
+@pytest.mark.parametrize("position", ["end", "middle"])
+def test_it_may_begin_with_coops_contexts_where_coop_has_them(model, position):
+    start = coop.CoOp(model, coop.Config(length=3, position=position), NAMES, seed=4).predictor()
     data = SimpleNamespace(class_names=NAMES)
-    predictor = tpt.fit(model, data, tpt.Config(), start=Start())
-    assert predictor.module.context.shape[0] == 3
-    Start.module = SimpleNamespace()
-    with pytest.raises(ConfigError, match="no contexts"):
-        tpt.fit(model, data, tpt.Config(), start=Start())
+    still, tuned = (tpt.fit(model, data, tpt.Config(steps=steps), start=start) for steps in (0, 1))
+    rows = some_views(model)
+    torch.testing.assert_close(still.logits_of_views(rows), start.logits(rows[:, 0]).float(), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(tuned.logits_of_views(rows), still.logits_of_views(rows))
+
+
+def test_on_cocoop_the_contexts_of_view_0_are_tuned_and_the_net_stays(model, tmp_path):
+    start = cocoop.CoCoOp(model, cocoop.Config(), NAMES, seed=4).predictor()
+    data, views = SimpleNamespace(class_names=NAMES), some_views(model)
+    still = tpt.fit(model, data, tpt.Config(steps=0), start=start)
+    torch.testing.assert_close(still.logits_of_views(views), start.logits(views[:, 0]).float(), rtol=1e-5, atol=1e-5)
+    predictor = tpt.fit(model, data, tpt.Config(steps=2, keep=0.3), start=start)
+    addition = predictor.module.double()
+    for row, own in zip(addition.tuned(views), views, strict=True):
+        torch.testing.assert_close(row, tpt.plain_tuned(addition, own), rtol=1e-9, atol=1e-12)
+    other = tpt.TPTPredictor.from_state(*predictor.state(), model)
+    torch.testing.assert_close(other.logits_of_views(views), predictor.logits_of_views(views), rtol=1e-5, atol=1e-5)
+    assert other.bind(("boat", "car")).logits_of_views(views).shape == (3, 2)
+
+
+def test_it_cannot_begin_with_a_method_that_has_no_contexts_or_another_image_side(model):
+    data = SimpleNamespace(class_names=NAMES)
+    for start in (model.classifier(NAMES), maple.MaPLe(model, maple.Config(), NAMES).predictor()):
+        with pytest.raises(ConfigError, match="no contexts"):
+            tpt.fit(model, data, tpt.Config(), start=start)
+
+
+def test_what_a_picture_gets_does_not_depend_on_where_it_stands():
+    model = CLIP(preset("tiny-vit"), seed=0).eval()
+    generator = np.random.default_rng(0)
+    pictures = [Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)) for _ in range(3)]
+    predictor = tpt.TPTPredictor(tpt.TPT(model, tpt.Config(views=8, keep=0.3), ("cat", "dog")))
+    torch.testing.assert_close(predictor.predict(pictures[::-1]), predictor.predict(pictures).flip(0))

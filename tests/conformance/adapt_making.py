@@ -13,6 +13,7 @@ from ostension.data.pairs import Pair, Summary
 from ostension.files import sha256_json
 from ostension.model.clip import CLIP
 from ostension.model.presets import preset
+from ostension.model.towers.config import BertConfig
 
 NAMES = ("cat", "large dog", "kite (bird of prey)", "airplane")
 
@@ -22,6 +23,15 @@ def tiny_clip(seed: int = 0) -> CLIP:
     base = preset("tiny-vit")
     text, tokenizer = (dataclasses.replace(part, context_length=48) for part in (base.text, base.tokenizer))
     return CLIP(dataclasses.replace(base, text=text, tokenizer=tokenizer), seed=seed).eval()
+
+
+def bert_clip() -> CLIP:
+    """A tiny model whose text tower takes no contexts."""
+    base = preset("tiny-vit")
+    text = BertConfig(
+        context_length=base.text.context_length, vocab_size=base.text.vocab_size, width=32, layers=2, head_width=16, pool="mean"
+    )
+    return CLIP(dataclasses.replace(base, text=text), seed=0).eval()
 
 
 class Pictures:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from adapt_making import NAMES, examples, tiny_clip
+from adapt_making import NAMES, bert_clip, examples, tiny_clip
 
 from ostension.adapt.base import METHODS, Spec
-from ostension.errors import ConfigError
+from ostension.errors import ConfigError, LimitError
+from ostension.model.clip import CLIP
 from ostension.model.predictor import Predictor
+from ostension.model.presets import preset
 
 CLASSES = len(NAMES)
 
@@ -151,3 +157,133 @@ def test_a_fit_that_was_stopped_ends_with_the_same_bits(name, tmp_path):
     whole = method(name).fit(tiny_clip(), examples(), made)
     for key, value in whole.state()[1].items():
         assert torch.equal(value, resumed.state()[1][key])
+
+
+FAST = [name for name in METHODS.names() if name not in ("vpt", "tecoa")]  # those of learned words
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_the_fast_text_path_equals_all_positions_and_so_do_its_gradients(name):
+    """In float64: values to 1e-12, gradients to 1e-10; contexts, deep ones and those of each picture go through both."""
+    model = tiny_clip(seed=5).double()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    addition = kind_of(name)(model, method(name).Config(), NAMES, seed=2).double().eval()
+    rows = F.normalize(torch.randn(3, model.config.embed_dim, dtype=torch.float64, generator=generator_of(1)), dim=-1)
+    found = {}
+    encode = model.encode_text
+    for plain in (False, True):
+        addition.train(addition.training)  # what is kept of the words is made anew
+        model.encode_text = functools.partial(encode, plain=plain)
+        if plain:  # as the published code has it: all positions, what follows the end token being padding
+            prompts = prompts_of(addition)
+            missing = model.config.text.context_length - prompts.rows.shape[1]
+            prompts.rows = F.pad(prompts.rows, (0, missing), value=model.tokenizer.pad_id)
+        weights = addition.weights(rows)
+        own = [value for value in addition.parameters() if value.requires_grad]
+        pull = torch.randn(weights.shape, dtype=torch.float64, generator=generator_of(2))
+        found[plain] = weights, torch.autograd.grad((weights * pull).sum(), own, allow_unused=True)
+    del model.encode_text
+    (fast, fast_gradients), (slow, slow_gradients) = found[False], found[True]
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-12)
+    assert any(gradient is not None for gradient in slow_gradients)
+    for left, right in zip(fast_gradients, slow_gradients, strict=True):
+        assert (left is None) == (right is None)
+        if left is not None:
+            torch.testing.assert_close(left, right, rtol=0, atol=1e-10)
+
+
+CACHED = [name for name in TRAINED if name not in ("vpt", "ivlp", "maple", "dpt", "tecoa", "mvlpt")]
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_training_on_kept_features_equals_training_on_pictures_step_for_step(name, monkeypatch):
+    """Without augmentation; the pictures go through the frozen tower again in every step."""
+    model, made = tiny_clip(), config_of(name)
+    kept, seen = [], []
+    method(name).fit(model, examples(), made, seed=1, progress=kept.append)
+    kind = kind_of(name)
+    loss = kind.loss
+
+    def from_pictures(addition, batch):
+        images = examples().train.pixels(model, batch.indices)
+        with torch.no_grad():
+            again = model.encode_image(images, normalize=True)
+        torch.testing.assert_close(again, batch.features, rtol=1e-5, atol=1e-6)
+        return loss(addition, dataclasses.replace(batch, features=again))
+
+    monkeypatch.setattr(kind, "loss", from_pictures)
+    method(name).fit(model, examples(), made, seed=1, progress=seen.append)
+    assert [row["loss"] for row in seen] == pytest.approx([row["loss"] for row in kept], rel=1e-4)
+
+
+def test_predictors_loaded_in_another_process_predict_the_same_bits_and_serve_new_names(tmp_path):
+    """All methods in one process, which knows the folders alone; new names need the saved tensors and nothing else."""
+    from ostension.formats.load import save
+
+    model = tiny_clip()
+    save(model, tmp_path / "model")
+    images = torch.randn(2, 3, 32, 32, generator=generator_of(0))
+    torch.save(images, tmp_path / "images.pt")
+    expected = {}
+    for name in METHODS.names():
+        predictor = method(name).fit(model, examples(), untrained(config_of(name)), seed=4)
+        predictor.save(tmp_path / name)
+        expected[name] = [predictor.forward(images).detach(), predictor.bind(("red car", "x-ray")).forward(images).detach()]
+    script = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from ostension.formats.load import load
+from ostension.model.predictor import Predictor
+from ostension.model.presets import preset
+folder, *names = sys.argv[1:]
+model, images, found = load(f"{folder}/model", dtype="float32"), torch.load(f"{folder}/images.pt"), {}
+for name in names:
+    predictor = Predictor.load(f"{folder}/{name}", model)
+    found[name] = [predictor.forward(images).detach(), predictor.bind(("red car", "x-ray")).forward(images).detach()]
+torch.save(found, f"{folder}/found.pt")
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), *METHODS.names()], check=True)
+    found = torch.load(tmp_path / "found.pt")
+    for name, (own, other) in expected.items():
+        torch.testing.assert_close(found[name][0], own, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[name][1], other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_of_another_type_is_adapted_too(name, dtype):
+    model = tiny_clip().to(dtype)
+    predictor = method(name).fit(model, examples(), config_of(name), seed=1)
+    images = torch.randn(2, 3, 32, 32, generator=generator_of(0))
+    assert predictor.forward(images).isfinite().all() and predictor.forward(images).dtype != torch.bfloat16
+
+
+def test_one_class_with_one_picture_is_enough(name):
+    predictor = method(name).fit(tiny_clip(), examples(classes=1, each=1), config_of(name), seed=1)
+    assert predictor.bind(("a", "b_c (d)")).forward(torch.randn(2, 3, 32, 32, generator=generator_of(0))).shape == (2, 2)
+
+
+def test_towers_without_a_place_for_tokens_are_refused_in_one_line(name):
+    words = "the text tower is of the kind 'bert'.*vpt, tecoa"
+    for model, reason in ((bert_clip(), words), (CLIP(preset("tiny-resnet"), seed=0).eval(), "the image tower is of the kind")):
+        side = model.config.vision.image_size
+        try:
+            predictor = method(name).fit(model, examples(), untrained(config_of(name)))
+            assert predictor.forward(torch.zeros(1, 3, side, side)).shape == (1, CLASSES)
+        except LimitError as error:
+            assert "contexts takes" in str(error)  # the tiny model's words are few
+        except ConfigError as error:
+            assert re.search(reason, str(error)) and "\n" not in str(error)
+
+
+def generator_of(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def kind_of(name):
+    return Predictor._kinds[name].addition
+
+
+def prompts_of(addition):
+    return addition.conditional.prompts if hasattr(addition, "conditional") else addition.prompts
