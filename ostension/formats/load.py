@@ -101,7 +101,7 @@ def build_model(opened: Opened, device: torch.device, dtype: torch.dtype) -> CLI
 
     model.load_state_dict(opened.state(finish), strict=True, assign=True)
     model.provenance = provenance(opened)
-    _attach_tokenizer(model, opened)
+    attach_tokenizer(model, opened)
     return model.eval()
 
 
@@ -122,8 +122,8 @@ def provenance(opened: Opened) -> dict[str, Any]:
     return record
 
 
-def _attach_tokenizer(model: CLIP, opened: Opened) -> None:
-    """Build the tokenizer with the folder's files, which also checks that their vocabulary is the one we ship."""
+def attach_tokenizer(model: CLIP, opened: Opened) -> None:
+    """Give `model` the tokenizer of the folder's files, which also checks that their vocabulary is the one we ship."""
     from ostension.text.hf_fast import HF_FILE
     from ostension.text.sentencepiece import MODEL_FILES
     from ostension.text.tokenizer import build_tokenizer

@@ -17,10 +17,15 @@ MANIFEST = "manifest.json"
 _VERSION = 1
 
 
-def write_manifest(folder: Path) -> dict[str, str]:
-    """Write `manifest.json` over every file of `folder`; gives the files' SHA-256."""
+def write_manifest(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Write `manifest.json` over every file of `folder`; gives the files' SHA-256.
+
+    Args:
+        known: SHA-256 by name of files that were hashed while they were written.
+    """
+    known = known or {}
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    entries = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in files}
+    entries = {path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or sha256_file(path)} for path in files}
     write_json(folder / MANIFEST, {"version": _VERSION, "files": entries})
     return {name: str(entry["sha256"]) for name, entry in entries.items()}
 
@@ -61,6 +66,15 @@ def verify(folder: Path) -> dict[str, str]:
             )
         hashes[name] = digest
     return hashes
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    """The SHA-256 that the manifest says of each file, without looking at the files.
+
+    Raises:
+        CheckpointError: if the manifest is missing or malformed.
+    """
+    return {name: digest for name, (_, digest) in _entries(folder / MANIFEST).items()}
 
 
 def _entries(path: Path) -> dict[str, tuple[int, str]]:

@@ -8,9 +8,11 @@ are hashed as bfloat16, so that the same file loaded in float32 and in bfloat16 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ostension.config import to_tree
 from ostension.files import sha256_json
@@ -21,9 +23,14 @@ NOT_BEHAVIOUR = ("name", "layout", "init_logit_scale", "init_logit_bias", "init_
 
 def fingerprint(encoder: nn.Module) -> str:
     """The SHA-256 of an encoder's behaviour, in hexadecimal."""
-    config = {key: value for key, value in to_tree(encoder.config).items() if key not in NOT_BEHAVIOUR}
-    digest = hashlib.sha256(sha256_json(config).encode("ascii"))
-    for name, tensor in sorted(encoder.state_dict().items()):
+    return fingerprint_of(encoder.config, encoder.state_dict())
+
+
+def fingerprint_of(config: Any, state: Mapping[str, Tensor]) -> str:
+    """The same from a configuration (of a CLIP, or a detector) and the tensors of its model, each of which is read once."""
+    tree = {key: value for key, value in to_tree(config).items() if key not in NOT_BEHAVIOUR}
+    digest = hashlib.sha256(sha256_json(tree).encode("ascii"))
+    for name, tensor in sorted(state.items()):
         value = tensor.detach().cpu()
         if value.is_floating_point():
             value = value.to(torch.bfloat16).view(torch.int16)

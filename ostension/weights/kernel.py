@@ -1,0 +1,189 @@
+"""The one computation behind all weight arithmetic: linear combinations of tensors, block by block, in float64.
+
+    mixed   w = (sum_i c_i w_i) / d                 interpolation, soups
+    moved   w = w_0 + sum_i s_i v_i                 task vectors; w is w_0 to the bit where the sum is 0
+
+- Where a single model counts, with the coefficient 1, its bytes are copied: (1 - a) w + a w' with a = 0 would turn -0.0 to 0.0.
+- Terms are added in the order of their files' hashes, so that the result does not depend on the order on a command line.
+- Equal models give themselves: a sum of K equal floats is exact in float64, and so is its quotient by K. Where a coefficient
+  is negative, or the numbers are float64 themselves, elements that are equal in all models are taken as they are.
+- Whole numbers (batch counters) are not averaged: the largest counts.
+
+Source: WiSE-FT (arXiv 2109.01903), model soups (2203.05482), task arithmetic (2212.04089); identities measured here: float32
+running sums change 93 % of the bits of a soup of 72 equal models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ostension.errors import CheckpointError
+from ostension.weights.sink import Sink
+
+BLOCK = 1 << 18  # elements: 2 MiB in float64, so that sums stay in the cache of a core
+_AFFINE = 1e-9  # how far the sum of coefficients may be from 1 and still count as 1
+
+
+class Source(Protocol):
+    """What can be read in blocks."""
+
+    name: str
+    digest: str
+    dtypes: dict[str, torch.dtype]
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(self, name: str, start: int, stop: int) -> Tensor: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """(sum_i c_i w_i) / d over all sources."""
+
+    coefficients: tuple[float, ...]
+    divisor: float = 1.0
+
+    @property
+    def affine(self) -> bool:
+        """Whether coefficients sum to 1."""
+        return abs(sum(self.coefficients) / self.divisor - 1) <= _AFFINE
+
+    @property
+    def only(self) -> int | None:
+        """The one source that counts, with the coefficient 1."""
+        used = [index for index, value in enumerate(self.coefficients) if value != 0]
+        return used[0] if len(used) == 1 and self.coefficients[used[0]] == self.divisor else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """w_0 + sum_i s_i v_i: the first source, and vectors, which may lack tensors."""
+
+    scales: tuple[float, ...]
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        return (1.0, *self.scales)
+
+    @property
+    def only(self) -> int | None:
+        return None if any(self.scales) else 0
+
+
+Output = Mixed | Moved
+
+
+def used(sources: Sequence[Source], output: Output) -> list[int]:
+    """The sources that count, in the order in which they are added."""
+    members = [index for index, value in enumerate(output.coefficients) if value != 0]
+    return sorted(members, key=lambda index: (sources[index].digest, output.coefficients[index]))
+
+
+def result_dtypes(sources: Sequence[Source], output: Output) -> dict[str, torch.dtype]:
+    """The types of a result: the smallest that holds those of all models that count; a base's where vectors are added."""
+    if isinstance(output, Moved):
+        return dict(sources[0].dtypes)
+    members = used(sources, output) or [0]
+    found = dict(sources[members[0]].dtypes)
+    for index in members[1:]:
+        found = {name: torch.promote_types(dtype, sources[index].dtypes[name]) for name, dtype in found.items()}
+    return found
+
+
+def combine(sources: Sequence[Source], outputs: Sequence[Output], sinks: Sequence[Sink], dtypes: Sequence[Mapping]) -> None:
+    """Write each output to its sink, reading every source once for outputs that share the order of their tensors.
+
+    Raises:
+        CheckpointError: for a number that is not finite in a source or, after narrowing, in a result; a variance below 0.
+    """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, sink in enumerate(sinks):
+        groups.setdefault(tuple(sink.names), []).append(index)
+    for names, members in groups.items():
+        for name in names:
+            count = torch.Size(sources[0].shapes[name]).numel()
+            for start in range(0, count, BLOCK):
+                stop = min(start + BLOCK, count)
+                blocks = {}
+                for source in sorted({index for member in members for index in used(sources, outputs[member])}):
+                    if name in sources[source].dtypes:
+                        blocks[source] = sources[source].read(name, start, stop)
+                for member in members:
+                    sinks[member].write(block_of(sources, outputs[member], name, blocks, dtypes[member][name]))
+
+
+def block_of(sources: Sequence[Source], output: Output, name: str, blocks: Mapping[int, Tensor], dtype: torch.dtype) -> Tensor:
+    """One block of a result, its own memory.
+
+    Args:
+        blocks: the elements of each source that counts and has the tensor.
+    """
+    members = [index for index in used(sources, output) if index in blocks]
+    if output.only is not None:
+        return blocks[output.only].to(dtype, copy=True)
+    if not dtype.is_floating_point:
+        whole = [blocks[index] for index in ([0] if isinstance(output, Moved) else members)]
+        found = whole[0].to(dtype, copy=True)
+        for other in whole[1:]:
+            torch.maximum(found, other.to(dtype), out=found)
+        return found
+    if isinstance(output, Moved):
+        result = _moved(output, members, blocks)
+    else:
+        result = _mixed(output, members, blocks)
+    narrow = result.to(dtype)
+    # What is finite in float64 and not after narrowing overflowed; the sum of anything not finite is not finite.
+    if not bool(torch.isfinite(narrow).all()):
+        raise _not_finite(sources, members, name, blocks, dtype)
+    if name.endswith("running_var") and bool((narrow < 0).any()):
+        raise CheckpointError(
+            f"the variance {name!r} would be below 0 with coefficients {', '.join(f'{c:g}' for c in output.coefficients)}",
+            source=sources[0].name, fix="stay between the models",
+        )  # fmt: skip
+    if isinstance(output, Moved):
+        still = result == blocks[0].double()
+        return torch.where(still, blocks[0].to(dtype), narrow)  # the base's own zeros keep their sign
+    wide = any(blocks[index].dtype == torch.float64 for index in members)
+    if output.affine and (wide or min(output.coefficients) < 0):
+        first, same = blocks[members[0]], torch.ones(len(narrow), dtype=torch.bool)
+        for index in members[1:]:
+            same &= (blocks[index] == first) & (torch.signbit(blocks[index]) == torch.signbit(first))
+        return torch.where(same, first.to(dtype), narrow)
+    return narrow
+
+
+def _mixed(output: Mixed, members: Sequence[int], blocks: Mapping[int, Tensor]) -> Tensor:
+    total = blocks[members[0]].to(torch.float64, copy=True)
+    if output.coefficients[members[0]] != 1:
+        total.mul_(output.coefficients[members[0]])
+    for index in members[1:]:
+        total.add_(blocks[index], alpha=output.coefficients[index])  # the product is taken in float64, too
+    return total if output.divisor == 1 else total.div_(output.divisor)
+
+
+def _moved(output: Moved, members: Sequence[int], blocks: Mapping[int, Tensor]) -> Tensor:
+    total = torch.zeros(len(blocks[0]), dtype=torch.float64)
+    for index in members:
+        if index > 0:
+            total.add_(blocks[index], alpha=output.coefficients[index])
+    return total.add_(blocks[0])
+
+
+def _not_finite(
+    sources: Sequence[Source], members: Sequence[int], name: str, blocks: Mapping[int, Tensor], dtype: torch.dtype
+) -> CheckpointError:
+    for index in members:
+        count = int((~torch.isfinite(blocks[index])).sum())
+        if count:
+            return CheckpointError(
+                f"the tensor {name!r} holds {count} numbers that are not finite", source=sources[index].name,
+                expected="weights that can be averaged",
+            )  # fmt: skip
+    return CheckpointError(
+        f"the tensor {name!r} overflows {str(dtype).removeprefix('torch.')}",
+        source=sources[0].name, fix="convert the inputs first: ostension model convert ... --dtype float32",
+    )  # fmt: skip
