@@ -132,7 +132,9 @@ def test_what_is_saved_is_its_own_tensors_and_loads_like_any_predictor(name, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_overfits_a_tiny_set(name):
-    made = config_of(name)
+    # What a method adds to the cross-entropy, to hold itself back, has a weight: without it the pictures count alone.
+    held = any(field.name == "weight" for field in dataclasses.fields(method(name).Config))
+    made = config_of(name, **({"weight": 0.0} if held else {}))
     recipe = dataclasses.replace(made.recipe, epochs=80, batch_size=8, optimizer="adamw", lr=0.02, weight_decay=0.0)
     data, model = examples(classes=2, each=2), tiny_clip()
     predictor = method(name).fit(model, data, dataclasses.replace(made, recipe=recipe), seed=0)
