@@ -47,9 +47,9 @@ class TensorFile:
         if containers.identify(path) != "safetensors":  # looks at the header and the size, too
             raise CheckpointError("is no safetensors file", source=path)
         self.path = path
-        self._file = open(path, "rb", buffering=0)  # closed by `close`
-        length = int.from_bytes(self._file.read(8), "little")
-        header = json.loads(self._file.read(length))
+        with open(path, "rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            header = json.loads(handle.read(length))
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
         self.dtypes: dict[str, torch.dtype] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -62,6 +62,7 @@ class TensorFile:
                 raise CheckpointError(f"the tensor {name!r} is of another size than its shape", source=path)
             self.dtypes[name], self.shapes[name], self._offsets[name] = DTYPES[kind], shape, 8 + length + start
         self._buffer = bytearray()
+        self._file = open(path, "rb", buffering=0)  # closed by `close`
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Elements `start` to `stop` of a flattened tensor, valid until the next call.
@@ -190,8 +191,7 @@ class VectorFile(TensorFile):
         if kind != VECTOR_KIND:
             self.close()
             raise CheckpointError("is no task vector", source=path, expected="what `ostension weights diff` wrote")
-        self.name = path.name
-        self.digest = sha256_file(path)
+        self.name, self.digest = path.name, sha256_file(path)
 
 
 @contextlib.contextmanager
@@ -234,6 +234,11 @@ def _open(name: str | os.PathLike, pool: concurrent.futures.Executor) -> ModelWe
     opened.hashes = manifest.recorded(folder)
     if ours.WEIGHTS not in opened.hashes:
         raise CheckpointError(f"the manifest does not name {ours.WEIGHTS}", source=folder)
-    model = ModelWeights(opened, TensorFile(folder / ours.WEIGHTS), opened.hashes[ours.WEIGHTS])
+    file = TensorFile(folder / ours.WEIGHTS)
+    try:
+        model = ModelWeights(opened, file, opened.hashes[ours.WEIGHTS])
+    except BaseException:
+        file.close()
+        raise
     model.check = pool.submit(manifest.verify, folder)
     return model
