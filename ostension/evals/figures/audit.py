@@ -29,9 +29,7 @@ def _of_record(record: Record) -> Figure:
     ]
     table = report.table(["what", "change", "look at", "know"], rows, caption="Findings by kind")
     worst = [finding for finding in findings if finding["severity"] != "low"][:WORST]
-    listed = "".join(
-        f"<li>{report.text(one['evidence'])}. <b>Do:</b> {report.text(one['suggestion'])}.</li>" for one in worst
-    )
+    listed = "".join(f"<li>{report.text(one['evidence'])}. <b>Do:</b> {report.text(one['suggestion'])}.</li>" for one in worst)
     says = f"{counts['high']} to change before use, {counts['medium']} to look at, {counts['low']} to know, of "
     says += f"{record.counts['classes']:,} class names and {record.counts.get('samples', 0):,} pictures. The command "
     says += "eval audit writes the whole page."

@@ -58,10 +58,10 @@ def _figure(records: Sequence[Record], chosen: Sequence[str], title: str) -> Fig
     parts, keys = [], []
     for model, curve in curves.items():
         look = style(records, model)
-        parts += _curve(frame, curve, look, model)
+        parts += curve_parts(frame, curve, look, model)
         keys.append(Key(name=model, style=look, what="both"))
     for model, value in zero_shot.items():
-        parts += _zero_shot(frame, value, style(records, model), model)
+        parts += zero_shot_parts(frame, value, style(records, model), model)
     if zero_shot:
         keys.append(Key(name="zero-shot, with no labels", style=style(records, next(iter(zero_shot))), what="star"))
     told = "; ".join(f"{model}: " + ", ".join(f"{k:g} shots {100 * mean:.1f} %" for k, mean, _ in curve)
@@ -87,7 +87,8 @@ def mean_curve(records: Sequence[Record], count: int) -> Curve:
     return [(k, sum(t[k][0] for t in tables) / size, sum(t[k][1] for t in tables) / size) for k in shared]
 
 
-def _curve(frame: Frame, curve: Curve, look: Style, model: str) -> list[str]:
+def curve_parts(frame: Frame, curve: Curve, look: Style, model: str) -> list[str]:
+    """A curve with its marks and a band of one standard deviation."""
     upper = [(k, min(mean + std, frame.y.high)) for k, mean, std in curve]
     lower = [(k, max(mean - std, frame.y.low)) for k, mean, std in reversed(curve)]
     parts = [f'<polygon class="band c{look.colour}" points="{frame.path([*upper, *lower])}"/>']
@@ -99,7 +100,8 @@ def _curve(frame: Frame, curve: Curve, look: Style, model: str) -> list[str]:
     return parts
 
 
-def _zero_shot(frame: Frame, value: float, look: Style, model: str) -> list[str]:
+def zero_shot_parts(frame: Frame, value: float, look: Style, model: str) -> list[str]:
+    """A star where nothing is labelled, and a thin line at its height."""
     (x, y), (end, _) = frame.at(0.0, value), frame.at(frame.x.high, value)
     return [
         f'<line class="line c{look.colour} dashed thin" x1="{x:.1f}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
@@ -107,9 +109,7 @@ def _zero_shot(frame: Frame, value: float, look: Style, model: str) -> list[str]
     ]
 
 
-def _says(
-    records: Sequence[Record], chosen: Sequence[str], curves: dict[str, Curve], zero_shot: dict[str, float]
-) -> str:
+def _says(records: Sequence[Record], chosen: Sequence[str], curves: dict[str, Curve], zero_shot: dict[str, float]) -> str:
     said = []
     for model, value in zero_shot.items():
         above = next((k for k, mean, _ in curves[model] if mean >= value), None)

@@ -53,7 +53,7 @@ def _table(found: Sequence[Record], task: str) -> Figure:
 
 
 def words(name: str) -> str:
-    """"image_to_text_r5" as a heading: "texts, R@5"."""
+    """ "image_to_text_r5" as a heading: "texts, R@5"."""
     found = RECALL.fullmatch(name)
     return f"{DIRECTIONS[found['direction']].split()[0]}, R@{found['k']}" if found else name.replace("_", " ")
 

@@ -53,9 +53,7 @@ def _of_model(records: Sequence[Record], model: str) -> Figure | None:
     (r, p), look = pearson(x, y), style(records, model)
     at = np.linspace(x.min(), x.max(), STEPS)
     line, low, high = line_band(x, y, at)
-    frame = Frame(
-        x=linear(list(x)), y=linear(list(y)), x_label="linear probe", y_label="zero-shot", width=420, height=380
-    )
+    frame = Frame(x=linear(list(x)), y=linear(list(y)), x_label="linear probe", y_label="zero-shot", width=420, height=380)
     fitted = [(float(v), line(float(v))) for v in (at[0], at[-1])]
     outline = [*zip(at, high, strict=True), *zip(at[::-1], low[::-1], strict=True)]
     clip = slug("inside", model)

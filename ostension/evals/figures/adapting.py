@@ -1,0 +1,75 @@
+"""Methods that adapt: accuracy against labelled pictures a class, mean and spread over seeds, beside zero-shot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ostension.evals.chart_frame import Frame, linear, shots
+from ostension.evals.chart_marks import Key, style_of
+from ostension.evals.figure import Figure
+from ostension.evals.figures.few_shot import Curve, curve_parts, zero_shot_parts
+from ostension.evals.records import Record
+from ostension.evals.selection import slug, target, task_title
+
+SECTION = "labels"
+ZERO_SHOT = "zero-shot"
+
+
+def draw(records: Sequence[Record]) -> list[Figure]:
+    """One figure a (model, task) that methods were compared on with all classes."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if record.protocol.startswith("adapt-") and not record.config["base_to_new"]:
+            groups.setdefault((record.model, target(record)), []).append(record)
+    found = (_figure(model, task, kept) for (model, task), kept in groups.items())
+    return [figure for figure in found if figure is not None]
+
+
+def _figure(model: str, task: str, records: Sequence[Record]) -> Figure | None:
+    zero_shot = [record.headline.value for record in records if record.config["method"] == ZERO_SHOT]
+    methods = list(dict.fromkeys(record.config["method"] for record in records if record.config["method"] != ZERO_SHOT))
+    curves = {method: _curve([record for record in records if record.config["method"] == method]) for method in methods}
+    if not curves:
+        return None
+    ks = [k for curve in curves.values() for k, _, _ in curve]
+    ends = [end for curve in curves.values() for _, mean, std in curve for end in (mean - std, mean + std)]
+    frame = Frame(
+        x=shots([0.0, *ks] if zero_shot else ks), y=linear([min(max(end, 0.0), 1.0) for end in [*ends, *zero_shot]]),
+        x_label="labelled pictures a class", y_label="score on the test split", width=420, height=330,
+    )  # fmt: skip
+    parts, keys = [], []
+    for index, (method, curve) in enumerate(curves.items()):
+        parts += curve_parts(frame, curve, style_of(index + 1), method)
+        keys.append(Key(name=method, style=style_of(index + 1), what="both"))
+    if zero_shot:
+        parts += zero_shot_parts(frame, zero_shot[0], style_of(0), model)
+        keys.append(Key(name="zero-shot, with no labels", style=style_of(0), what="star"))
+    lines = {method: ", ".join(f"{k:g} a class {100 * mean:.1f} %" for k, mean, _ in curve) for method, curve in curves.items()}
+    told = "; ".join(f"{method}: {line}" for method, line in lines.items())
+    best = max(curves, key=lambda method: curves[method][-1][1])
+    most, value, _ = curves[best][-1]
+    seeds = min(_seeds([record for record in records if record.config["method"] == method]) for method in methods)
+    says = f"Best with {most:g} a class: {best}, {100 * value:.1f} %."
+    if zero_shot:
+        says += f" Zero-shot is {100 * zero_shot[0]:.1f} %."
+    says += f" Bands: one standard deviation over {seeds} seeds." if seeds > 1 else " One seed."
+    title = task_title(task)
+    return Figure(
+        name=slug("adapting", model, task), title=f"Methods that adapt: {title}", says=says,
+        svg=frame.draw(parts, title=f"Methods that adapt, {title}", description=told), keys=tuple(keys),
+    )  # fmt: skip
+
+
+def _curve(records: Sequence[Record]) -> Curve:
+    """Mean and spread over seeds by shots; all labelled pictures ("0 shots") have no place on the axis."""
+    values: dict[int, list[float]] = {}
+    for record in records:
+        values.setdefault(record.config["shots"], []).append(record.headline.value)
+    return [(float(k), float(np.mean(found)), float(np.std(found))) for k, found in sorted(values.items()) if k > 0]
+
+
+def _seeds(records: Sequence[Record]) -> int:
+    shots_of = [record.config["shots"] for record in records]
+    return min(shots_of.count(k) for k in set(shots_of))
