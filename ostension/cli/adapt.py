@@ -39,6 +39,7 @@ class Adapt:
         data: The folder of all data. Default: OSTENSION_DATA.
         store: The folder of embeddings.
         output: The folder of the predictor, with its result beside it.
+        start: A predictor's folder whose contexts tpt begins with, such as coop's or cocoop's.
         set: A setting of the method, such as length=4 or recipe.epochs=50; repeat the flag.
         device: Where to compute: auto, cpu, cuda, cuda:N.
         dtype: Type of the weights: auto, float32, bfloat16, float16.
@@ -55,6 +56,7 @@ class Adapt:
     data: Path | None = None
     store: Path = STORE
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("adapted")
+    start: Path | None = None
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     device: str = "auto"
     dtype: str = "auto"
@@ -63,6 +65,7 @@ class Adapt:
         from ostension.config import to_tree
         from ostension.evals.adaptation import run_plan
         from ostension.files import write_json
+        from ostension.model.predictor import Predictor
 
         plan = _plan(self.method, self.set, shots=self.shots, seed=self.seed, base_to_new=self.base_to_new)
         embedder = _embedder(self, models_of([self.model] if self.model else [])[0])
@@ -71,7 +74,10 @@ class Adapt:
         def told(now: dict[str, float]) -> None:
             print(f"epoch {now['epoch'] + 1:.0f}: loss {now['loss']:.4f}", file=sys.stderr)
 
-        record, predictor = run_plan(plan, splits, embedder, targets=targets, folder=self.output / "fit", progress=told)
+        start = None if self.start is None else Predictor.load(self.start, embedder.model)
+        record, predictor = run_plan(
+            plan, splits, embedder, targets=targets, folder=self.output / "fit", progress=told, start=start
+        )
         predictor.save(self.output)
         write_json(self.output / "result.json", to_tree(record))
         for name, metric in record.metrics.items():

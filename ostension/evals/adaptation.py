@@ -14,6 +14,7 @@ Letters: N samples, V views, C classes, E embedding, K shots.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,17 @@ def run_plan(
     targets: Sequence[TaskSplits] = (),
     folder: Path | None = None,
     progress: Callable[[dict[str, float]], None] | None = None,
+    start: Predictor | None = None,
 ) -> tuple[Record, Predictor]:
     """Adapt as the plan says and measure; the record has the task's own score first, then those of the targets.
 
     Args:
         targets: other tasks, each with the split to measure.
         folder: where a fit keeps its state, so that one that was stopped goes on.
+        start: a predictor that the method begins with.
+
+    Raises:
+        ConfigError: for a start with a method that takes none.
     """
     model, count = embedder.model, len(splits.task.display_names())
     base, new = base_and_new(count) if plan.base_to_new else (range(count), range(0))
@@ -147,7 +153,10 @@ def run_plan(
     else:
         examples = examples_of(splits, embedder, plan, base if plan.base_to_new else None)
         method = METHODS.load(plan.method)
-        predictor = method.fit(model, examples, plan.config, seed=plan.seed, folder=folder, progress=progress)
+        given = {} if start is None else {"start": start}
+        if not given.keys() <= inspect.signature(method.fit).parameters.keys():
+            raise ConfigError(f"{plan.method} does not begin with another predictor", expected="tpt")
+        predictor = method.fit(model, examples, plan.config, seed=plan.seed, folder=folder, progress=progress, **given)
     test = splits.split("test")
     measured: dict[str, Metric] = {}
     score = score_name(splits.task)

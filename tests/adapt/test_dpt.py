@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+
+sys.path.append(str(Path(__file__).parents[1] / "conformance"))
+from adapt_making import examples, tiny_clip
 
 from ostension.adapt import coop, dpt
 from ostension.model.clip import CLIP
@@ -86,3 +91,30 @@ def test_new_names_and_use_drop_the_auxiliary_classifier(model):
 def test_the_text_side_learns_at_a_fifth_of_the_rate():
     recipe = dpt.Config().recipe
     assert recipe.factor("context") == 0.2 and recipe.factor("tokens") == recipe.factor("aware.0.query.weight") == 1.0
+
+
+def test_class_aware_tokens_are_made_of_rows_as_long_as_the_tower_makes_them(model):
+    addition = dpt.DPT(model, dpt.Config(length=3), NAMES)
+    images, seen = a_batch().images, []
+    addition.aware[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    addition.image(images)
+    frozen = model.encode_image(images, normalize=True)
+    order = (frozen @ addition.hand_written.T).sort(dim=1, descending=True).indices
+    assert torch.equal(seen[0], addition.rows()[order])
+    torch.testing.assert_close(F.normalize(addition.rows(), dim=-1), addition.weights())
+    assert not torch.allclose(addition.rows(), addition.weights())
+    assert len(addition.tokens) == model.config.vision.layers - 1
+
+
+def test_the_rows_are_computed_once_where_nothing_is_learned(model):
+    predictor = dpt.DPT(model, dpt.Config(length=3), NAMES).predictor()
+    with torch.no_grad():
+        assert predictor.module.rows() is predictor.module.rows()
+
+
+def test_the_hand_written_prompts_are_the_tasks_where_it_has_one():
+    data = dataclasses.replace(examples(), templates=("a drawing of a {}.",))
+    config = dpt.Config(length=2, recipe=dataclasses.replace(dpt.Config().recipe, epochs=0))
+    assert dpt.fit(tiny_clip(), data, config).module.config.template == "a drawing of a {}."
+    several = dataclasses.replace(data, templates=("a {}.", "the {}."))
+    assert dpt.fit(tiny_clip(), several, config).module.config.template == "a photo of a {}."

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+
+sys.path.append(str(Path(__file__).parents[1] / "conformance"))
+from adapt_making import examples
 
 from ostension.adapt import tecoa
 from ostension.errors import ConfigError
@@ -75,3 +80,21 @@ def test_the_tower_is_a_copy():
         for parameter in addition.parameters():
             parameter.zero_()
     assert any(parameter.abs().sum() > 0 for parameter in model.visual.parameters())
+
+
+@pytest.mark.parametrize(("train", "rate"), [("tower", 1e-5), ("prompts", 40.0)])
+def test_the_learning_rate_follows_what_is_trained(train, rate):
+    rates = []
+    recipe = dataclasses.replace(tecoa.Config().recipe, epochs=1)
+    config = tecoa.Config(train=train, frame_px=4, tokens=2, recipe=recipe)
+    tecoa.fit(a_model(), examples(classes=2, each=1), config, progress=lambda record: rates.append(record["lr"]))
+    assert rates == [rate]
+
+
+def test_running_statistics_of_a_resnet_stay_the_models_own():
+    model = CLIP(preset("tiny-resnet"), seed=0).eval()
+    config = tecoa.Config(recipe=dataclasses.replace(tecoa.Config().recipe, epochs=1, lr=1e-3))
+    predictor = tecoa.fit(model, examples(classes=2, each=2), config)
+    buffers = dict(predictor.module.tower.named_buffers())
+    assert buffers and all(torch.equal(value, buffers[name]) for name, value in model.visual.named_buffers())
+    assert not torch.equal(next(predictor.module.tower.parameters()), next(model.visual.parameters()))

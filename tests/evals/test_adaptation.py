@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ostension.adapt import coop
+from ostension.adapt import coop, dpl, tpt
 from ostension.adapt._fit import Recipe
 from ostension.cli.main import main
 from ostension.data.few_shot import draw_few_shot, harmonic_mean
 from ostension.errors import ConfigError, DataError
-from ostension.evals.adaptation import Plan, examples_of, logits_of, run_plan
+from ostension.evals.adaptation import Plan, _half, examples_of, logits_of, run_plan
 from ostension.evals.adaptation_runs import rows_of, run_all
 from ostension.evals.results import Results
 from ostension.evals.store_inputs import Embedder
@@ -190,3 +190,43 @@ def test_the_attack_command(task, model, tmp_path, capsys):
     assert main(asked) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["robust", "clean", "pgd", "cw", "apgd-ce", "apgd-dlr"]
+
+
+def test_augmix_views_are_made_of_the_pictures(task, embedder):
+    splits, test = TaskSplits(task), TaskSplits(task).split("test")
+    plan = Plan(method="tpt", config=tpt.Config(views=4, keep=0.5, mix="augmix"))
+    _, predictor = run_plan(plan, splits, embedder)
+    pictures = [test.samples.read(index).image for index in range(len(test))]
+    found = torch.from_numpy(logits_of(predictor, test, embedder)).softmax(-1)
+    torch.testing.assert_close(found, predictor.predict(pictures))
+
+
+def test_a_method_that_looks_at_batches_sees_its_own_half_alone(task, embedder, monkeypatch):
+    seen = []
+    weights = dpl.DPL.weights
+    monkeypatch.setattr(dpl.DPL, "weights", lambda self, features=None: seen.append(len(features)) or weights(self, features))
+    splits = TaskSplits(task)
+    examples = examples_of(splits, embedder, Plan(method="dpl", shots=1), range(2))
+    predictor = dpl.DPL(embedder.model, dpl.Config(length=2), examples.class_names).predictor()
+    _half(predictor, splits.split("test"), range(2), embedder)
+    assert seen == [6]
+
+
+def test_tpt_begins_with_another_methods_contexts(task, embedder):
+    splits, plan = TaskSplits(task), Plan(method="coop", config=coop.Config(recipe=RECIPE, length=2), shots=1)
+    _, start = run_plan(plan, splits, embedder)
+    _, predictor = run_plan(Plan(method="tpt", config=tpt.Config(views=4)), splits, embedder, start=start)
+    assert torch.equal(predictor.module.context, start.module.context)
+    with pytest.raises(ConfigError, match="does not begin"):
+        run_plan(plan, splits, embedder, start=start)
+
+
+def test_the_figure_shows_every_method_against_shots(task, embedder, tmp_path):
+    from ostension.evals.figures.adapting import draw
+
+    config = coop.Config(recipe=RECIPE, length=2)
+    plans = [Plan(method="zero-shot"), *(Plan(method="coop", config=config, shots=k, seed=s) for k in (1, 2) for s in (1, 2))]
+    found = [step.record for step in run_all(plans, TaskSplits(task), embedder, Results(tmp_path / "results"))]
+    (figure,) = draw(found)
+    assert "coop" in figure.svg and "2 seeds" in figure.says and next(key.name for key in figure.keys) == "coop"
+    assert draw([]) == []
