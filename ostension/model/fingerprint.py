@@ -30,8 +30,8 @@ def fingerprint_of(config: Any, state: Mapping[str, Tensor]) -> str:
     """The same from a configuration (of a CLIP, or a detector) and the tensors of its model, each of which is read once."""
     tree = {key: value for key, value in to_tree(config).items() if key not in NOT_BEHAVIOUR}
     digest = hashlib.sha256(sha256_json(tree).encode("ascii"))
-    for name, tensor in sorted(state.items()):
-        value = tensor.detach().cpu()
+    for name in sorted(state):  # not items(): a mapping may read each tensor when it is asked for
+        value = state[name].detach().cpu()
         if value.is_floating_point():
             value = value.to(torch.bfloat16).view(torch.int16)
         digest.update(f"{name}:{tuple(value.shape)}:".encode())
