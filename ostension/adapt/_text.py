@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ostension.config import require
-from ostension.errors import ConfigError
+from ostension.errors import ConfigError, LimitError
 from ostension.model.clip import CLIP
 from ostension.model.config import TextConfig
 from ostension.model.insert import Position, TextInsert
@@ -40,12 +40,22 @@ class ClassTokens:
             rows = [[*start, *tokenizer.encode(name), *stop, tokenizer.end_id] for name in class_names]
         self.rows: Int[Tensor, "C T"] = pack(rows, tokenizer.pad_id)
         self.model, self.position = model, position
+        self.longest = max(zip(map(len, rows), class_names, strict=True), key=lambda pair: pair[0])
 
     def encode(self, context: Tensor, *, deep: Tensor | None = None, normalize: bool = True) -> Float[Tensor, "*_B C E"]:
         """Unit rows of the prompts with `context` in them; (B, C, E) where there is one context a picture (B, 1, N, W).
 
         Without `normalize` the rows are as long as the tower makes them.
+
+        Raises:
+            LimitError: for a name that leaves no room for the contexts.
         """
+        (length, name), number, most = self.longest, context.shape[-2], self.model.config.text.context_length
+        if length + number > most:
+            raise LimitError(
+                f"the prompt of {name!r} with {number} contexts takes {length + number} positions",
+                expected=f"at most the tower's {most}", fix="fewer contexts, or a shorter name",
+            )  # fmt: skip
         insert = TextInsert(context=context, position=self.position, deep=deep)
         return self.model.encode_text(self.rows, normalize=normalize, insert=insert)
 

@@ -15,7 +15,7 @@ from adapt_making import NAMES, examples, tiny_clip
 
 from ostension.adapt import coop
 from ostension.adapt._fit import Recipe
-from ostension.errors import ConfigError
+from ostension.errors import ConfigError, LimitError
 
 STILL = Recipe(epochs=0, views=0)
 
@@ -35,6 +35,11 @@ def test_words_at_the_end_are_the_prompt_and_elsewhere_are_not(position):
     rows = coop.CoOp(model, coop.Config(words="a photo of a", position=position), NAMES).weights()
     same = torch.allclose(rows, model.classifier(NAMES, ["a photo of a {}."]).weights, atol=1e-5)
     assert same == (position == "end")
+
+
+def test_a_name_that_leaves_no_room_for_the_contexts_is_named():
+    with pytest.raises(LimitError, match="'a very .*' with 16 contexts takes .* at most the tower's 48"):
+        coop.CoOp(tiny_clip(), coop.Config(), ("cat", "a very " + "long " * 30)).weights()
 
 
 def test_epochs_follow_the_pictures_a_class():
