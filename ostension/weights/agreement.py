@@ -123,9 +123,12 @@ def shared(first: ModelWeights, other: ModelWeights) -> set[str]:
     mine, theirs = lineage(first), lineage(other)
     if mine & theirs:
         return mine & theirs
-    if not (first.opened.provenance or other.opened.provenance):
-        return set()  # there is nothing that a fingerprint could be found in
-    return (mine | {first.fingerprint()}) & (theirs | {other.fingerprint()})
+    # A fingerprint costs a pass over the weights, and can only be found in a record that names some.
+    if _names_fingerprints(other):
+        mine.add(first.fingerprint())
+    if _names_fingerprints(first):
+        theirs.add(other.fingerprint())
+    return mine & theirs
 
 
 def heads(model: ModelWeights) -> dict[str, str]:
@@ -145,6 +148,10 @@ def heads(model: ModelWeights) -> dict[str, str]:
 def has_batch_norm(model: ModelWeights) -> bool:
     """Whether a tower has running statistics."""
     return any(name.endswith("running_mean") for name in model.shapes)
+
+
+def _names_fingerprints(model: ModelWeights) -> bool:
+    return any("fingerprint" in node for node in _nodes(model.opened.provenance))
 
 
 def _bases(first: ModelWeights, other: ModelWeights) -> str | None:

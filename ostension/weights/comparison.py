@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from ostension.weights import agreement
-from ostension.weights.kernel import BLOCK
-from ostension.weights.sources import ModelWeights, open_models, verified
+from ostension.weights.sources import BLOCK, ModelWeights, open_models, verified
 
 
 def compare(names: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from ostension.errors import CheckpointError
 from ostension.weights.sink import Sink
+from ostension.weights.sources import BLOCK
 
-BLOCK = 1 << 18  # elements: 2 MiB in float64, so that sums stay in the cache of a core
 _AFFINE = 1e-9  # how far the sum of coefficients may be from 1 and still count as 1
 
 
@@ -100,6 +100,15 @@ def combine(sources: Sequence[Source], outputs: Sequence[Output], sinks: Sequenc
     Raises:
         CheckpointError: for a number that is not finite in a source or, after narrowing, in a result; a variance below 0.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a block is too little for several, which would wait for each other and for the hashes
+    try:
+        _combine(sources, outputs, sinks, dtypes)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _combine(sources: Sequence[Source], outputs: Sequence[Output], sinks: Sequence[Sink], dtypes: Sequence[Mapping]) -> None:
     groups: dict[tuple[str, ...], list[int]] = {}
     for index, sink in enumerate(sinks):
         groups.setdefault(tuple(sink.names), []).append(index)

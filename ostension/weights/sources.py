@@ -28,6 +28,7 @@ from ostension.model.fingerprint import fingerprint_of
 
 VECTOR_KEY = "ostension"  # of the JSON text among a task vector's metadata
 VECTOR_KIND = "task vector"
+BLOCK = 1 << 18  # elements: 2 MiB in float64, so that sums stay in the cache of a core
 # safetensors' names of types; what is not here is refused.
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -132,8 +133,12 @@ class ModelWeights:
 
     def tensor(self, name: str) -> Tensor:
         """A whole tensor, its own copy."""
-        count = torch.Size(self.shapes[name]).numel()
-        return self.read(name, 0, count).reshape(self.shapes[name]).clone()
+        found = torch.empty(self.shapes[name], dtype=self.dtypes[name])
+        flat = found.view(-1)
+        for start in range(0, len(flat), BLOCK):
+            stop = min(start + BLOCK, len(flat))
+            flat[start:stop] = self.read(name, start, stop)
+        return found
 
     def _converted(self, name: str) -> Tensor:
         entry, tensors = self.opened.entry(name), self.opened.tensors
