@@ -39,7 +39,7 @@ def test_words_at_the_end_are_the_prompt_and_elsewhere_are_not(position):
 
 def test_a_name_that_leaves_no_room_for_the_contexts_is_named():
     with pytest.raises(LimitError, match="'a very .*' with 16 contexts takes .* at most the tower's 48"):
-        coop.CoOp(tiny_clip(), coop.Config(), ("cat", "a very " + "long " * 30)).weights()
+        coop.CoOp(tiny_clip(), coop.Config(), ("cat", "a very " + "long " * 15)).weights()
 
 
 def test_epochs_follow_the_pictures_a_class():
