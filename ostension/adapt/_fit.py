@@ -128,8 +128,12 @@ class Fit(Protocol):
     ) -> AdditionPredictor: ...  # fmt: skip
 
 
-def fitting(kind: type[Addition]) -> Fit:
-    """The `fit` of a method that is an `Addition` trained on `examples.train` with `config.recipe`."""
+def fitting(kind: type[Addition], complete: Callable[[Any, Examples], Recipe] | None = None) -> Fit:
+    """The `fit` of a method that is an `Addition` trained on `examples.train` with `config.recipe`.
+
+    Args:
+        complete: what gives the recipe where settings leave something to a rule of the method.
+    """
 
     def fit(
         model: CLIP, examples: Examples, config: Any, *, seed: int = 0, folder: Path | None = None,
@@ -137,6 +141,8 @@ def fitting(kind: type[Addition]) -> Fit:
     ) -> AdditionPredictor:  # fmt: skip
         if getattr(config, "template", "") is None:
             config = dataclasses.replace(config, template=examples.templates[0] if len(examples.templates) == 1 else TEMPLATE)
+        if complete is not None:
+            config = dataclasses.replace(config, recipe=complete(config, examples))
         addition = kind(model, config, examples.class_names, seed=seed)
         fit_addition(addition, examples.train, config.recipe, seed=seed, folder=folder, progress=progress)
         return addition.predictor()

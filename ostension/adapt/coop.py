@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ostension.adapt._fit import Progress, Recipe, fitting
+from ostension.adapt._fit import Recipe, fitting
 from ostension.adapt._text import ClassTokens, word_context
-from ostension.adapt.base import Addition, AdditionPredictor, Examples, Spec
+from ostension.adapt.base import Addition, Examples, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
 from ostension.runtime import torch_generator
@@ -87,18 +86,12 @@ class CoOp(Addition):
         return self.prompts.encode(self.context)
 
 
-def fit(
-    model: CLIP,
-    examples: Examples,
-    config: Config,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    progress: Progress | None = None,
-) -> AdditionPredictor:
-    """The predictor of contexts that were trained on `examples.train`."""
-    if config.recipe.epochs is None:
-        most = int(np.bincount(examples.train.targets).max())
-        epochs = next((count for shots, count in EPOCHS if most <= shots), MOST_EPOCHS)
-        config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, epochs=epochs))
-    return fitting(CoOp)(model, examples, config, seed=seed, folder=folder, progress=progress)
+def _recipe(config: Config, examples: Examples) -> Recipe:
+    """The recipe with the published epochs for the pictures a class that there are."""
+    if config.recipe.epochs is not None:
+        return config.recipe
+    most = int(np.bincount(examples.train.targets).max())
+    return dataclasses.replace(config.recipe, epochs=next((count for shots, count in EPOCHS if most <= shots), MOST_EPOCHS))
+
+
+fit = fitting(CoOp, _recipe)

@@ -14,17 +14,16 @@ import copy
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostension.adapt._fit import Progress, Recipe, fitting
+from ostension.adapt._fit import Recipe, fitting
 from ostension.adapt._init import normal
 from ostension.adapt._visual import first_tokens, visual_insert, vit_of
-from ostension.adapt.base import Addition, AdditionPredictor, Examples, Spec
+from ostension.adapt.base import Addition, Examples, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
 from ostension.runtime import torch_generator
@@ -132,16 +131,9 @@ def pixel_statistics(model: CLIP, like: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(torch.tensor(values).to(like)[:, None, None] for values in (config.mean, config.std))  # type: ignore[return-value]
 
 
-def fit(
-    model: CLIP,
-    examples: Examples,
-    config: Config,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    progress: Progress | None = None,
-) -> AdditionPredictor:
-    """The predictor of a tower or prompts that were trained on attacked pictures of `examples.train`."""
-    if config.recipe.lr is None:
-        config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, lr=RATES[config.train]))
-    return fitting(TeCoA)(model, examples, config, seed=seed, folder=folder, progress=progress)
+def _recipe(config: Config, examples: Examples) -> Recipe:
+    """The recipe with the learning rate of what is trained."""
+    return config.recipe if config.recipe.lr is not None else dataclasses.replace(config.recipe, lr=RATES[config.train])
+
+
+fit = fitting(TeCoA, _recipe)
