@@ -54,6 +54,7 @@ SPEC = Spec(
     departures=(
         "exactly int(rho V) views are kept, as the code does; the paper divides by rho V and speaks of a percentile",
         "views that features are kept of are crops alone, as the paper says; pictures are also flipped, as the code does",
+        "crops are resized as the model's preprocessing does (bicubic); the code's are bilinear",
         "float32 without loss scaling, which a step by signs does not see",
     ),
 )
