@@ -165,6 +165,107 @@ class Uniform:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Greedy:
+    """Write a greedy soup: models join in the order of their scores, each if the mean does not get worse on held-out samples.
+
+    Example:
+      ostension weights soup greedy run-1 run-2 run-3 --task my.toml --data pictures -o soup
+
+    Args:
+        models: Models' folders, files or hub names.
+        task: The task whose held-out samples decide, zero-shot with its own prompts.
+        split: The split that decides; never the one that is measured.
+        data: The folder of all data. Default: OSTENSION_DATA.
+        limit: Look at so many samples, of every class its share.
+        output: The folder to write.
+        force: Average models that differ in start, preprocessing, tokenizer, class list or templates.
+        overwrite: Replace a folder that has something in it.
+        device: Where to compute: auto, cpu, cuda, cuda:N.
+        dtype: Type of the weights while they are judged: auto, float32, bfloat16, float16.
+    """
+
+    models: Models
+    task: str
+    output: Output
+    split: str = "val"
+    data: Path | None = None
+    limit: int | None = None
+    force: bool = False
+    overwrite: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def run(self) -> int:
+        from ostension.weights.soups import greedy_soup
+
+        _some(self.models)
+        score = _held_out(self, self.task)
+
+        def told(step: Any) -> None:
+            said = "rejected early" if step.together is None else f"{100 * step.together:.2f} % together"
+            kept = "joins" if step.kept else "stays out"
+            print(f"{step.model}: {100 * step.alone:.2f} % alone, {said}: {kept}", file=sys.stderr)
+
+        found = greedy_soup(self.models, self.output, score, told=told, **_flags(self))
+        words = f"{len(found.members)} of {len(self.models)} models, {100 * found.score:.2f} % of {score.count:,} samples"
+        print(f"ostension: {words} of {self.split!r}, on which they were chosen", file=sys.stderr)
+        return _done(found.notes, [self.output])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Patch:
+    """Patch a model: go from it towards one tuned on new tasks as far as new and old tasks together gain (PAINT).
+
+    Example:
+      ostension weights patch zero-shot tuned --learn my.toml --keep local_cifar10 --data pictures -o patched
+
+    Args:
+        start: The model to patch.
+        end: The model that was tuned from it.
+        learn: Tasks that it is to learn; repeat the flag.
+        keep: Tasks that it is to keep; repeat the flag.
+        split: The split of each task that decides; never the one that is measured.
+        data: The folder of all data. Default: OSTENSION_DATA.
+        limit: Look at so many samples of each task, of every class its share.
+        output: The folder to write.
+        force: Go between models that differ in start, preprocessing, tokenizer, class list or templates.
+        overwrite: Replace a folder that has something in it.
+        device: Where to compute: auto, cpu, cuda, cuda:N.
+        dtype: Type of the weights while they are judged: auto, float32, bfloat16, float16.
+    """
+
+    start: Annotated[str, tyro.conf.Positional]
+    end: Annotated[str, tyro.conf.Positional]
+    output: Output
+    learn: tyro.conf.UseAppendAction[tuple[str, ...]]
+    keep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    split: str = "val"
+    data: Path | None = None
+    limit: int | None = None
+    force: bool = False
+    overwrite: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def run(self) -> int:
+        import ostension
+        from ostension.weights.arithmetic import interpolate
+        from ostension.weights.line import GRID, Line, choose, curve
+
+        if not self.learn:
+            raise UsageError("no task to learn is given", expected="--learn TASK")
+        tasks = {name: _held_out(self, name) for name in dict.fromkeys((*self.learn, *self.keep))}
+        ends = (ostension.load(path, device=self.device, dtype=self.dtype) for path in (self.start, self.end))
+        points = curve(Line(*ends), GRID, lambda model: {name: held.accuracy(model) for name, held in tasks.items()})
+        for point in points:
+            scores = ", ".join(f"{name} {100 * value:.2f} %" for name, value in point.scores.items())
+            print(f"alpha {point.alpha:g}: {scores}", file=sys.stderr)
+        best = choose(points, patch=self.learn, keep=self.keep)
+        print(f"ostension: alpha {best.alpha:g}, chosen on {self.split!r}", file=sys.stderr)
+        return _done(interpolate(self.start, self.end, {best.alpha: self.output}, **_flags(self)), [self.output])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
     """Say whether models can be averaged: tensors, start, preprocessing, class lists; and how far they are apart.
 
@@ -194,12 +295,24 @@ COMMAND: dict[str, Any] = {
     "mix": Mix,
     "diff": Diff,
     "apply": Apply,
-    "soup": Group("Average models: all of them, or those that help.", {"uniform": Uniform}),
+    "soup": Group("Average models: all of them, or those that help.", {"uniform": Uniform, "greedy": Greedy}),
+    "patch": Patch,
     "check": Check,
 }
 
 
-def _flags(command: Interpolate | Mix | Apply | Uniform) -> dict[str, bool]:
+def _held_out(command: Greedy | Patch, task: str) -> Any:
+    """The samples of a task that decide."""
+    from ostension.evals.held_out import HeldOut
+    from ostension.evals.targets import find_targets
+    from ostension.evals.task_splits import TaskSplits
+
+    target = find_targets([task])[0]
+    splits = TaskSplits(target.task, command.data, measured=target.split, limit=command.limit)
+    return HeldOut(splits, command.split, device=command.device, dtype=command.dtype)
+
+
+def _flags(command: Interpolate | Mix | Apply | Uniform | Greedy | Patch) -> dict[str, bool]:
     return {"force": command.force, "overwrite": command.overwrite}
 
 
