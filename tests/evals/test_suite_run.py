@@ -290,13 +290,13 @@ def test_evaluate_gives_records_in_one_call(place, model):
 
 @pytest.fixture
 def saved(place, model):
-    ostension.save(model, place / "model")
+    ostension.save(model, place / "tiny")
     return place
 
 
 def command(place: Path, *words: str) -> list[str]:
     return [
-        "eval", "run", str(place / "pets.toml"), "--protocol", "counting", "--model", str(place / "model"),
+        "eval", "run", str(place / "pets.toml"), "--protocol", "counting", "--model", str(place / "tiny"),
         "--store", str(place / "store"), "-o", str(place / "results"), "--dtype", "float32", *words,
     ]  # fmt: skip
 
@@ -310,7 +310,7 @@ def test_the_command_prints_a_table_or_json_lines_and_says_what_failed(saved, ca
     assert row["status"] == "recorded" and row["metrics"]["share"]["value"] == 0.06 and Path(row["path"]).is_file()
     assert main(command(saved, "--set", "counting.fail=data")) == 1
     out, err = capsys.readouterr()
-    assert err.splitlines()[-1] == "failed: model: pets counting: cannot be measured"
+    assert err.splitlines()[-1] == "failed: tiny: pets counting: cannot be measured"
     assert main(command(saved, "--set", "counting.factor=2", "--dry-run")) == 0
     assert "config.factor was 1.0, is 2.0" in capsys.readouterr().out
     assert main(command(saved, "--set", "counting.facto=2")) == 1
@@ -335,7 +335,7 @@ def test_embedding_alone_fills_the_store(saved, capsys):
         "embed",
         str(saved / "pets.toml"),
         "--model",
-        str(saved / "model"),
+        str(saved / "tiny"),
         "--store",
         str(saved / "store"),
         "--json",
@@ -373,7 +373,7 @@ def test_a_killed_run_goes_on_where_it_was(saved, capsys):
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    result = saved / "results" / "model" / "pets" / "counting.json"
+    result = saved / "results" / "tiny" / "pets" / "counting.json"
     before = result.stat().st_mtime_ns
     assert not (result.parent / "waiting.json").exists()
     assert main(command(saved, "--json")) == 0
