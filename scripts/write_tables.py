@@ -14,6 +14,7 @@ was measured on cached features of released models; as long as the record of a l
 stands between its markers stays.
 
 `measuring` is what one small model reaches on a suite, by several protocols.
+`adapting` is what methods make of few labels, mean and spread over seeds.
 `detector` is what a near-duplicate detector finds of planted copies.
 `audit-close`, `audit-attractors` and `audit-reach` are what the class-design audit found and missed.
 
@@ -37,7 +38,7 @@ from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
-    "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|speed|demo|figure2|lit|plans|scaling|cached"
+    "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|adapting|speed|demo|figure2|lit|plans|scaling|cached"
     "|tasks|suites|traps|methods"
 )
 MARKED = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -313,6 +314,45 @@ def measuring_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def adapting_tables(record: dict[str, Any]) -> str:
+    """Accuracy against shots, base to new, and left-out domains: mean over seeds (and their spread)."""
+    groups: dict[tuple[str, str, str, int], list[float]] = {}
+    for found in record["records"].values():
+        config = found["config"]
+        kind = "halves" if config["base_to_new"] else "shift" if found["task"].startswith("pacs_without_") else "shots"
+        shots = 0 if config["method"] == "zero-shot" else config["shots"]
+        for name, metric in found["metrics"].items():
+            key = (kind, f"{found['task']}/{name}", config["method"], shots)
+            groups.setdefault(key, []).append(metric["value"])
+
+    def cell(kind: str, what: str, method: str, shots: int) -> str:
+        values = groups.get((kind, what, method, 0 if method == "zero-shot" else shots), [])
+        if not values:
+            return ""
+        mean = sum(values) / len(values)
+        spread = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+        return percent(mean) + (f" ({percent(spread).removesuffix(' %')})" if len(values) > 1 else "")
+
+    lines: list[str] = []
+    for kind, title in (
+        ("shots", "K pictures a class"),
+        ("halves", "16 a class, half of the classes"),
+        ("shift", "domain left out"),
+    ):
+        own = [key for key in groups if key[0] == kind]
+        methods = list(dict.fromkeys(key[2] for key in own))
+        shots = sorted({key[3] for key in own if key[3]})
+        rows = [(what, k) for what in dict.fromkeys(key[1] for key in own) for k in shots]
+        lines += ["", f"| {title} | " + " | ".join(methods) + " |", "|---" * (1 + len(methods)) + "|"]
+        for what, k in rows:
+            task, _, name = what.partition("/")
+            head = {"shots": f"{task}, K = {k}", "halves": f"{task}, {name.replace('_', ' ')}"}.get(
+                kind, task.removeprefix("pacs_without_").replace("_", " ")
+            )
+            lines.append(f"| {head} | " + " | ".join(cell(kind, what, method, k) for method in methods) + " |")
+    return "\n".join(lines).strip()
+
+
 def shown_metric(metric: dict[str, Any]) -> str:
     """A share with its interval."""
     span = metric["interval"]
@@ -388,7 +428,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "plans": plan_table, "scaling": scaling_tables,
     "detector": detector_table, "figure2": figure2_tables, "lit": lit_table, "audit-close": audit_close,
     "audit-attractors": audit_attractors, "audit-reach": audit_reach, "cached": cached_table,
-    "measuring": measuring_table,
+    "measuring": measuring_table, "adapting": adapting_tables,
 }  # fmt: skip
 LISTS: dict[str, Callable[[Path], str]] = {
     "tasks": task_table, "suites": suite_table, "traps": trap_list, "methods": method_list, "testbed": testbed_table,
