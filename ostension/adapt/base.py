@@ -17,6 +17,7 @@ Letters: B batch, N contexts, C classes, E embedding, W width, S pixels a side.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -72,7 +73,7 @@ class Spec:
     departures: tuple[str, ...] = ()
 
 
-class Addition(nn.Module):
+class Addition(nn.Module, abc.ABC):
     """What a method adds to a model; its own parameters are all that it trains and all that is saved.
 
     A subclass gives itself a `kind` (its file's name) and a `config_type`, makes its parameters in `__init__`, and can then
@@ -121,9 +122,9 @@ class Addition(nn.Module):
         """f: unit embeddings of preprocessed images; the frozen tower's by default."""
         return self.model.encode_image(images, normalize=True)
 
+    @abc.abstractmethod
     def weights(self, features: Float[Tensor, "B E"] | None = None) -> Float[Tensor, "*_B C E"]:
         """W: unit rows of the classes, (C, E) or, from `features`, (B, C, E)."""
-        raise NotImplementedError
 
     def logits(self, features: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
         """scale * f @ W.T, in float32 or wider."""
