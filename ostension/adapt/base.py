@@ -52,6 +52,7 @@ class Spec:
         labels: whether it needs labelled pictures.
         test_gradients: whether it takes gradients when it predicts.
         domains: whether it needs several source domains.
+        selects: whether it chooses settings or an epoch on `examples.val`, which is then always there.
         depends: what W looks at: nothing, a picture's feature, the batch, or several views of a picture.
         neutral: settings of its `Config` with which an untrained method is zero-shot with `neutral_template`; None where there
             are none.
@@ -66,6 +67,7 @@ class Spec:
     labels: bool = True
     test_gradients: bool = False
     domains: bool = False
+    selects: bool = False
     depends: Depends = "nothing"
     neutral: Mapping[str, Any] | None = None
     silence: Callable[[Any], None] | None = None
@@ -127,7 +129,7 @@ class Addition(nn.Module, abc.ABC):
         """W: unit rows of the classes, (C, E) or, from `features`, (B, C, E)."""
 
     def logits(self, features: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
-        """scale * f @ W.T, in float32 or wider."""
+        """scale * f @ W.T, in float32 or wider; a method that adds to that, or changes f, overrides it."""
         return self.cosines(features, self.weights(features)) * self.scale()
 
     def cosines(self, features: Float[Tensor, "B E"], weights: Float[Tensor, "*_B C E"]) -> Float[Tensor, "B C"]:
@@ -208,6 +210,13 @@ class AdditionPredictor(Predictor):
     def class_weights(self, embeddings: Float[Tensor, "B E"]) -> Float[Tensor, "*_B C E"]:
         return self.weights if self.depends == "nothing" else self.module.weights(embeddings)
 
+    def logits(self, embeddings: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
+        return self.module.logits(embeddings) if self._own_logits else super().logits(embeddings)
+
+    @property
+    def _own_logits(self) -> bool:
+        return type(self.module).logits is not Addition.logits
+
     def bind(self, class_names: Sequence[str]) -> AdditionPredictor:
         """The same method with other class names, without training.
 
@@ -219,6 +228,8 @@ class AdditionPredictor(Predictor):
     def freeze(self) -> Predictor:
         if self.module.needs_images:
             raise ConfigError(f"{self.kind} changes the image side, which a constant matrix does not hold")
+        if self._own_logits:
+            raise ConfigError(f"the logits of {self.kind} are more than a product with a constant matrix")
         return super().freeze()
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -26,7 +26,7 @@ from ostension.adapt._examples import Examples, Labelled
 from ostension.adapt._views import Views
 from ostension.adapt.base import METHODS, Spec
 from ostension.config import to_tree
-from ostension.data.few_shot import base_and_new, draw_few_shot, harmonic_mean
+from ostension.data.few_shot import base_and_new, draw_few_shot, harmonic_mean, hold_out
 from ostension.data.sets.base import SelectedSet
 from ostension.data.task import Task
 from ostension.data.task_data import TaskData
@@ -84,6 +84,8 @@ def names_of(task: Task) -> tuple[str, ...]:
 def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Sequence[int] | None = None) -> Examples:
     """The pictures that a plan learns from: K shots of "train", and min(K, 4) of "val" where there is one.
 
+    A method that chooses by validation pictures gets some of "train" where there is none.
+
     Raises:
         DataError, ConfigError: if there is no training split, or samples have several labels.
     """
@@ -98,6 +100,9 @@ def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Seq
     chosen, chosen_val = np.arange(len(train)), None if val is None else np.arange(len(val))
     if plan.shots:
         chosen, chosen_val = draw_few_shot(train.targets, None if val is None else val.targets, plan.shots, plan.seed)
+    if val is None and plan.method != ZERO_SHOT and spec_of(plan.method).selects:
+        val = train
+        chosen, chosen_val = hold_out(train.targets, chosen, plan.shots, plan.seed)
     wanted = np.arange(len(train.classes)) if classes is None else np.asarray(classes)
     place = np.full(len(train.classes), -1)
     place[wanted] = np.arange(len(wanted))

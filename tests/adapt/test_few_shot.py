@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from ostension.data.few_shot import base_and_new, draw_few_shot, harmonic_mean
-from ostension.errors import ConfigError
+from ostension.data.few_shot import base_and_new, draw_few_shot, harmonic_mean, hold_out
+from ostension.errors import ConfigError, DataError
 
 
 def as_published(labels, shots):
@@ -48,3 +48,16 @@ def test_base_classes_are_the_first_half_rounded_up():
 def test_the_harmonic_mean_is_the_published_one():
     assert harmonic_mean(82.69, 63.22) == pytest.approx(71.66, abs=0.01)
     assert harmonic_mean(0.0, 0.0) == 0.0
+
+
+def test_samples_to_choose_by_are_held_out_of_the_rest_of_the_shots_or_of_everything():
+    labels = np.repeat([0, 1, 2], [30, 40, 2])
+    chosen, _ = draw_few_shot(labels, None, 2, 1)
+    train, val = hold_out(labels, chosen, 2, 1)
+    assert train.tolist() == chosen.tolist() and not set(val) & set(train)
+    assert np.bincount(labels[val]).tolist() == [2, 2]  # the third class has given all
+    train, val = hold_out(labels, np.arange(len(labels)), 0, 1)
+    assert sorted([*train, *val]) == list(range(len(labels)))
+    assert np.bincount(labels[val]).tolist() == [3, 4, 1]
+    with pytest.raises(DataError, match="left to choose by"):
+        hold_out(labels[:2], np.arange(2), 2, 1)
