@@ -27,9 +27,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from ostension.evals.strength_search import GRID
 from ostension.runtime import torch_generator
 from ostension.train.logistic import LogisticFit, LogisticPath, certificate
+from ostension.train.strength_search import GRID
 
 TEST_SAMPLES = 5_000
 TOLERANCES = (1e-5, 1e-4)  # the default, and scikit-learn's number (of another norm)

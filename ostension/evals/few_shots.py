@@ -6,7 +6,7 @@ Letters: N samples, n of them chosen, C classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,10 +16,11 @@ from ostension.data.task_parts import chance_level
 from ostension.errors import DataError
 from ostension.evals import metrics
 from ostension.evals.records import Metric
-from ostension.evals.scores import Targets, score_name
+from ostension.evals.scores import Groups, Targets, score_name, score_value
 from ostension.runtime import numpy_generator, seed_for
-from ostension.shapes import Bool, Int
+from ostension.shapes import Bool, Float, Int
 from ostension.store import Features
+from ostension.train.strength_search import PathProbe
 
 Regime = Literal["paper", "few"]
 MOST_JUDGED = 4  # samples a class that CoOp's regime chooses on: 1, 2, 4, 4, 4 for 1, 2, 4, 8, 16 shots
@@ -135,6 +136,23 @@ def draws(
         judged = left[nested_shots(labels[left], (few,), seed_for(seed, "judged"))[few]]
         found.append(Draw(k, rows, judged, "train" if val is None else "val"))
     return found
+
+
+def score_of(
+    task: Task,
+    probe: PathProbe,
+    rows: Float[np.ndarray, "M D"],
+    targets: Targets,
+    groups: Groups | None = None,
+    offset: Float[np.ndarray, "M C"] | None = None,
+) -> Callable[[float], float]:
+    """The task's own score on validation samples, as a function of the strength."""
+
+    def score(strength: float) -> float:
+        logits = probe.logits(strength, rows, offset)
+        return score_value(task, logits, targets, groups, independent=probe.independent)
+
+    return score
 
 
 def mean_metric(

@@ -15,10 +15,10 @@ from ostension.evals.few_shots import draws, mean_metric
 from ostension.evals.inputs import ArrayInputs, unit
 from ostension.evals.protocol import load_protocol
 from ostension.evals.protocols.prior import STRENGTHS
-from ostension.evals.strength_search import COOP_STARTS, GRID, PathProbe
 from ostension.runtime import numpy_generator
 from ostension.store import Features
 from ostension.train.logistic import fit_logistic
+from ostension.train.strength_search import COOP_STARTS, GRID, PathProbe
 
 FEWSHOT, PRIOR = load_protocol("fewshot"), load_protocol("prior")
 CLASSES, WIDTH = 5, 16

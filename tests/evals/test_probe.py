@@ -13,9 +13,9 @@ from ostension.errors import ConfigError, DataError
 from ostension.evals.few_shots import held_out, joined, nested_shots, short_classes
 from ostension.evals.inputs import ArrayInputs
 from ostension.evals.protocol import load_protocol
-from ostension.evals.strength_search import GRID, PathProbe, coop_search, paper_search, whole_grid
 from ostension.runtime import numpy_generator
 from ostension.store import Features
+from ostension.train.strength_search import GRID, PathProbe, coop_search, paper_search, whole_grid
 
 PROBE = load_protocol("probe")
 

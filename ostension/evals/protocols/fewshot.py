@@ -23,17 +23,17 @@ import numpy as np
 from ostension.config import require, to_tree
 from ostension.data.task import Task
 from ostension.errors import ConfigError, DataError
-from ostension.evals.few_shots import Regime, draws, mean_metric, short_classes
+from ostension.evals.few_shots import Regime, draws, mean_metric, score_of, short_classes
 from ostension.evals.inputs import Inputs
 from ostension.evals.protocol import Outcome
 from ostension.evals.protocols.probe import labelled, rows_of
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import per_sample, score, score_name, score_value
-from ostension.evals.strength_search import PathProbe, coop_search, paper_search, score_of
 from ostension.evals.zero_shot import classify
 from ostension.store import Features
 from ostension.store.key import Level
 from ostension.train.logistic import TOLERANCE
+from ostension.train.strength_search import PathProbe, coop_search, paper_search
 
 SPLITS = ("train", "test")
 

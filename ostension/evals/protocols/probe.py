@@ -21,17 +21,17 @@ import numpy as np
 from ostension.config import require, to_tree
 from ostension.data.task import Task
 from ostension.errors import DataError
-from ostension.evals.few_shots import held_out, joined
+from ostension.evals.few_shots import held_out, joined, score_of
 from ostension.evals.inputs import Inputs
 from ostension.evals.protocol import Outcome
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import per_sample, scores
 from ostension.evals.statistics import CLIP_CONFIDENCE, clopper_pearson
-from ostension.evals.strength_search import GRID, Choice, PathProbe, paper_search, score_of, whole_grid
 from ostension.evals.zero_shot import measure
 from ostension.store import Features
 from ostension.store.key import Level
 from ostension.train.logistic import TOLERANCE
+from ostension.train.strength_search import GRID, Choice, PathProbe, paper_search, whole_grid
 
 SPLITS = ("train", "test")
 
