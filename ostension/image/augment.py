@@ -39,11 +39,13 @@ class CropConfig:
             takes a part of random area and shape and squashes it to the square (open_clip).
         scale: least and greatest share of the picture's area, for "resized".
         ratio: least and greatest width over height, drawn evenly on a log scale, for "resized".
+        mirror: turn every second view, by chance, left to right.
     """
 
     kind: Literal["square", "resized"] = "square"
     scale: tuple[float, float] = (0.9, 1.0)  # open_clip's default
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    mirror: bool = False
 
     def __post_init__(self):
         require(0 < self.scale[0] <= self.scale[1] <= 1, "crop.scale", self.scale, "two shares of an area, the lower one first")
@@ -60,6 +62,10 @@ class RandomView:
 
     def __call__(self, image: object, generator: np.random.Generator, *, name: str | None = None) -> Float[Tensor, "3 H W"]:
         """Raises: DataError, LimitError: as `Transform` does."""
+        view = self._cut(image, generator, name)
+        return view.flip(-1) if self.crop.mirror and generator.random() < 0.5 else view
+
+    def _cut(self, image: object, generator: np.random.Generator, name: str | None) -> Float[Tensor, "3 H W"]:
         if self.crop.kind == "square":
             across, down = generator.random(2)
             return self.transform(image, name=name, place=(across, down))

@@ -212,7 +212,7 @@ def _decode(data: bytes, name: str, max_pixels: int, exif: bool, keep_memory: bo
         except UnidentifiedImageError:
             raise DataError(f"the header of this {kind} is damaged or cut short", source=name) from None
         except Exception as error:
-            raise _damaged(error, kind, name) from None
+            raise damaged(error, kind, name) from None
         if _is_animated(data, image, kind):
             traits.add("animated")
     return _load(image, kind, name, max_pixels, exif, traits, keep_memory)
@@ -240,15 +240,15 @@ def _load(
     keep_memory: bool = False,
 ) -> Picture:
     """Check the size, decode the pixels, turn and scale them."""
-    _check_size(image, max_pixels, name)
+    check_size(image, max_pixels, name)
     memory = _lend_memory(image) if keep_memory and kind == "JPEG" and image.mode == "RGB" else None
     loaded = image
     with pillow_silence:
         try:
             image.load()
         except Exception as error:
-            raise _damaged(error, kind or "image", name) from None
-        _check_size(image, max_pixels, name)  # decoders may enlarge it to fit a frame
+            raise damaged(error, kind or "image", name) from None
+        check_size(image, max_pixels, name)  # decoders may enlarge it to fit a frame
         if exif:
             image = _upright(image, traits)
     if image.mode.startswith(("I", "F")):
@@ -275,7 +275,7 @@ def _lend_memory(image: Image.Image) -> np.ndarray | None:
     return memory
 
 
-def _check_size(image: Image.Image, max_pixels: int, name: str) -> None:
+def check_size(image: Image.Image, max_pixels: int, name: str) -> None:
     width, height = image.size
     size = f"{width:,} x {height:,} pixels"
     if width < 1 or height < 1:
@@ -317,7 +317,7 @@ def _eight_bits(image: Image.Image, kind: str | None, name: str) -> Image.Image:
     return grey
 
 
-def _damaged(error: Exception, kind: str, name: str) -> DataError:
+def damaged(error: Exception, kind: str, name: str) -> DataError:
     """What Pillow's exception means, in one short line."""
     text = " ".join(str(error).split())[:160] or type(error).__name__
     if isinstance(error, MemoryError):
