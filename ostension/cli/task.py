@@ -1,4 +1,4 @@
-"""Tasks: list the shipped data sets, show one, check data against its record, make a folder a task."""
+"""Tasks: list the shipped data sets, show one, check data against its record, make a folder a task, or make pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ostension.cli._task_made import Counting, Typographic
 from ostension.errors import UsageError
 
 if TYPE_CHECKING:
@@ -184,7 +185,9 @@ class New:
         return 0
 
 
-COMMAND = {"ls": List, "show": Show, "validate": Validate, "new": New}
+COMMAND = {
+    "ls": List, "show": Show, "validate": Validate, "new": New, "typographic": Typographic, "counting": Counting,
+}  # fmt: skip
 
 
 def row_of(task: Task) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Task:
         groups: fields of the samples by which results are split, with their values where they are known.
         group_by: whether results are split by the values of those fields, or by class and values.
         group_weights: shares of the groups ("value", or "label/value") by which an average is weighted.
+        written: the field of the samples that says, by label key, which class's name is written on the picture (typographic
+            attacks); empty for a picture without a word.
         captions_per_image: of a retrieval task.
         preprocess: settings of `PreprocessConfig` that this task needs changed (those of `PreprocessChange`).
         cut_px: pixels that are cut off each side of every picture before anything else.
@@ -91,6 +93,7 @@ class Task:
     groups: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     group_by: Literal["groups", "class-and-groups"] = "groups"
     group_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    written: str | None = None
     captions_per_image: int | None = None
     preprocess: dict[str, Any] = dataclasses.field(default_factory=dict)
     cut_px: int = 0
@@ -234,7 +237,8 @@ class Task:
                     raise unknown_name(f"class of {self.superclass_of!r} in superclass_map", key, known)
 
     def _check_retrieval(self) -> None:
-        for name in ("classes", "class_set", "classes_of", "subset", "texts", "superclass_of", "numbers_from"):
+        refused = ("classes", "class_set", "classes_of", "subset", "texts", "superclass_of", "numbers_from", "written")
+        for name in refused:
             require(getattr(self, name) is None, name, getattr(self, name), "nothing for a retrieval task")
         require((self.captions_per_image or 0) >= 1, "captions_per_image", self.captions_per_image, "1 or more")
 

@@ -34,7 +34,7 @@ class TaskData:
         samples: the pictures (or embeddings, or captions) of the split, in order; a `PairSource`.
         classes: label keys in the order of the targets.
         targets: (N,) positions in `classes`; (N, C) of 0 and 1 where samples have several labels; None for retrieval.
-        groups: (N,) values by the name of each of the task's groups that the data has, and of its folds.
+        groups: (N,) values by the name of each of the task's groups that the data has, of its folds, and of what is written.
         notes: what differs from the record, one line each.
     """
 
@@ -101,7 +101,7 @@ def split_of(task: Task, found: LabelledSet, split: str, part: SelectedSet | Non
     classes = tuple(task.display_names())
     if task.cut_px:
         part = CutSet(found, part.indices, task.cut_px)
-    fields = [*task.groups, *([] if task.folds is None else [task.folds.field])]
+    fields = [*task.groups, *filter(None, (task.folds and task.folds.field, task.written))]
     return TaskData(
         task=task,
         split=split,

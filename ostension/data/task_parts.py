@@ -15,7 +15,7 @@ Metric = Literal[
     "accuracy", "mean_per_class", "map_11_point", "roc_auc", "mean_top1_top5", "macro_f1_present", "worst_group", "pm_k",
     "recall_at_k",
 ]  # fmt: skip
-SourceKind = Literal["folder", "csv", "parquet", "shards", "npz", "hf", "karpathy", "text", "embedded"]
+SourceKind = Literal["folder", "csv", "parquet", "shards", "npz", "hf", "karpathy", "text", "written", "embedded"]
 # How well a number is known: read in its source, read in somebody's notes of it, remembered and checked against other
 # numbers, or only remembered.
 Evidence = Literal["read", "second-hand", "remembered-checked", "remembered"]
@@ -30,6 +30,7 @@ _SOURCE_FIELDS: dict[str, frozenset[str]] = {
     "hf": frozenset({"image", "label", "id", "texts"}),
     "karpathy": frozenset({"images"}),
     "text": frozenset(),
+    "written": frozenset(),
     "embedded": frozenset({"label"}),
 }
 
@@ -89,8 +90,8 @@ class Source:
 
     Attributes:
         kind: folder (of class folders), csv (images and labels), parquet, shards (tar), npz (arrays), hf (a folder of the
-            Hugging Face library), karpathy (a JSON of captions and splits), text (sentences, drawn when read), embedded
-            (shipped with this package).
+            Hugging Face library), karpathy (a JSON of captions and splits), text (sentences, drawn when read), written
+            (pictures with a word on them, `label=X_text=Y.png`), embedded (shipped with this package).
         path: below the folder of data; may have a pattern for shards.
         levels: of a folder, what each level of folders says: "split", "label", "domain" or another group's name.
         image, label, split, id, texts: columns, array names ("{split}_images") or fields of a sample's JSON.

@@ -31,7 +31,10 @@ FOLLOWED = ("ostension.evals.", "ostension.train.")
 
 def task_sha256(task: Task) -> str:
     """The hash of what a record decides."""
-    return sha256_json({name: value for name, value in to_tree(task).items() if name not in ABOUT})
+    tree = {name: value for name, value in to_tree(task).items() if name not in ABOUT}
+    if task.written is None:  # younger than results that are kept, and without effect here
+        del tree["written"]
+    return sha256_json(tree)
 
 
 def files_sha256(config: Any, fields: Sequence[str]) -> dict[str, str]:

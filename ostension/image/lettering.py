@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import unicodedata
 from pathlib import Path
 from typing import Any, Literal
@@ -117,7 +118,7 @@ def spelled(word: str, font: Path | None = None) -> str:
     if not word:
         raise DataError("an empty word to write", expected="letters")
     if _missing(word, font):
-        parts = unicodedata.normalize("NFKD", word.replace("\u2019", "'"))
+        parts = unicodedata.normalize("NFKD", word)
         word = "".join(sign for sign in parts if not unicodedata.combining(sign))
     if missing := _missing(word, font):
         raise DataError(f"the font has no sign for {missing!r}, in {word!r}", fix="give a font file that has it")
@@ -155,8 +156,10 @@ def _fitted(
         edge = max(2, round(size / 10)) if form == "outline" else max(3, round(size / 5))
         text = _wrapped(word, size, font, area[0] - 2 * edge)
         pen = ImageDraw.Draw(Image.new("L", (1, 1)))
-        left, top, right, bottom = pen.multiline_textbbox((0, 0), text, font=font_of(font, size), align="center")
-        left, top, right, bottom = int(left) - edge, int(top) - edge, int(-(-right // 1)) + edge, int(-(-bottom // 1)) + edge
+        stroke, pad = (edge, 0) if form == "outline" else (0, edge)
+        found = pen.multiline_textbbox((0, 0), text, font=font_of(font, size), align="center", stroke_width=stroke)
+        left, top, right, bottom = (math.floor(found[0]) - pad, math.floor(found[1]) - pad,
+                                    math.ceil(found[2]) + pad, math.ceil(found[3]) + pad)  # fmt: skip
         if right - left <= area[0] and bottom - top <= area[1]:
             return text, size, edge, (right - left, bottom - top), (left, top)
         if size <= LEAST_SIZE:

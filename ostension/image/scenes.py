@@ -1,6 +1,6 @@
 """Scenes of a known number of objects, for counting: shapes or given drawings on a background, apart from each other.
 
-Sizes are those of the scene (a factor of 0.5 to 1, so that covered area says little about the number) times those of the
+Sizes are those of the scene (a factor of 0.4 to 1, so that covered area says little about the number) times those of the
 object. Objects are drawn whole and their boxes do not touch. Made after CLEVR (Johnson et al. 2017): its eight colours, and
 kinds, colours and places that are drawn independently of each other; flat where CLEVR renders.
 
@@ -23,7 +23,7 @@ COLOURS = {
     "purple": (129, 38, 192), "cyan": (41, 208, 208), "yellow": (255, 238, 51),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")
-SCENE = (0.5, 1.0)  # factor of all sizes in a scene
+SCENE = (0.4, 1.0)  # factor of all sizes in a scene
 OBJECT = (0.1, 0.22)  # an object's side, as a share of the picture's
 GAP = 2  # pixels at least between boxes
 TRIES = 60  # places that are tried for one object before the whole scene is made smaller

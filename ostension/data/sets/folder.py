@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class FolderSet(LabelledSet):
 
     def __init__(self, root: Path, levels: tuple[str, ...] | None = None):
         self.root = root
-        names, rejects = _pictures(root)
+        names, rejects = pictures_below(root)
         self.levels = levels or (SPLIT_LEVELS if splits_on_top(root) else ("label",))
         columns: dict[str, list[str]] = {level: [] for level in self.levels}
         for name in names:
@@ -48,14 +49,14 @@ class FolderSet(LabelledSet):
         return [(self.root / name).stat().st_size for name in self.ids]
 
 
-def splits_on_top(root: Path) -> bool:
-    """Whether every folder in `root` is called as a split."""
-    known = {word for words in SPLIT_WORDS.values() for word in words}
+def splits_on_top(root: Path, more: Iterable[str] = ()) -> bool:
+    """Whether every folder in `root` is called as a split, or as one of `more`."""
+    known = {word for words in SPLIT_WORDS.values() for word in words} | set(more)
     names = [entry.name.casefold() for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     return bool(names) and set(names) <= known
 
 
-def _pictures(root: Path) -> tuple[list[str], dict[str, int]]:
+def pictures_below(root: Path) -> tuple[list[str], dict[str, int]]:
     """The pictures below `root` by their paths from there, sorted; other files counted. Hidden ones are passed over."""
     found: list[str] = []
     rejects: Counter[str] = Counter()

@@ -15,6 +15,7 @@ from ostension.data.sets.karpathy import KarpathySet
 from ostension.data.sets.shards import ShardSet
 from ostension.data.sets.shipped import EmbeddedEmoji
 from ostension.data.sets.table import TableSet
+from ostension.data.sets.written import WrittenSet
 from ostension.data.task_parts import Source, SourceKind
 from ostension.errors import DataError
 
@@ -91,5 +92,6 @@ _OPENERS: dict[str, Callable[[Path, Source | None, bool], LabelledSet]] = {
     "npz": lambda location, source, several: ArraySet(location, source, several=several),
     "karpathy": lambda location, source, several: KarpathySet(location, source.images if source else None),
     "text": lambda location, source, several: DrawnTexts(location),
+    "written": lambda location, source, several: WrittenSet(location),
     "embedded": lambda location, source, several: EmbeddedEmoji(),
 }
