@@ -125,7 +125,7 @@ def open_data(task: Task, data: str | os.PathLike | None = None, *, download: bo
         DataError: if it cannot be read.
     """
     location, source = _locate(task, data, download, itself)
-    found = open_set(location, source, several=task.takes_several)
+    found = open_set(location, source, several=task.takes_several, videos=task.kind == "video")
     if source is not None and source.holds is not None and found.splits is None:
         found.splits = [source.holds] * len(found)
     return found

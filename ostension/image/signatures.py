@@ -6,6 +6,8 @@ import importlib
 
 from ostension.errors import DataError
 
+# Files of videos, by their names; what they are is seen by `video.is_video_file`.
+VIDEO_SUFFIXES = frozenset({"mp4", "m4v", "mov", "webm", "mkv", "avi", "ts", "mpg", "mpeg", "flv", "ogv"})
 # Format, offset of the signature, signature.
 _SIGNATURES = (
     ("JPEG", 0, b"\xff\xd8\xff"),

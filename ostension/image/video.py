@@ -26,14 +26,13 @@ from PIL import Image
 
 from ostension.errors import DataError, LimitError, require_extra
 from ostension.image.decode import MAX_BYTES, MAX_PIXELS, check_size, damaged, has_transparency, read_picture
-from ostension.image.signatures import format_of
+from ostension.image.signatures import VIDEO_SUFFIXES, format_of
 from ostension.image.silence import pillow_silence
 
 MAX_FRAMES = 1_000_000  # nine hours at 30 a second
 MAX_VIDEO_BYTES = 4_000_000_000  # of a file, which is not held in memory
 MOVING_FORMATS = frozenset(("GIF", "WEBP", "PNG", "AVIF"))
 FRAME_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"))
-VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".mpg", ".mpeg", ".flv", ".ogv"))
 _PICTURE_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"hevc")
 _HEAD = 1 << 16  # bytes in which a format shows that it moves
 
@@ -126,7 +125,8 @@ def holds_frames(folder: Path) -> bool:
     """Whether a folder's own files are the frames of one video: pictures that do not move, and no video."""
     found = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     stills = [path for path in found if path.suffix.lower() in FRAME_SUFFIXES]
-    return bool(stills) and not any(path.suffix.lower() in VIDEO_SUFFIXES for path in found) and not is_moving(_head(stills[0]))
+    files = any(path.suffix.lower()[1:] in VIDEO_SUFFIXES for path in found)
+    return bool(stills) and not files and not is_moving(_head(stills[0]))
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -151,7 +151,7 @@ class Frames:
 
     def __init__(self, pictures: Sequence[Any], name: str, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES):
         self.pictures, self.name = pictures, name
-        self.limits = {"max_pixels": max_pixels, "max_bytes": max_bytes}
+        self.limits: dict[str, Any] = {"max_pixels": max_pixels, "max_bytes": max_bytes}
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -162,8 +162,8 @@ class Frames:
 
     def _frame(self, index: int) -> Image.Image:
         source = self.pictures[index]
-        name = self.name if len(self) == 1 else f"{self.name}, frame {index}"
-        name = None if isinstance(source, (str, os.PathLike)) else name
+        whole = self.name if len(self) == 1 else f"{self.name}, frame {index}"
+        name = None if isinstance(source, (str, os.PathLike)) else whole
         picture = read_picture(source, name=name, **self.limits)
         if "animated" in picture.traits and len(self) > 1:
             what = "a moving picture among the frames of a video"

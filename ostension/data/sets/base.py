@@ -12,13 +12,16 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ostension.data.pairs import MAX_IMAGE_BYTES, Pair, Summary, check_index, image_digest
 from ostension.errors import DataError, LimitError
 from ostension.files import sha256_json
+
+if TYPE_CHECKING:
+    from ostension.image.video import Video
 
 LABEL_COLUMNS = ("label", "class", "category", "target", "y")
 SPLIT_COLUMNS = ("split", "set", "partition")
@@ -42,10 +45,12 @@ class LabelledSet(abc.ABC):
         fields: further values by name: groups, domains, folds.
         texts: captions of each sample, or None.
         embeddings: (N, E) ready embeddings instead of pictures, or None.
+        levels_in_ids: slashes of an id that divide the set's own levels (splits, classes, shards) from a sample's name.
         rejects: files beside the samples that are none, counted by reason.
     """
 
     embeddings: np.ndarray | None = None
+    levels_in_ids: int = 0
 
     def __init__(
         self,
@@ -75,6 +80,12 @@ class LabelledSet(abc.ABC):
     @abc.abstractmethod
     def image(self, index: int) -> bytes:
         """The encoded picture of a sample; raises a `DataError` that names it."""
+
+    def video(self, index: int) -> Video:
+        """A sample as a video; a picture is one of one frame. Raises as `image.video.open_video` does."""
+        from ostension.image.video import open_video
+
+        return open_video(self.image(index), name=self.ids[index])
 
     def read(self, index: int) -> Pair:
         check_index(index, len(self))
@@ -106,6 +117,7 @@ class SelectedSet(LabelledSet):
 
     def __init__(self, parent: LabelledSet, indices: np.ndarray):
         self.parent, self.indices = parent, np.asarray(indices, dtype=np.int64)
+        self.levels_in_ids = parent.levels_in_ids
 
         def take(column: Sequence[Any]) -> list[Any]:
             return [column[index] for index in self.indices]
@@ -123,6 +135,9 @@ class SelectedSet(LabelledSet):
 
     def image(self, index: int) -> bytes:
         return self.parent.image(int(self.indices[index]))
+
+    def video(self, index: int) -> Video:
+        return self.parent.video(int(self.indices[index]))
 
     def content(self) -> list[Any]:
         return self.parent.content()
@@ -150,6 +165,9 @@ class CutSet(SelectedSet):
         buffer = io.BytesIO()
         image.crop(box).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
+
+    def video(self, index: int) -> Video:
+        raise DataError("the frames of a video are not cut", source=self.ids[index], expected="a task without cut_px")
 
     def content(self) -> list[Any]:
         return ["cut", self.cut_px, *super().content()]

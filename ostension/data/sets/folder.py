@@ -11,6 +11,7 @@ from typing import Any
 from ostension.data.pairs import IMAGE_SUFFIXES
 from ostension.data.sets.base import SPLIT_WORDS, LabelledSet, read_picture_file
 from ostension.errors import DataError
+from ostension.image.signatures import VIDEO_SUFFIXES
 
 SPLIT_LEVELS = ("split", "label")
 
@@ -21,15 +22,17 @@ class FolderSet(LabelledSet):
     Args:
         levels: what each level of folders says; without it ("split", "label") if the folders are called as splits are, else
             ("label",). A class folder may have folders of its own.
+        videos: whether files of videos are samples too.
 
     Raises:
         DataError: for a picture that lies outside the folders of classes, or if there is none.
     """
 
-    def __init__(self, root: Path, levels: tuple[str, ...] | None = None):
+    def __init__(self, root: Path, levels: tuple[str, ...] | None = None, *, videos: bool = False):
         self.root = root
-        names, rejects = pictures_below(root)
+        names, rejects = pictures_below(root, VIDEO_SUFFIXES if videos else frozenset())
         self.levels = levels or (SPLIT_LEVELS if splits_on_top(root) else ("label",))
+        self.levels_in_ids = len(self.levels)
         columns: dict[str, list[str]] = {level: [] for level in self.levels}
         for name in names:
             parts = name.split("/")
@@ -56,8 +59,11 @@ def splits_on_top(root: Path, more: Iterable[str] = ()) -> bool:
     return bool(names) and set(names) <= known
 
 
-def pictures_below(root: Path) -> tuple[list[str], dict[str, int]]:
-    """The pictures below `root` by their paths from there, sorted; other files counted. Hidden ones are passed over."""
+def pictures_below(root: Path, more: frozenset[str] = frozenset()) -> tuple[list[str], dict[str, int]]:
+    """The pictures (and files with `more` suffixes) below `root` by their paths from there, sorted; other files counted.
+
+    Hidden ones are passed over.
+    """
     found: list[str] = []
     rejects: Counter[str] = Counter()
     for current, folders, files in os.walk(root):
@@ -65,7 +71,7 @@ def pictures_below(root: Path) -> tuple[list[str], dict[str, int]]:
         for name in files:
             if name.startswith("."):
                 continue
-            if name.rpartition(".")[2].casefold() in IMAGE_SUFFIXES:
+            if name.rpartition(".")[2].casefold() in IMAGE_SUFFIXES | more:
                 found.append((Path(current) / name).relative_to(root).as_posix())
             else:
                 rejects["no picture by its name"] += 1

@@ -25,13 +25,16 @@ _SUFFIXES: dict[str, SourceKind] = {
 }  # fmt: skip
 
 
-def open_set(location: Path, source: Source | None = None, *, several: bool = False) -> LabelledSet:
+def open_set(
+    location: Path, source: Source | None = None, *, several: bool = False, videos: bool = False
+) -> LabelledSet:
     """The labelled set at `location`.
 
     Args:
         location: a file or a folder; for shards also a pattern.
         source: how to read it; without it that is seen from the files.
         several: whether a sample may have several labels.
+        videos: whether files of videos in a folder are samples.
 
     Raises:
         DataError, ConfigError, LimitError: if it cannot be read, naming the file and the sample.
@@ -40,6 +43,8 @@ def open_set(location: Path, source: Source | None = None, *, several: bool = Fa
     kind = source.kind if source is not None else kind_of(location)
     if kind != "embedded" and kind != "shards" and not location.exists():
         raise DataError("no such file or folder", source=location, expected="labelled data")
+    if kind == "folder" and videos:
+        return FolderSet(location, source.levels if source else None, videos=True)
     return _OPENERS[kind](location, source, several)
 
 

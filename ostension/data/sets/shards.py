@@ -13,6 +13,7 @@ from ostension.data.sets.base import LabelledSet, label_texts, split_word
 from ostension.data.tar_scan import Member, TornArchive, scan
 from ostension.data.task_parts import Source
 from ostension.errors import DataError, LimitError
+from ostension.image.signatures import VIDEO_SUFFIXES
 
 LABEL_MEMBER = "cls"
 
@@ -42,7 +43,7 @@ class ShardSet(LabelledSet):
             split = split_word(shard.name) or split_word(shard.parent.name) or ""
             for key, members in _samples(shard, rejects).items():
                 where = f"{shard} ({key})"
-                picture = next((members[suffix] for suffix in members if suffix in IMAGE_SUFFIXES), None)
+                picture = next((members[suffix] for suffix in members if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES), None)
                 if picture is None:
                     raise DataError("no picture", source=where, expected="KEY.jpg beside KEY.cls or KEY.json")
                 meta = _json(shard, members["json"], where) if "json" in members else {}
@@ -59,6 +60,7 @@ class ShardSet(LabelledSet):
                 else:
                     labels.append(label_texts(meta.get("label" if field == LABEL_MEMBER else field), where, several=several))
         common = set.intersection(*map(set, fields)) if fields else set()
+        self.levels_in_ids = 1
         super().__init__(
             shards[0] if len(shards) == 1 else shards[0].parent,
             ids,
