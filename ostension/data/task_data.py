@@ -231,6 +231,9 @@ def _locate(task: Task, data: str | os.PathLike | None, download: bool, itself: 
             return fetch(source, root, allowed=download), source
     if task.name and (root / task.name).exists():
         return root / task.name, None
+    for source in task.sources:
+        if source.kind == "embedded" and root.name != task.name:  # the folder of all data need not hold what ships with us
+            return Path(source.path), source
     if data is None or not itself:
         expected = " or ".join(source.path for source in task.sources if source.path) or task.name
         raise ConfigError(f"no data of the task {task.name!r} in {root}", expected=expected, fix="give it with --data")

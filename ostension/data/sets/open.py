@@ -13,7 +13,7 @@ from ostension.data.sets.drawn import DrawnTexts
 from ostension.data.sets.folder import FolderSet
 from ostension.data.sets.karpathy import KarpathySet
 from ostension.data.sets.shards import ShardSet
-from ostension.data.sets.shipped import EmbeddedEmoji
+from ostension.data.sets.shipped import EMBEDDED, open_embedded
 from ostension.data.sets.table import TableSet
 from ostension.data.sets.written import WrittenSet
 from ostension.data.task_parts import Source, SourceKind
@@ -56,7 +56,7 @@ def kind_of(location: Path) -> SourceKind:
     """
     if location.suffix.lower() in _SUFFIXES and not location.is_dir():
         return _SUFFIXES[location.suffix.lower()]
-    if str(location) == "emoji" and not location.exists():
+    if str(location) in EMBEDDED and not location.exists():
         return "embedded"
     if not location.exists():
         raise DataError("no such file or folder", source=location, expected="labelled data")
@@ -98,5 +98,5 @@ _OPENERS: dict[str, Callable[[Path, Source | None, bool], LabelledSet]] = {
     "karpathy": lambda location, source, several: KarpathySet(location, source.images if source else None),
     "text": lambda location, source, several: DrawnTexts(location),
     "written": lambda location, source, several: WrittenSet(location),
-    "embedded": lambda location, source, several: EmbeddedEmoji(),
+    "embedded": lambda location, source, several: open_embedded(location.name),
 }

@@ -1,11 +1,14 @@
-"""The embedded emoji set as a labelled set: the label is the code point, the split that of `embedded`."""
+"""The embedded emoji as labelled sets: all of them by code point, with the splits of `embedded`, and on backgrounds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ostension.data.embedded import FOLDER, SPLITS, open_emoji
+from ostension.data.sets.backgrounds import EmojiBackgrounds
 from ostension.data.sets.base import LabelledSet
+from ostension.errors import unknown_name
 
 
 class EmbeddedEmoji(LabelledSet):
@@ -29,3 +32,17 @@ class EmbeddedEmoji(LabelledSet):
 
     def content(self) -> list[Any]:
         return [self._pairs.fingerprint()]
+
+
+EMBEDDED: dict[str, Callable[[], LabelledSet]] = {"emoji": EmbeddedEmoji, "emoji_backgrounds": EmojiBackgrounds}
+
+
+def open_embedded(name: str) -> LabelledSet:
+    """The embedded set of that name.
+
+    Raises:
+        ConfigError: for an unknown one.
+    """
+    if name not in EMBEDDED:
+        raise unknown_name("embedded set", name, EMBEDDED)
+    return EMBEDDED[name]()
