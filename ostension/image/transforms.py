@@ -162,9 +162,11 @@ class Transform:
                 seen.update(found)
         return out
 
-    def pixels(self, image: object, *, name: str | None = None) -> UInt8[Tensor, "3 H W"]:
+    def pixels(
+        self, image: object, *, name: str | None = None, place: tuple[float, float] | None = None
+    ) -> UInt8[Tensor, "3 H W"]:
         """The picture before normalisation, in bytes: a quarter of the memory, for caches and for looking at."""
-        planes, _ = self._planes(image, name)
+        planes, _ = self._planes(image, name, place)
         return torch.from_numpy(planes.copy())
 
     def normalize(self, pixels: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
