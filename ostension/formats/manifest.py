@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import platform
 import shutil
@@ -12,28 +13,46 @@ from pathlib import Path
 
 from ostension.errors import CheckpointError
 from ostension.files import PARTIAL_SUFFIX, fsync_folder, read_json, sha256_file, write_json
+from ostension.formats.quick_sum import quick_sum_file
 
 MANIFEST = "manifest.json"
 _VERSION = 1
 
 
-def write_manifest(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """What tells a file from others: its name for good, and the sum that is compared in passing (see `quick_sum`)."""
+
+    sha256: str
+    quick: str
+
+    @classmethod
+    def of(cls, path: Path) -> Sums:
+        return cls(sha256_file(path), quick_sum_file(path))
+
+
+def write_manifest(folder: Path, known: Mapping[str, Sums] | None = None) -> dict[str, str]:
     """Write `manifest.json` over every file of `folder`; gives the files' SHA-256.
 
     Args:
-        known: SHA-256 by name of files that were hashed while they were written.
+        known: by name, of files that were summed while they were written.
     """
     known = known or {}
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    entries = {path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or sha256_file(path)} for path in files}
+    entries = {
+        path.name: {"bytes": path.stat().st_size, **dataclasses.asdict(known.get(path.name) or Sums.of(path))} for path in files
+    }
     write_json(folder / MANIFEST, {"version": _VERSION, "files": entries})
     return {name: str(entry["sha256"]) for name, entry in entries.items()}
 
 
-def verify(folder: Path) -> dict[str, str]:
+def verify(folder: Path, *, quick: bool = False) -> dict[str, str]:
     """Compare every file of the manifest with what is in `folder`; gives the files' SHA-256.
 
-    Costs one pass over the files: about a second a gigabyte here (SHA-256 of one core).
+    Costs one pass over the files: about half a second a gigabyte here (SHA-256 of one core).
+
+    Args:
+        quick: compare the quick sums, in a fifth of the time; SHA-256 where a manifest has no others.
 
     Raises:
         CheckpointError: if the manifest is missing or malformed, or a file is missing or not the one that was saved.
@@ -46,7 +65,7 @@ def verify(folder: Path) -> dict[str, str]:
             fix="copy the whole folder again, or load with verify=False",
         )
     hashes = {}
-    for name, (size, digest) in _entries(path).items():
+    for name, (size, digest, sum_) in _entries(path).items():
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"the file {name!r} of the manifest is missing", source=folder, fix="copy the folder again")
@@ -58,9 +77,10 @@ def verify(folder: Path) -> dict[str, str]:
                 expected=f"{size}, as when it was saved",
                 fix="copy the folder again",
             )
-        if sha256_file(file) != digest:
+        by_sum = quick and sum_ is not None
+        if (quick_sum_file(file) != sum_) if by_sum else (sha256_file(file) != digest):
             raise CheckpointError(
-                f"the file {name!r} is not the one that was saved (its SHA-256 differs)",
+                f"the file {name!r} is not the one that was saved (its {'checksum' if by_sum else 'SHA-256'} differs)",
                 source=folder,
                 fix="copy the folder again",
             )
@@ -68,16 +88,17 @@ def verify(folder: Path) -> dict[str, str]:
     return hashes
 
 
-def recorded(folder: Path) -> dict[str, str]:
-    """The SHA-256 that the manifest says of each file, without looking at the files.
+def recorded(folder: Path) -> dict[str, Sums]:
+    """What the manifest says of each file, without looking at the files; no quick sum is "".
 
     Raises:
         CheckpointError: if the manifest is missing or malformed.
     """
-    return {name: digest for name, (_, digest) in _entries(folder / MANIFEST).items()}
+    return {name: Sums(digest, sum_ or "") for name, (_, digest, sum_) in _entries(folder / MANIFEST).items()}
 
 
-def _entries(path: Path) -> dict[str, tuple[int, str]]:
+def _entries(path: Path) -> dict[str, tuple[int, str, str | None]]:
+    """Sizes, SHA-256, and quick sums, which folders of earlier versions lack."""
     tree = read_json(path, CheckpointError)
     files = tree.get("files") if isinstance(tree, Mapping) else None
     if not isinstance(files, Mapping) or tree.get("version") != _VERSION:
@@ -91,9 +112,10 @@ def _entries(path: Path) -> dict[str, tuple[int, str]]:
             not isinstance(entry, Mapping)
             or not isinstance(entry.get("bytes"), int)
             or not isinstance(entry.get("sha256"), str)
+            or not isinstance(entry.get("quick", ""), str)
         ):
             raise CheckpointError(f"the entry of {name!r} is malformed", source=path, expected="bytes and sha256")
-        entries[name] = (entry["bytes"], entry["sha256"])
+        entries[name] = (entry["bytes"], entry["sha256"], entry.get("quick") or None)
     return entries
 
 

@@ -26,12 +26,12 @@ from ostension.errors import CheckpointError, ConfigError, MissingExtraError
 from ostension.files import atomic_path, write_json
 from ostension.formats import ours
 from ostension.formats.load import attach_tokenizer
-from ostension.formats.manifest import whole_folder, write_manifest
+from ostension.formats.manifest import Sums, whole_folder, write_manifest
 from ostension.model.clip import CLIP
 from ostension.runtime import versions
 from ostension.weights import agreement
 from ostension.weights.kernel import Mixed, Moved, Output, combine, result_dtypes
-from ostension.weights.sink import Sink, hashing
+from ostension.weights.sink import Sink, working
 from ostension.weights.sources import VECTOR_KEY, VECTOR_KIND, ModelWeights, VectorFile, open_models, verified
 
 Name = str | os.PathLike
@@ -117,8 +117,8 @@ def diff(start: Name, end: Name, target: Name, *, force: bool = False) -> list[s
         with (
             _written(path),
             atomic_path(path) as partial,
-            hashing() as pool,
-            contextlib.closing(Sink(partial, dtypes, shapes, metadata, pool)) as sink,
+            working() as workers,
+            contextlib.closing(Sink(partial, dtypes, shapes, metadata, workers)) as sink,
         ):
             combine(models, [Mixed((-1.0, 1.0))], [sink], [dtypes])
             sink.finish()
@@ -209,21 +209,21 @@ def _write(
     with contextlib.ExitStack() as folders, contextlib.ExitStack() as stack:
         stack.enter_context(_written(targets[0]))
         partials = [folders.enter_context(_folder(target, overwrite)) for target in targets]
-        pool = stack.enter_context(hashing())
-        sinks, streamed, dtypes, hashes = [], [], [], {}
+        workers = stack.enter_context(working())
+        sinks, streamed, dtypes, sums = [], [], [], {}
         for index, (output, _) in enumerate(outputs):
             path = partials[index] / ours.WEIGHTS
             only = None if output.only is None else sources[output.only]
             if isinstance(only, ModelWeights) and only.plain is not None:
                 shutil.copyfile(only.plain.path, path)
-                hashes[index] = only.digest
+                sums[index] = Sums.of(path)
                 continue
             dtypes.append(result_dtypes(sources, output))
-            sinks.append(Sink(path, dtypes[-1], model.shapes, _HEADER, pool))
+            sinks.append(Sink(path, dtypes[-1], model.shapes, _HEADER, workers))
             stack.callback(sinks[-1].close)
             streamed.append(index)
         combine(sources, [outputs[index][0] for index in streamed], sinks, dtypes)
-        hashes |= {index: sink.finish() for index, sink in zip(streamed, sinks, strict=True)}
+        sums |= {index: sink.finish() for index, sink in zip(streamed, sinks, strict=True)}
         for index, partial in enumerate(partials):
             tokenizer = _write_tokenizer(model, partial)
             write_json(partial / ours.CONFIG, to_tree(model.config))
@@ -232,7 +232,7 @@ def _write(
                 "written_by": versions() | {"torch": torch.__version__},
             }
             write_json(partial / ours.PROVENANCE, record)
-            write_manifest(partial, {ours.WEIGHTS: hashes[index]})
+            write_manifest(partial, {ours.WEIGHTS: sums[index]})
         verified(models)
 
 

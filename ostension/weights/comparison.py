@@ -23,7 +23,7 @@ def compare(names: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: for files that are damaged, or models whose tensors have other names or shapes.
     """
-    with open_models(names) as models:
+    with open_models(names, thorough=True) as models:
         agreement.check_tensors(models)
         verified(models)
         return [_row(models[0], other) for other in models[1:]] or [_row(models[0], models[0])]

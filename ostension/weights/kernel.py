@@ -16,6 +16,8 @@ running sums change 93 % of the bits of a soup of 72 equal models.
 from __future__ import annotations
 
 import dataclasses
+import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -26,6 +28,7 @@ from ostension.errors import CheckpointError
 from ostension.weights.sink import Sink
 from ostension.weights.sources import BLOCK
 
+_KEPT = threading.local()
 _AFFINE = 1e-9  # how far the sum of coefficients may be from 1 and still count as 1
 
 
@@ -146,7 +149,7 @@ def block_of(sources: Sequence[Source], output: Output, name: str, blocks: Mappi
         result = _mixed(output, members, blocks)
     narrow = result.to(dtype)
     # What is finite in float64 and not after narrowing overflowed; the sum of anything not finite is not finite.
-    if not bool(torch.isfinite(narrow).all()):
+    if not _finite(narrow):
         raise _not_finite(sources, members, name, blocks, dtype)
     if name.endswith("running_var") and bool((narrow < 0).any()):
         raise CheckpointError(
@@ -166,7 +169,7 @@ def block_of(sources: Sequence[Source], output: Output, name: str, blocks: Mappi
 
 
 def _mixed(output: Mixed, members: Sequence[int], blocks: Mapping[int, Tensor]) -> Tensor:
-    total = blocks[members[0]].to(torch.float64, copy=True)
+    total = _scratch(len(blocks[members[0]])).copy_(blocks[members[0]])
     if output.coefficients[members[0]] != 1:
         total.mul_(output.coefficients[members[0]])
     for index in members[1:]:
@@ -175,11 +178,24 @@ def _mixed(output: Mixed, members: Sequence[int], blocks: Mapping[int, Tensor]) 
 
 
 def _moved(output: Moved, members: Sequence[int], blocks: Mapping[int, Tensor]) -> Tensor:
-    total = torch.zeros(len(blocks[0]), dtype=torch.float64)
+    total = _scratch(len(blocks[0])).zero_()
     for index in members:
         if index > 0:
             total.add_(blocks[index], alpha=output.coefficients[index])
     return total.add_(blocks[0])
+
+
+def _scratch(count: int) -> Tensor:
+    """Numbers in float64 to work in, the same memory at each call: fresh pages cost more than the sums."""
+    if not hasattr(_KEPT, "numbers") or len(_KEPT.numbers) < count:
+        _KEPT.numbers = torch.empty(count, dtype=torch.float64)
+    return _KEPT.numbers[:count]
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether all numbers are finite; their squares are summed first, which takes a tenth of the time of asking each."""
+    wide = values if values.dtype in (torch.float32, torch.float64) else values.float()
+    return math.isfinite(torch.dot(wide, wide).item()) or bool(torch.isfinite(values).all())
 
 
 def _not_finite(

@@ -200,11 +200,14 @@ class VectorFile(TensorFile):
 
 
 @contextlib.contextmanager
-def open_models(names: Sequence[str | os.PathLike]) -> Iterator[list[ModelWeights]]:
+def open_models(names: Sequence[str | os.PathLike], *, thorough: bool = False) -> Iterator[list[ModelWeights]]:
     """Models opened for reading in blocks.
 
     Folders of our layout are compared with their manifests by other threads while the caller works: call `verified` before
     what was made of them takes its name.
+
+    Args:
+        thorough: compare SHA-256 where a manifest also has quicker sums.
 
     Raises:
         CheckpointError: for a model that cannot be found, understood or trusted.
@@ -214,7 +217,7 @@ def open_models(names: Sequence[str | os.PathLike]) -> Iterator[list[ModelWeight
         stack.callback(lambda: pool.shutdown(cancel_futures=True))
         models: list[ModelWeights] = []
         for name in names:
-            models.append(_open(name, pool))
+            models.append(_open(name, pool, thorough))
             stack.callback(models[-1].close)
         yield models
 
@@ -230,13 +233,13 @@ def verified(models: Sequence[ModelWeights]) -> None:
             model.check.result()
 
 
-def _open(name: str | os.PathLike, pool: concurrent.futures.Executor) -> ModelWeights:
+def _open(name: str | os.PathLike, pool: concurrent.futures.Executor, thorough: bool) -> ModelWeights:
     opened = open_weights(name, verify=False)
     folder = opened.source.folder
     if opened.layout != ours.NAME:
         opened = open_weights(name)  # with the hashes of its files
         return ModelWeights(opened, None, "".join(opened.hashes[name] for name in sorted(opened.hashes)))
-    opened.hashes = manifest.recorded(folder)
+    opened.hashes = {file: sums.sha256 for file, sums in manifest.recorded(folder).items()}
     if ours.WEIGHTS not in opened.hashes:
         raise CheckpointError(f"the manifest does not name {ours.WEIGHTS}", source=folder)
     file = TensorFile(folder / ours.WEIGHTS)
@@ -245,5 +248,5 @@ def _open(name: str | os.PathLike, pool: concurrent.futures.Executor) -> ModelWe
     except BaseException:
         file.close()
         raise
-    model.check = pool.submit(manifest.verify, folder)
+    model.check = pool.submit(manifest.verify, folder, quick=not thorough)
     return model
