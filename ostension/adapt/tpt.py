@@ -213,18 +213,17 @@ class TPTPredictor(AdditionPredictor):
             )
         return self.logits_of_views(embeddings[:, None])
 
-    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C"]:
-        """Logits of preprocessed images, each of which counts as its only view."""
-        return self.logits_of_views(self.module.image(images)[:, None])
+    def pixels(self, pictures: Sequence[Any], *, workers: int = 0) -> Float[Tensor, "B V 3 S S"]:
+        views = Views(self.encoder, self.module.config.views, self.module.config.mix)
+        return torch.stack([views.pixels(picture) for picture in pictures])
 
-    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "B *V 3 S S"]) -> Float[Tensor, "B C"]:
+        """Logits of views of preprocessed images; without a place for views, each image counts as its only one."""
+        views = images if images.ndim == 5 else images[:, None]
+        return self.logits_of_views(torch.stack([self.module.image(own) for own in views]))
+
     def predict(self, images: Sequence[Any] | Tensor, *, batch_size: int = 32, workers: int = 0) -> Float[Tensor, "N C"]:
-        if isinstance(images, Tensor):
-            return super().predict(images, batch_size=batch_size)
-        config = self.module.config
-        views = Views(self.encoder, config.views, config.mix)
-        rows = [self.logits_of_views(views.rows(image)[None]).softmax(-1) for image in images]
-        return torch.cat(rows) if rows else torch.empty(0, len(self.class_names))
+        return super().predict(images, batch_size=1 if isinstance(images, Sequence) else batch_size, workers=workers)
 
 
 def fit(

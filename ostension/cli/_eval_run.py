@@ -34,6 +34,9 @@ class Run:
     done, so that a run that was killed goes on where it was. A task whose data is missing and a protocol that fails are
     listed at the end, the rest goes on, and the exit status is 1.
 
+    With --predictor a folder that `ostension adapt` wrote is measured like a model, by protocols that look at answers alone
+    (zeroshot, calibration, groups, ...), with the class names of each task.
+
     With --features there is no model: rows are read from npz files (rows, labels, perhaps names), whose names begin with
     their split (train.npz, test.npz), and the rows of the classes' texts from --texts.
 
@@ -41,12 +44,14 @@ class Run:
       ostension eval run local --protocol zeroshot,probe --model FOLDER --data DATA -o results
       ostension eval run cifar10 emoji@new-style-seen-names --model A --model B -o results --samples
       ostension eval run imagenet --protocol zeroshot --set zeroshot.templates=openai_imagenet --limit 1000 -o tried
+      ostension eval run cifar10 --protocol zeroshot,calibration --predictor my-coop --data DATA -o results
       ostension eval run --features train.npz test.npz --texts rows.npz --protocol zeroshot -o results
 
     Args:
         tasks: Names of suites and tasks, or TOML files of either; TASK@SPLIT is one split.
         protocol: Protocols, separated by commas. Default: zeroshot and retrieval, each where it can be.
-        model: A model's folder, file or hub name; repeat the flag for several. Default: OSTENSION_MODEL.
+        model: A model's folder, file or hub name; repeat the flag for several. Default without --predictor: OSTENSION_MODEL.
+        predictor: A saved predictor's folder; repeat the flag for several. Its model is found where it was, or among --model.
         data: The folder of all data. Default: OSTENSION_DATA.
         store: The folder of embeddings.
         output: The folder of results.
@@ -70,6 +75,7 @@ class Run:
     tasks: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     protocol: str | None = None
     model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    predictor: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     data: Path | None = None
     store: Path = STORE
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
@@ -95,8 +101,10 @@ class Run:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}", expected="1 or more")
         if self.texts is not None and not self.features:
             raise UsageError("--texts has no effect without --features", fix="give the rows that they belong to")
-        if self.features and (self.model or self.limit or len(self.tasks) > 1):
-            raise UsageError("--features is one task without a model", fix="leave --model, --limit and other tasks out")
+        if self.features and (self.model or self.predictor or self.limit or len(self.tasks) > 1):
+            raise UsageError(
+                "--features is one task without a model", fix="leave --model, --predictor, --limit and other tasks out"
+            )
         if not self.tasks and not self.features:
             raise UsageError("no task is given", expected="a suite, a task, a TOML file, or --features")
 
@@ -127,8 +135,9 @@ class Run:
         opened = OpenedTasks(
             data=self.data, limit=self.limit, seed=self.seed, download=self.download, itself=of_one_task(targets)
         )
-        output.expect(len(targets) * len(runner.asked) * len(models_of(self.model)))
-        for embedder in embedders_of(self):
+        subjects = [*_models_beside(self.model, self.predictor), *dict.fromkeys(self.predictor)]
+        output.expect(len(targets) * len(runner.asked) * len(subjects))
+        for embedder in embedders_of(self, self.predictor):
             yield from runner.suite(embedder, targets, opened)
 
     def _of_features(self, runner: Runner) -> Iterator[Step]:
@@ -235,23 +244,40 @@ def model_names(paths: Sequence[str]) -> list[str]:
     return list(paths)
 
 
-def embedders_of(command: Run | Embed) -> Iterator[Embedder]:
-    """The models with their store, one loaded after the other."""
+def embedders_of(command: Run | Embed, predictors: Sequence[str] = ()) -> Iterator[Embedder]:
+    """The models with their store, and then predictors, one loaded after the other.
+
+    A predictor's model that is among the given ones is taken from there, else from where it was when the predictor was saved.
+    """
     from ostension import runtime
+    from ostension.evals.predictor_inputs import PredictorEmbedder
     from ostension.evals.store_inputs import Embedder
     from ostension.formats.load import load
+    from ostension.model.fingerprint import fingerprint
+    from ostension.model.predictor import Predictor, encoder_fingerprint
     from ostension.store import Store
 
     runtime.set_threads()
-    paths = models_of(command.model)
-    store = Store(command.store)
-    shower = _Shower()
-    for path, name in zip(paths, model_names(paths), strict=True):
+    paths, predictors = _models_beside(command.model, predictors), list(dict.fromkeys(predictors))
+    names, store = model_names([*paths, *predictors]), Store(command.store)
+    options: dict[str, Any] = {
+        "batch_size": command.batch_size, "workers": command.workers, "processes": command.processes, "progress": _Shower(),
+    }  # fmt: skip
+    known: dict[str, str] = {}
+    for path, name in zip(paths, names, strict=False):
         model = load(path, device=command.device, dtype=command.dtype)
-        yield Embedder(
-            model, store, name=name, batch_size=command.batch_size, workers=command.workers, processes=command.processes,
-            progress=shower,
-        )  # fmt: skip
+        if predictors:
+            known[fingerprint(model)] = path
+        yield Embedder(model, store, name=name, **options)
+    for path, name in zip(predictors, names[len(paths) :], strict=True):
+        place = known.get(encoder_fingerprint(path))
+        predictor = Predictor.load(path, place, device=command.device, dtype=command.dtype)
+        yield PredictorEmbedder(predictor, store, name=name, **options)
+
+
+def _models_beside(given: Sequence[str], predictors: Sequence[str]) -> list[str]:
+    """The models that are asked for; none need be where predictors are."""
+    return models_of(given) if given or not predictors else []
 
 
 class _Shower:

@@ -112,8 +112,7 @@ class Classify:
         runtime.set_threads()
         if self.predictor is not None:
             # The predictor knows its model; the environment's default is for classes given as words.
-            encoder = None if self.model is None else load(self.model, device=self.device, dtype=self.dtype)
-            return Predictor.load(self.predictor, encoder)
+            return Predictor.load(self.predictor, self.model, device=self.device, dtype=self.dtype)
         classes, templates = self._classes()
         model = load(model_name(self.model), device=self.device, dtype=self.dtype)
         predictor = Predictor.zero_shot(model, classes, templates)
@@ -210,6 +209,8 @@ def classify_files(
     """
     import torch
 
+    if predictor.depends == "views":
+        batch_size = 1  # the views of a picture are many
     for start in range(0, len(paths), batch_size):
         outcomes: list[Any] = [_pixels(predictor, path) for path in paths[start : start + batch_size]]
         readable = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
@@ -228,7 +229,7 @@ def shown(path: Path) -> str:
 
 def _pixels(predictor: Predictor, path: Path) -> Any:
     try:
-        return predictor.encoder.transform(path)
+        return predictor.pixels([path])[0]
     except (DataError, LimitError) as error:
         return error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ostension.errors import DataError, OstensionError
+from ostension.evals.predictor_inputs import PredictorEmbedder
 from ostension.evals.protocol import SUMMARIES, Summary
 from ostension.evals.records import Record
 from ostension.evals.results import Results, check_finite
@@ -15,11 +16,12 @@ from ostension.evals.store_inputs import Embedder, Told
 from ostension.evals.suite_run import Runner
 from ostension.evals.targets import OpenedTasks, default_protocols, find_protocols, find_targets, of_one_task
 from ostension.model.clip import CLIP
+from ostension.model.predictor import Predictor
 from ostension.store import Store
 
 
 def evaluate(
-    model: CLIP | str | Path,
+    model: CLIP | Predictor | str | Path,
     tasks: Sequence[str | Path],
     *,
     protocols: Sequence[str] | None = None,
@@ -41,7 +43,7 @@ def evaluate(
         print(records[0].headline.value)
 
     Args:
-        model: or its folder, file or name.
+        model: or its folder, file or name; or a predictor, which protocols measure that look at answers alone.
         tasks: names of tasks and suites, or TOML files of either; "pacs@sketch" is one split.
         protocols: their names; by default zero-shot and retrieval. One that does not measure a task is left out there.
         settings: of protocols, by "protocol.setting".
@@ -59,14 +61,19 @@ def evaluate(
     """
     asked = find_protocols(protocols or default_protocols(), settings or {}, "settings")
     targets = find_targets([str(task) for task in tasks])
-    if not isinstance(model, CLIP):
+    if isinstance(model, (str, Path)):
         from ostension.formats.load import load
 
         path, model = model, load(model)
         name = name or Path(path).name
     with tempfile.TemporaryDirectory(prefix="ostension-store-") as temporary:
         kept = store if isinstance(store, Store) else Store(store if store is not None else temporary)
-        embedder = Embedder(model, kept, name=name, workers=workers, processes=processes, progress=progress)
+        options: dict[str, Any] = {"name": name, "workers": workers, "processes": processes, "progress": progress}
+        embedder: Embedder
+        if isinstance(model, Predictor):
+            embedder = PredictorEmbedder(model, kept, **options)
+        else:
+            embedder = Embedder(model, kept, **options)
         opened = OpenedTasks(data=data, limit=limit, seed=seed, itself=of_one_task(targets))
         where = None if results is None else Results(results)
         steps = list(Runner(asked, results=where, seed=seed, limit=limit).suite(embedder, targets, opened))

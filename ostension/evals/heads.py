@@ -16,12 +16,11 @@ import numpy as np
 
 from ostension.errors import DataError
 from ostension.evals.few_shots import held_out, joined
-from ostension.evals.inputs import Inputs, Names
-from ostension.evals.strength_search import Choice, PathProbe, paper_search, whole_grid
-from ostension.evals.zero_shot import class_logits
+from ostension.evals.inputs import Inputs, Names, class_logits
 from ostension.shapes import Float, Int
 from ostension.store import Features
 from ostension.store.key import Level
+from ostension.train.strength_search import Choice, PathProbe, paper_search, whole_grid
 
 HELD_OUT = 0.2
 Search = Literal["paper", "grid"]

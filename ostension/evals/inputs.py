@@ -32,11 +32,13 @@ class Inputs(abc.ABC):
         task: the record.
         model_name: under which results of one model are put side by side.
         scale: the multiplier of the cosines, exp(logit_scale).
+        answers_alone: why there is nothing but `logits` to look at; None where there is more.
     """
 
     task: Task
     model_name: str
     scale: float
+    answers_alone: str | None = None
 
     @abc.abstractmethod
     def has(self, split: str) -> bool:
@@ -61,6 +63,13 @@ class Inputs(abc.ABC):
         Raises:
             ConfigError: where there is no text tower and a prompt's row is not known.
         """
+
+    def logits(
+        self, split: str = "test", names: Names | None = None, templates: Sequence[str] | None = None
+    ) -> Float[np.ndarray, "N C"]:
+        """scale * x W^T of a split's samples x, with the rows W that `classifier` gives for these names and templates."""
+        weights = self.classifier(names, templates)
+        return class_logits(self.features(split).unit(), weights, self.scale)
 
     @abc.abstractmethod
     def hashes(self) -> dict[str, str]:
@@ -206,6 +215,17 @@ class ArrayInputs(Inputs):
         if self._projection is not None:
             found["projection"] = hashlib.sha256(b"".join(part.tobytes() for part in self._projection)).hexdigest()
         return found
+
+
+def class_logits(rows: Float[np.ndarray, "N E"], weights: Float[np.ndarray, "C E"], scale: float) -> Float[np.ndarray, "N C"]:
+    """scale * x W^T in float32.
+
+    Raises:
+        DataError: for rows and weights of different widths.
+    """
+    if rows.shape[1] != weights.shape[1]:
+        raise DataError(f"rows of {rows.shape[1]} numbers and classes of {weights.shape[1]}", expected="one joint space")
+    return np.float32(scale) * (rows @ weights.T)
 
 
 def unit(rows: np.ndarray, names: Sequence[str]) -> Float[np.ndarray, "M E"]:

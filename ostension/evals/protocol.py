@@ -8,6 +8,7 @@ A **protocol** is a module of `evals.protocols` that measures one task with one 
     def reason_not(task) -> str | None: ...        # why it cannot measure such a task
     def run(inputs, config, *, seed) -> Outcome: ...
 
+One that takes logits from its inputs and no rows of texts says so (`OF_PREDICTORS = True`), and measures saved predictors too.
 One whose settings name files or folders says which (`FILES = ("answers",)`), so that a result is computed again when they
 change.
 

@@ -78,6 +78,10 @@ class Embedder:
             changes.setdefault("short_side", None)  # which means nothing to the other ways
         return Transform(dataclasses.replace(self.model.transform.config, **changes))
 
+    def inputs(self, splits: TaskSplits, others: Callable[[Task], TaskSplits] | None = None) -> StoreInputs:
+        """What protocols see of a task."""
+        return StoreInputs(self, splits, others=others)
+
     def hashes(self, task: Task) -> dict[str, str]:
         """Hashes of what makes rows: weights with their dtype, preprocessing, tokenizer."""
         return {
@@ -206,12 +210,21 @@ class StoreInputs(RunInputs):
     def features(self, split: str = "test", level: Level = "post") -> Features:
         if not self.has(split):
             raise DataError(self.splits.missing(split) or f"no samples of {split!r}")
-        if self.fold is not None and self.task.folds is not None:
-            if self.task.folds.split == "both" and split in ("train", "test"):
-                return self._of_both(split, level)
-            if split == "train":
-                return self._whole(split, level).take(self.splits.in_fold(split, self.fold))
-        return self._whole(split, level)
+        parts = [
+            self._whole(name, level) if chosen is None else self._whole(name, level).take(chosen)
+            for name, chosen in self._parts(split)
+        ]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _parts(self, split: str) -> list[tuple[str, np.ndarray | None]]:
+        """Where the samples of a split lie: in which, and which of that one's (None for all); a fold moves them."""
+        folds = self.task.folds
+        if self.fold is None or folds is None:
+            return [(split, None)]
+        if folds.split == "both" and split in ("train", "test"):
+            tested = {name: self.splits.in_fold(name, self.fold) for name in ("train", "test")}
+            return [(name, chosen if split == "test" else ~chosen) for name, chosen in tested.items()]
+        return [(split, self.splits.in_fold(split, self.fold) if split == "train" else None)]
 
     def _whole(self, split: str, level: Level) -> Features:
         if split in self._broken:
@@ -223,23 +236,6 @@ class StoreInputs(RunInputs):
                 self._broken[split] = error
                 raise
         return self._rows[split, level]
-
-    def _of_both(self, split: str, level: Level) -> Features:
-        """The samples that are tested in the fold, or all others, out of train and test together."""
-        assert self.fold is not None
-        parts = []
-        for name in ("train", "test"):
-            tested = self.splits.in_fold(name, self.fold)
-            parts.append(self._whole(name, level).take(tested if split == "test" else ~tested))
-        first, second = parts
-        return dataclasses.replace(
-            first,
-            rows=np.concatenate([np.asarray(part.rows) for part in parts]),
-            targets=None if first.targets is None else np.concatenate([part.targets for part in parts]),  # type: ignore[misc]
-            groups={name: np.concatenate([values, second.groups[name]]) for name, values in first.groups.items()},
-            ids=first.ids + second.ids,
-            texts=None if first.texts is None else first.texts + (second.texts or ()),
-        )
 
     def texts(self, prompts: Sequence[str], *, truncate: bool = False) -> Float[np.ndarray, "M E"]:
         known, wanted = self._texts, list(dict.fromkeys(prompts))
@@ -279,7 +275,7 @@ class StoreInputs(RunInputs):
         if missing is not None:
             self.used[f"{task.name}/{splits.measured}"] = ""
             return None
-        made = StoreInputs(self.embedder, splits, others=self._others)
+        made = self.embedder.inputs(splits, self._others)
         made.used, made.notes = self.used, self.notes  # what it looks at is looked at by whoever asked for it
         return made
 
@@ -301,3 +297,16 @@ class StoreInputs(RunInputs):
         model = self.embedder.model
         count = {name: sum(part.numel() for part in module.parameters()) for name, module in model.named_children()}
         return {"visual": count["visual"], "backbone": sum(part.numel() for part in model.parameters())}
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    """Samples of two splits as one."""
+    first, second = parts
+    return dataclasses.replace(
+        first,
+        rows=np.concatenate([np.asarray(part.rows) for part in parts]),
+        targets=None if first.targets is None else np.concatenate([part.targets for part in parts]),  # type: ignore[misc]
+        groups={name: np.concatenate([values, second.groups[name]]) for name, values in first.groups.items()},
+        ids=first.ids + second.ids,
+        texts=None if first.texts is None else first.texts + (second.texts or ()),
+    )

@@ -30,7 +30,7 @@ from ostension.evals.protocol import Outcome
 from ostension.evals.records import Record
 from ostension.evals.results import Result, Results, check_measured, read_result, target_name
 from ostension.evals.run_inputs import RunInputs
-from ostension.evals.store_inputs import Embedder, StoreInputs
+from ostension.evals.store_inputs import Embedder
 from ostension.evals.targets import Asked, OpenedTasks, Target
 from ostension.files import folder_lock, write_text
 
@@ -107,9 +107,9 @@ class Runner:
         """
         with self._held(embedder.name):
             for target in targets:
-                inputs: StoreInputs | str
+                inputs: RunInputs | str
                 try:
-                    inputs = StoreInputs(embedder, opened.splits(target.task, target.split), others=opened.splits)
+                    inputs = embedder.inputs(opened.splits(target.task, target.split), opened.splits)
                 except OstensionError as error:
                     inputs = str(error)
                 yield from self._task(inputs, embedder.name, target.read(), target.split)
@@ -141,6 +141,8 @@ class Runner:
                 yield dataclasses.replace(step, status="not applicable", reason=reason)
             elif isinstance(inputs, str):
                 yield dataclasses.replace(step, reason=inputs)
+            elif inputs.answers_alone is not None and not getattr(asked.protocol, "OF_PREDICTORS", False):
+                yield dataclasses.replace(step, status="not applicable", reason=inputs.answers_alone)
             else:
                 began = time.monotonic()
                 done = self._step(inputs, asked, step)

@@ -85,12 +85,11 @@ def classify(inputs: Inputs, split: str = "test", asked: Words | None = None) ->
         asked: names and templates; the record's by default.
     """
     asked = words(inputs.task) if asked is None else asked
-    if asked.own and inputs.task.superclass_of is None:
-        weights = inputs.classifier()  # which inputs may have without prompts
-    else:
-        weights = inputs.classifier(asked.names, asked.templates)
-    logits = class_logits(inputs.features(split).unit(), weights, inputs.scale)
-    return logits if inputs.task.superclass_of is None else pool(logits, inputs.task)
+    pooled = inputs.task.superclass_of is not None
+    # The record's own are left to the inputs, which may have a classifier without prompts.
+    names = None if asked.own and not pooled else asked.names
+    logits = inputs.logits(split, names, None if asked.own else asked.templates)
+    return pool(logits, inputs.task) if pooled else logits
 
 
 def labels_of(inputs: Inputs, split: str) -> np.ndarray:
@@ -103,17 +102,6 @@ def labels_of(inputs: Inputs, split: str) -> np.ndarray:
     if targets is None:
         raise DataError("the samples have no labels", source=f"{inputs.task.name}/{split}", expected="labels")
     return targets
-
-
-def class_logits(rows: Float[np.ndarray, "N E"], weights: Float[np.ndarray, "C E"], scale: float) -> Float[np.ndarray, "N C"]:
-    """scale * x W^T in float32.
-
-    Raises:
-        DataError: for rows and weights of different widths.
-    """
-    if rows.shape[1] != weights.shape[1]:
-        raise DataError(f"rows of {rows.shape[1]} numbers and classes of {weights.shape[1]}", expected="one joint space")
-    return np.float32(scale) * (rows @ weights.T)
 
 
 def measure(

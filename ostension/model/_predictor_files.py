@@ -88,7 +88,7 @@ def check_class_list(folder: Path, record: dict[str, Any], class_names: Sequence
         raise CheckpointError("the class names are not those that were saved", source=folder / RECORD)
 
 
-def find_encoder(folder: Path, recorded: dict[str, Any], given: Any) -> Any:
+def find_encoder(folder: Path, recorded: dict[str, Any], given: Any, **options: Any) -> Any:
     """The encoder that a predictor was made with: the given model or path, or what lies at the recorded place.
 
     Raises:
@@ -98,7 +98,7 @@ def find_encoder(folder: Path, recorded: dict[str, Any], given: Any) -> Any:
         given = _recorded_place(folder, recorded)
     if not isinstance(given, nn.Module):
         # Through the front door: the readers of model files lie above this row.
-        given = ostension.load(given)
+        given = ostension.load(given, **options)
     found, wanted = fingerprint(given), recorded.get("fingerprint")
     if found != wanted:
         raise CheckpointError(

@@ -29,6 +29,7 @@ from ostension.shapes import Float
 from ostension.text.prompts import ClassNamesLike, TemplatesLike, as_classes, as_templates, fill
 
 METHODS = ModuleRegistry("ostension.adapt", "method", without=("base",))  # a file there defines the kind of its name
+Level = Literal["pre", "post"]
 UNIT_TOLERANCE = 1e-3  # rows written from bfloat16 embeddings are unit to about 4e-4
 
 
@@ -71,6 +72,7 @@ class Predictor:
 
     kind: ClassVar[str] = "matrix"
     depends: ClassVar[Literal["nothing", "feature", "batch", "views"]] = "nothing"
+    level: Level = "post"  # which rows of the encoder are f: unit embeddings, or the image tower's before the projection
     own_images: bool = False  # whether f is another than the encoder's, so that kept embeddings of it cannot stand in
     _kinds: ClassVar[dict[str, type[Predictor]]] = {}  # filled below, and by each subclass as it is defined
 
@@ -109,6 +111,10 @@ class Predictor:
         scale = encoder.scale().item()
         return cls(class_names=unique_labels(classes), weights=weights, scale=scale, encoder=encoder, templates=templates)
 
+    def pixels(self, pictures: Sequence[Any], *, workers: int = 0) -> Float[Tensor, "B *V 3 S S"]:
+        """Pictures (paths, bytes, PIL pictures, arrays) as `forward` takes them; in several views where W looks at those."""
+        return self._need_encoder().transform.batch(pictures, workers=workers)
+
     def features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
         """f: unit embeddings of preprocessed images."""
         return self._need_encoder().encode_image(images, normalize=True)
@@ -141,7 +147,7 @@ class Predictor:
         try:
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
-                pixels = batch if isinstance(batch, Tensor) else encoder.transform.batch(batch, workers=workers)
+                pixels = batch if isinstance(batch, Tensor) else self.pixels(batch, workers=workers)
                 rows.append(self.forward(pixels).softmax(dim=-1))
         finally:
             encoder.train(training)
@@ -152,6 +158,16 @@ class Predictor:
         listed = images if isinstance(images, (list, tuple, Tensor)) else [images]
         probabilities = self.predict(listed, batch_size=batch_size, workers=workers)
         return [Prediction(self.class_names, row) for row in probabilities.cpu()]
+
+    def bind(self, class_names: Sequence[str]) -> Predictor:
+        """The same prompts with other class names.
+
+        Raises:
+            ConfigError: where W was not made of prompts.
+        """
+        if not self.templates:
+            raise ConfigError(f"a {self.kind!r} predictor without templates belongs to its {len(self.class_names)} classes")
+        return Predictor.zero_shot(self._need_encoder(), list(class_names), self.templates)
 
     def freeze(self) -> Predictor:
         """The same predictions from a constant matrix.
@@ -178,8 +194,11 @@ class Predictor:
         )  # fmt: skip
 
     @classmethod
-    def load(cls, folder: str | Path, encoder: Any = None) -> Predictor:
+    def load(cls, folder: str | Path, encoder: Any = None, **options: Any) -> Predictor:
         """Read what `save` wrote, with its encoder: a model, a model's path, or (None) the one at the recorded place.
+
+        Args:
+            options: of `ostension.load`, for an encoder that is no model yet.
 
         Raises:
             CheckpointError: for a damaged folder, or an encoder other than the one that the predictor was made with.
@@ -187,7 +206,7 @@ class Predictor:
         record, tensors = read_predictor(Path(folder), {*cls._kinds, *METHODS.names()})
         if record["kind"] not in cls._kinds:
             METHODS.load(record["kind"])
-        encoder = find_encoder(Path(folder), record["encoder"], encoder)
+        encoder = find_encoder(Path(folder), record["encoder"], encoder, **options)
         try:
             predictor = cls._kinds[record["kind"]].from_state(record["settings"], tensors, encoder)
         except (ConfigError, DataError, KeyError, TypeError) as error:
@@ -215,6 +234,15 @@ class Predictor:
 
 
 Predictor._kinds[Predictor.kind] = Predictor
+
+
+def encoder_fingerprint(folder: str | Path) -> str:
+    """The fingerprint of the encoder that a saved predictor was made with.
+
+    Raises:
+        CheckpointError: for a damaged folder.
+    """
+    return str(read_predictor(Path(folder), {*Predictor._kinds, *METHODS.names()})[0]["encoder"].get("fingerprint"))
 
 
 def _ensemble(encoder: Any, classes: Sequence[Sequence[str]], templates: Sequence[str]) -> Tensor:

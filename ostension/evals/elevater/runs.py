@@ -19,8 +19,8 @@ from ostension.evals.elevater.heads import HeadConfig, projection_of, start_of
 from ostension.evals.elevater.knowledge import KnowledgeConfig, knowledge_classifier, read_items
 from ostension.evals.elevater.parameters import Parameters
 from ostension.evals.elevater.probing import FULL, ProbeConfig, Probed, Sets, probe
-from ostension.evals.inputs import Inputs
-from ostension.evals.zero_shot import class_logits, words
+from ostension.evals.inputs import Inputs, class_logits
+from ostension.evals.zero_shot import words
 from ostension.files import sha256_json
 from ostension.shapes import Float
 from ostension.store import Features

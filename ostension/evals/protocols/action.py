@@ -32,6 +32,7 @@ from ostension.store import Features
 from ostension.store.key import Level
 
 SPLITS = ("test",)
+OF_PREDICTORS = True
 LOG_FLOOR = 1e-300  # of a probability that underflowed; it keeps the order of the others
 
 

@@ -22,6 +22,7 @@ from ostension.evals.records import Metric, Record
 from ostension.store.key import Level
 
 SPLITS = ("test",)
+OF_PREDICTORS = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def run(inputs: Inputs, config: Config, *, seed: int) -> Outcome:
     if features.targets is None:
         raise ConfigError("the samples have no labels", expected="labels, to tell who is recognised")
     columns = group_columns(known_groups(inputs.task, features), config.by)
-    guesses = {"zero_shot": (features.unit() @ inputs.classifier().T).argmax(axis=1)}
+    guesses = {"zero_shot": inputs.logits("test").argmax(axis=1)}
     details: dict[str, Any] = {}
     if config.probe and inputs.has("train"):
         train, test = inputs.features("train", config.level), inputs.features("test", config.level)

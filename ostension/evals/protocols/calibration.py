@@ -29,6 +29,7 @@ from ostension.evals.zero_shot import OWN, classify, labels_of, words
 from ostension.runtime import numpy_generator
 
 SPLITS = ("test",)  # and one of val and train
+OF_PREDICTORS = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from ostension.store import Features
 from ostension.store.key import Level
 
 SPLITS = ("test",)
+OF_PREDICTORS = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

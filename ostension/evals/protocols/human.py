@@ -31,6 +31,7 @@ from ostension.evals.statistics import pearson
 from ostension.evals.zero_shot import classify
 
 SPLITS = ("test",)
+OF_PREDICTORS = True
 FILES = ("answers",)
 
 

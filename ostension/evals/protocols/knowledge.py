@@ -18,11 +18,10 @@ from ostension.errors import ConfigError
 from ostension.evals.elevater.knowledge import KnowledgeConfig, knowledge_classifier, read_items
 from ostension.evals.elevater.probing import labels_of
 from ostension.evals.elevater.runs import Run, Settings
-from ostension.evals.inputs import Inputs
+from ostension.evals.inputs import Inputs, class_logits
 from ostension.evals.protocol import Outcome
 from ostension.evals.records import Record
 from ostension.evals.scores import gain, per_sample, score_name, scores
-from ostension.evals.zero_shot import class_logits
 from ostension.files import sha256_json
 
 SPLITS = ("test",)

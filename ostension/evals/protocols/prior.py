@@ -25,17 +25,16 @@ import numpy as np
 
 from ostension.config import require, to_tree
 from ostension.data.task import Task
-from ostension.evals.few_shots import Regime, draws, mean_metric
-from ostension.evals.inputs import Inputs
+from ostension.evals.few_shots import Regime, draws, mean_metric, score_of
+from ostension.evals.inputs import Inputs, class_logits
 from ostension.evals.protocol import Outcome
 from ostension.evals.protocols import fewshot
 from ostension.evals.protocols.probe import labelled
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import per_sample, score_name, score_value
-from ostension.evals.strength_search import PathProbe, score_of, whole_grid
-from ostension.evals.zero_shot import class_logits
 from ostension.shapes import Bool, Float, Int
 from ostension.train.logistic import TOLERANCE
+from ostension.train.strength_search import PathProbe, whole_grid
 
 SPLITS = ("train", "test")
 STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-12, 13))

@@ -28,6 +28,7 @@ from ostension.files import sha256_json
 from ostension.store import Features
 
 SPLITS = ("test",)
+OF_PREDICTORS = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
