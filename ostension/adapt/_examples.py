@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ from ostension.model.clip import CLIP
 from ostension.runtime import numpy_generator
 from ostension.shapes import Float, Int
 from ostension.store import Store, embed
+from ostension.store.key import Level
 
-CROPS = CropConfig(kind="resized", scale=(0.08, 1.0))  # Dassl's random resized crop; kept features are of crops alone
+CROPS = CropConfig(kind="resized", scale=(0.08, 1.0), mirror=True)  # Dassl's random resized crop and flip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,29 +60,32 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.source)
 
-    def features(self, model: CLIP, views: int = 0, progress: Callable | None = None) -> Float[Tensor, "V N E"]:
-        """Unit rows of view 0, or of the random views 1 to `views`."""
+    def features(
+        self, model: CLIP, views: int = 0, progress: Callable | None = None, crop: CropConfig = CROPS, level: Level = "post"
+    ) -> Float[Tensor, "V N E"]:
+        """Rows of view 0, or of the random views 1 to `views`: unit ones, or at the level "pre" those before the projection."""
         numbers = tuple(range(1, views + 1)) or (0,)
+        given: dict[str, Any] = {"levels": (level,), "views": numbers, "crop": crop, "progress": progress}
         if self.store is not None:
-            sets = embed(self.store, model, self.source, split=self.name, views=numbers, crop=CROPS, progress=progress)
-            rows = [np.asarray(sets["post", number].rows) for number in numbers]
+            sets = embed(self.store, model, self.source, split=self.name, **given)
+            rows = [np.asarray(sets[level, number].rows) for number in numbers]
         else:
             with tempfile.TemporaryDirectory() as folder:
-                sets = embed(Store(folder), model, self.source, views=numbers, crop=CROPS, stored="float32", progress=progress)
-                rows = [np.array(sets["post", number].rows) for number in numbers]
-        return F.normalize(torch.from_numpy(np.stack(rows)).float(), dim=-1)
+                sets = embed(Store(folder), model, self.source, stored="float32", **given)
+                rows = [np.array(sets[level, number].rows) for number in numbers]
+        found = torch.from_numpy(np.stack(rows)).float()
+        return F.normalize(found, dim=-1) if level == "post" else found
 
-    def pixels(self, model: CLIP, indices: np.ndarray, *, seed: int = 0, epoch: int | None = None) -> Float[Tensor, "B 3 S S"]:
-        """Preprocessed pictures; with an `epoch` a random crop of each, mirrored or not: a function of seed, epoch, picture."""
+    def pixels(
+        self, model: CLIP, indices: np.ndarray, *, seed: int = 0, epoch: int | None = None, crop: CropConfig = CROPS
+    ) -> Float[Tensor, "B 3 S S"]:
+        """Preprocessed pictures; with an `epoch` a random crop of each: a function of seed, epoch and picture."""
         if epoch is None:
             return torch.stack([model.transform(self.source.read(int(index)).image) for index in indices])
-        view = RandomView(model.transform.config, CROPS)
-        found = []
+        view, found = RandomView(model.transform.config, crop), []
         for index in indices.tolist():
             pair = self.source.read(index)
-            generator = numpy_generator(seed, "view", epoch, index)
-            crop = view(pair.image, generator, name=pair.key)
-            found.append(crop.flip(-1) if generator.random() < 0.5 else crop)
+            found.append(view(pair.image, numpy_generator(seed, "view", epoch, index), name=pair.key))
         return torch.stack(found)
 
     @functools.cached_property

@@ -3,9 +3,6 @@
 Epochs, batches, views and random numbers are functions of (seed, epoch), so a fit that was stopped goes on from its last
 epoch with the same result. The model's weights take no gradients while it runs. Whole towers are trained by `train.loop`.
 
-Source of the default recipe: CoOp's trainer on Dassl (SGD, momentum 0.9, weight decay 5e-4 on the contexts, one warm-up epoch
-at 1e-5, then a cosine over the epochs that never reaches zero).
-
 Letters: B batch, N samples, V views, E embedding.
 """
 
@@ -17,7 +14,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors.torch
@@ -26,74 +23,19 @@ from torch import Tensor, nn
 
 from ostension import files
 from ostension.adapt._examples import Examples, Labelled
+from ostension.adapt._judge import Judge
+from ostension.adapt._recipe import Recipe
 from ostension.adapt.base import TEMPLATE, Addition, AdditionPredictor
-from ostension.config import require, to_tree
+from ostension.config import to_tree
 from ostension.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from ostension.model.clip import CLIP
 from ostension.runtime import numpy_generator, seed_for, torch_generator
 from ostension.shapes import Float, Int
 
+__all__ = ["Batch", "Fit", "Recipe", "fit_addition", "fitting", "frozen"]
+
 STATE = "fit.safetensors"
 Progress = Callable[[dict[str, float]], None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How an addition is trained.
-
-    Attributes:
-        epochs: passes over the pictures; None is for a method that has a rule for it.
-        batch_size: pictures a step; the last batch of an epoch is left out if it is smaller, as long as there is another.
-        optimizer: "sgd" or "adamw".
-        momentum: of "sgd".
-        lr: the peak learning rate; None is for a method that has a rule for it.
-        weight_decay: on everything that is trained.
-        warmup_epochs, warmup_lr: first epochs at a constant low rate.
-        schedule: "cosine": lr (1 + cos(pi (e - w) / T)) / 2 in epoch e of T with w of warm-up; or "constant".
-        rates: factors of the learning rate by the beginning of a parameter's name; the longest beginning counts.
-        views: random crops of each picture that features are computed for; 0 takes the model's own preprocessing.
-    """
-
-    epochs: int | None = 50
-    batch_size: int = 32
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
-    lr: float | None = 0.002
-    weight_decay: float = 5e-4
-    warmup_epochs: int = 1
-    warmup_lr: float = 1e-5
-    schedule: Literal["cosine", "constant"] = "cosine"
-    rates: dict[str, float] = dataclasses.field(default_factory=dict)
-    views: int = 8
-
-    def __post_init__(self):
-        require(self.epochs is None or self.epochs >= 0, "recipe.epochs", self.epochs, "0 or more, or nothing")
-        require(self.batch_size >= 1, "recipe.batch_size", self.batch_size, "1 or more")
-        require(self.lr is None or self.lr > 0, "recipe.lr", self.lr, "more than 0")
-        require(0 <= self.momentum < 1, "recipe.momentum", self.momentum, "0 up to, not including, 1")
-        require(self.weight_decay >= 0, "recipe.weight_decay", self.weight_decay, "0 or more")
-        require(self.warmup_epochs >= 0, "recipe.warmup_epochs", self.warmup_epochs, "0 or more")
-        for prefix, factor in self.rates.items():
-            require(factor > 0, f"recipe.rates[{prefix!r}]", factor, "more than 0")
-        require(self.views >= 0, "recipe.views", self.views, "0 or more")
-
-    def factor(self, name: str) -> float:
-        """What the learning rate of a parameter is multiplied by."""
-        prefixes = [prefix for prefix in self.rates if name.startswith(prefix)]
-        return self.rates[max(prefixes, key=len)] if prefixes else 1.0
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0.
-
-        The cosine runs over all epochs and not over those after the warm-up, so the last of 10 epochs is at 9.5 % of the peak.
-        """
-        if epoch < self.warmup_epochs:
-            return self.warmup_lr
-        if self.lr is None:
-            raise ConfigError("recipe.lr is not given, and the method has no rule for it", expected="a number")
-        if self.schedule == "constant" or self.epochs is None:
-            return self.lr
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +86,9 @@ def fitting(kind: type[Addition], complete: Callable[[Any, Examples], Recipe] | 
         if complete is not None:
             config = dataclasses.replace(config, recipe=complete(config, examples))
         addition = kind(model, config, examples.class_names, seed=seed)
-        fit_addition(addition, examples.train, config.recipe, seed=seed, folder=folder, progress=progress)
+        fit_addition(
+            addition, examples.train, config.recipe, val=examples.val, seed=seed, folder=folder, progress=progress
+        )  # fmt: skip
         return addition.predictor()
 
     return fit
@@ -155,36 +99,44 @@ def fit_addition(
     data: Labelled,
     recipe: Recipe,
     *,
+    val: Labelled | None = None,
     seed: int = 0,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, float]]:
-    """Train an addition in place; gives the mean loss of each epoch.
+    """Train an addition in place; gives the mean loss of each epoch, and its score where the best one is chosen.
 
     Args:
+        val: what the best epoch is chosen by.
         folder: where the state is kept after every epoch, so that a fit that was stopped goes on; None keeps none.
         progress: told after each epoch.
 
     Raises:
         DivergenceError: for a loss that is not finite.
         CheckpointError: for a kept state of other settings.
+        ConfigError: without `val`, if an epoch is to be chosen by it.
     """
     epochs = recipe.epochs
     if epochs is None:
         raise ConfigError(f"recipe.epochs is not given, and {addition.kind} has no rule for it", expected="a number")
-    parameters = dict(addition.named_parameters())
+    if recipe.select == "best" and val is None:
+        raise ConfigError("recipe.select is 'best' without validation pictures", expected="examples with some, or 'last'")
+    parameters = {name: parameter for name, parameter in addition.named_parameters() if parameter.requires_grad}
     optimizer = _optimizer(parameters, recipe)
-    cached = None if addition.needs_images else data.features(addition.model, recipe.views)
+    cached = None if addition.needs_images else data.features(addition.model, recipe.views, crop=recipe.crop)
     identity = _identity(addition, data, recipe, seed)
-    history = [] if folder is None else _restore(folder, addition, optimizer, identity)
+    judge = Judge(addition, val) if recipe.select == "best" and val is not None else None
+    history = [] if folder is None else _restore(folder, addition, optimizer, identity, judge)
     with frozen(addition.model):
+        if judge is not None and not history:
+            judge.look(-1)
         addition.train()
         for epoch in range(len(history), epochs):
             torch.manual_seed(seed_for(seed, "fit", epoch))  # dropout and the like
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(epoch) * group["factor"]
-            losses = []
-            for batch in _batches(addition, data, cached, recipe, seed, epoch):
+            losses, orders = [], _Orders(addition, data, recipe, seed, epoch)
+            for step, batch in enumerate(orders.batches(cached)):
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.rate(epoch, step, len(orders)) * group["factor"]
                 loss = addition.loss(batch)
                 gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
                 if not math.isfinite(value := float(loss.detach())):
@@ -193,14 +145,20 @@ def fit_addition(
                     )
                 for parameter, gradient in zip(parameters.values(), gradients, strict=True):
                     parameter.grad = gradient
+                if recipe.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(parameters.values(), recipe.clip_norm)
                 optimizer.step()
                 losses.append(value)
             history.append({"epoch": epoch, "loss": float(np.mean(losses)), "lr": recipe.rate(epoch)})
+            if judge is not None:
+                history[-1]["score"] = judge.look(epoch)
             if folder is not None:
-                _keep(folder, addition, optimizer, identity, history)
+                _keep(folder, addition, optimizer, identity, history, judge)
             if progress is not None:
                 progress(history[-1])
     optimizer.zero_grad(set_to_none=True)
+    if judge is not None:
+        judge.take_best()
     addition.eval()
     return history
 
@@ -223,26 +181,36 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _batches(
-    addition: Addition, data: Labelled, cached: Tensor | None, recipe: Recipe, seed: int, epoch: int
-) -> Iterator[Batch]:
-    """The batches of an epoch."""
-    generator, drawn = numpy_generator(seed, "epoch", epoch), torch_generator(seed, "epoch", epoch)
-    device = addition.model.device
-    domains = None if data.domains is None else torch.from_numpy(np.ascontiguousarray(data.domains)).to(device)
-    wide = torch.promote_types(addition.model.dtype, torch.float32)
-    orders = _by_domain(data, recipe, generator) if addition.by_domain else _mixed(data, recipe, generator)
-    for indices in orders:
-        rows = torch.from_numpy(indices)
-        features = images = None
-        if cached is not None:
-            features = cached[torch.from_numpy(generator.integers(len(cached), size=len(rows))), rows].to(device, wide)
-        else:
-            images = data.pixels(addition.model, indices, seed=seed, epoch=epoch if recipe.views else None).to(device)
-        yield Batch(
-            features=features, images=images, targets=data.labels[rows].to(device),
-            domains=None if domains is None else domains[rows], indices=indices, epoch=epoch, generator=drawn,
-        )  # fmt: skip
+class _Orders:
+    """The batches of an epoch: which pictures, and what a step sees of them."""
+
+    def __init__(self, addition: Addition, data: Labelled, recipe: Recipe, seed: int, epoch: int):
+        self.addition, self.data, self.recipe, self.seed, self.epoch = addition, data, recipe, seed, epoch
+        self.generator = numpy_generator(seed, "epoch", epoch)
+        order = _by_domain if addition.by_domain else _mixed
+        self.orders = list(order(data, recipe, self.generator))
+
+    def __len__(self) -> int:
+        return len(self.orders)
+
+    def batches(self, cached: Tensor | None) -> Iterator[Batch]:
+        addition, data, recipe = self.addition, self.data, self.recipe
+        device, drawn = addition.model.device, torch_generator(self.seed, "epoch", self.epoch)
+        domains = None if data.domains is None else torch.from_numpy(np.ascontiguousarray(data.domains)).to(device)
+        wide = torch.promote_types(addition.model.dtype, torch.float32)
+        for indices in self.orders:
+            rows = torch.from_numpy(indices)
+            features = images = None
+            if cached is not None:
+                views = torch.from_numpy(self.generator.integers(len(cached), size=len(rows)))
+                features = cached[views, rows].to(device, wide)
+            else:
+                epoch = self.epoch if recipe.views else None
+                images = data.pixels(addition.model, indices, seed=self.seed, epoch=epoch, crop=recipe.crop).to(device)
+            yield Batch(
+                features=features, images=images, targets=data.labels[rows].to(device),
+                domains=None if domains is None else domains[rows], indices=indices, epoch=self.epoch, generator=drawn,
+            )  # fmt: skip
 
 
 def _mixed(data: Labelled, recipe: Recipe, generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -270,10 +238,13 @@ def _by_domain(data: Labelled, recipe: Recipe, generator: np.random.Generator) -
 
 def _optimizer(parameters: dict[str, nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """The optimiser; every epoch sets the rates."""
-    groups = [{"params": [parameter], "factor": recipe.factor(name)} for name, parameter in parameters.items()]
+    members: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        members.setdefault(recipe.factor(name), []).append(parameter)
+    groups = [{"params": found, "factor": factor} for factor, found in members.items()]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=0.0, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, eps=recipe.eps, weight_decay=recipe.weight_decay)
 
 
 def _identity(addition: Addition, data: Labelled, recipe: Recipe, seed: int) -> str:
@@ -282,26 +253,29 @@ def _identity(addition: Addition, data: Labelled, recipe: Recipe, seed: int) -> 
     return files.sha256_json({
         "kind": addition.kind, "config": to_tree(addition.config), "classes": list(addition.class_names), "seed": seed,
         "recipe": to_tree(recipe), "data": data.source.fingerprint(), "targets": np.asarray(data.targets).tolist(),
-        "model": fingerprint(addition.model), "start": files.sha256_bytes(safetensors.torch.save(_own(addition))),
+        "model": fingerprint(addition.model), "start": files.sha256_bytes(safetensors.torch.save(addition.tensors())),
     })  # fmt: skip
 
 
-def _own(addition: Addition) -> dict[str, Tensor]:
-    return {name: value.detach().contiguous() for name, value in addition.state_dict().items()}
-
-
-def _keep(folder: Path, addition: Addition, optimizer: torch.optim.Optimizer, identity: str, history: list[Any]) -> None:
-    """Write parameters and the optimiser's numbers, whole or not at all."""
-    tensors = {f"own.{name}": value for name, value in _own(addition).items()}
+def _keep(
+    folder: Path, addition: Addition, optimizer: torch.optim.Optimizer, identity: str, history: list[Any], judge: Judge | None
+) -> None:
+    """Write parameters and the optimiser's numbers, and the best parameters so far, whole or not at all."""
+    tensors = {f"own.{name}": value for name, value in addition.tensors().items()}
+    facts = {"identity": identity, "history": json.dumps(history)}
+    if judge is not None:
+        tensors |= {f"best.{name}": value for name, value in judge.best.items()}
+        facts["best"] = json.dumps([judge.score, judge.epoch])
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items() if value is not None}
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"identity": identity, "history": json.dumps(history)}
     data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, facts)
     files.write_bytes(folder / STATE, data)
 
 
-def _restore(folder: Path, addition: Addition, optimizer: torch.optim.Optimizer, identity: str) -> list[dict[str, float]]:
+def _restore(
+    folder: Path, addition: Addition, optimizer: torch.optim.Optimizer, identity: str, judge: Judge | None
+) -> list[dict[str, float]]:
     """Read what `_keep` wrote; nothing if there is nothing."""
     path = folder / STATE
     if not path.is_file():
@@ -313,6 +287,9 @@ def _restore(folder: Path, addition: Addition, optimizer: torch.optim.Optimizer,
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     own = {name.removeprefix("own."): value for name, value in tensors.items() if name.startswith("own.")}
     addition.load_state_dict(own)
+    if judge is not None:
+        judge.best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
+        judge.score, judge.epoch = json.loads(facts["best"])
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

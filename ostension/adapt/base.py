@@ -30,7 +30,7 @@ from ostension.adapt._examples import Examples, Labelled
 from ostension.config import from_tree, to_tree
 from ostension.errors import CheckpointError, ConfigError
 from ostension.model.clip import CLIP
-from ostension.model.predictor import Predictor, check_class_names
+from ostension.model.predictor import Level, Predictor, check_class_names
 from ostension.registry import ModuleRegistry
 from ostension.shapes import Float
 
@@ -89,6 +89,7 @@ class Addition(nn.Module, abc.ABC):
 
     Attributes:
         needs_images: whether f depends on own parameters, so that features of the frozen tower cannot stand in.
+        level: which rows of the frozen tower are f: unit embeddings ("post"), or its output before the projection ("pre").
         by_domain: whether a training batch holds `batch_size` pictures of every domain, domain after domain.
         binds: whether what was learned serves other class names.
     """
@@ -97,6 +98,7 @@ class Addition(nn.Module, abc.ABC):
     config_type: ClassVar[type[Any]]
     depends: ClassVar[Depends] = "nothing"
     needs_images: bool = False
+    level: Level = "post"
     by_domain: bool = False
     binds: bool = True
     model: CLIP
@@ -121,7 +123,9 @@ class Addition(nn.Module, abc.ABC):
         return self.model.scale().detach()
 
     def image(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
-        """f: unit embeddings of preprocessed images; the frozen tower's by default."""
+        """f: rows of preprocessed images; by default the frozen tower's of `level`."""
+        if self.level == "pre":
+            return self.model.image_features(images)["pooled"]
         return self.model.encode_image(images, normalize=True)
 
     @abc.abstractmethod
@@ -142,6 +146,14 @@ class Addition(nn.Module, abc.ABC):
         """What training minimises, of a `_fit.Batch`; the cross-entropy by default."""
         features = self.image(batch.images) if self.needs_images else batch.features
         return F.cross_entropy(self.logits(features), batch.targets)
+
+    def score(self, logits: Float[Tensor, "N C"], val: Labelled) -> float:
+        """What the best epoch is chosen by, of the logits of all validation pictures; their accuracy by default."""
+        return float((logits.argmax(dim=1) == val.labels).double().mean())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved of it, as it is now."""
+        return {name: value.detach().contiguous() for name, value in self.state_dict().items()}
 
     def predictor(self, templates: Sequence[str] = ()) -> AdditionPredictor:
         """The Predictor of it as it is now."""
@@ -182,7 +194,12 @@ class Addition(nn.Module, abc.ABC):
 
 
 class AdditionPredictor(Predictor):
-    """A Predictor around an `Addition`; one subclass a kind, made when the addition's class is."""
+    """A Predictor around an `Addition`; one subclass a kind, made when the addition's class is.
+
+    Attributes:
+        facts: what its fit has chosen and seen, for the record of the result; not saved.
+        rivals: other predictors of the same classes that its fit made or knows, to be measured beside it; not saved.
+    """
 
     kind = "addition"
     addition: ClassVar[type[Addition]]
@@ -193,7 +210,9 @@ class AdditionPredictor(Predictor):
         weights = self._constant()
         self.class_names, self.templates = module.class_names, tuple(templates)
         self.encoder, self.scale = module.model, float(module.scale())
-        self.own_images = module.needs_images
+        self.own_images, self.level = module.needs_images, module.level
+        self.facts: dict[str, Any] = {}
+        self.rivals: dict[str, Predictor] = {}
         if weights is not None:
             self.weights = weights
 

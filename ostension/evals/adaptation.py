@@ -100,7 +100,7 @@ def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Seq
     chosen, chosen_val = np.arange(len(train)), None if val is None else np.arange(len(val))
     if plan.shots:
         chosen, chosen_val = draw_few_shot(train.targets, None if val is None else val.targets, plan.shots, plan.seed)
-    if val is None and plan.method != ZERO_SHOT and spec_of(plan.method).selects:
+    if val is None and _selects(plan):
         val = train
         chosen, chosen_val = hold_out(train.targets, chosen, plan.shots, plan.seed)
     wanted = np.arange(len(train.classes)) if classes is None else np.asarray(classes)
@@ -114,6 +114,12 @@ def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Seq
         templates=splits.task.prompt_templates(),
         facts={"task": splits.task.name, "shots": plan.shots, "seed": plan.seed},
     )
+
+
+def _selects(plan: Plan) -> bool:
+    """Whether the plan chooses anything by validation pictures."""
+    recipe = getattr(plan.config, "recipe", None)
+    return spec_of(plan.method).selects or (recipe is not None and recipe.select == "best")
 
 
 def _labelled(data: TaskData, chosen: np.ndarray, place: np.ndarray, embedder: Embedder) -> Labelled:
@@ -139,7 +145,8 @@ def run_plan(
     progress: Callable[[dict[str, float]], None] | None = None,
     start: Predictor | None = None,
 ) -> tuple[Record, Predictor]:
-    """Adapt as the plan says and measure; the record has the task's own score first, then those of the targets.
+    """Adapt as the plan says and measure; the record has the task's own score first, then those of the predictor's rivals
+    ("mix/accuracy") and of the targets, and what the fit says of itself in its details.
 
     Args:
         targets: other tasks, each with the split to measure.
@@ -163,6 +170,7 @@ def run_plan(
             raise ConfigError(f"{plan.method} does not begin with another predictor", expected="tpt")
         predictor = method.fit(model, examples, plan.config, seed=plan.seed, folder=folder, progress=progress, **given)
     test = splits.split("test")
+    facts, rivals = getattr(predictor, "facts", {}), getattr(predictor, "rivals", {})
     measured: dict[str, Metric] = {}
     score = score_name(splits.task)
     if plan.base_to_new:
@@ -173,11 +181,15 @@ def run_plan(
         measured |= halves
     else:
         measured |= scores(splits.task, logits_of(predictor, test, embedder), _targets(test), test.groups, seed=plan.seed)
+        for name, rival in rivals.items():
+            logits = logits_of(rival, test, embedder)
+            measured[f"{name}/{score}"] = scores(splits.task, logits, _targets(test), test.groups, seed=plan.seed)[score]
     for target in targets:
         data = target.split("test")
-        bound = _renamed(predictor, names_of(target.task), target.task)
-        found = scores(target.task, logits_of(bound, data, embedder), _targets(data), data.groups, seed=plan.seed)
-        measured[f"{target.task.name}@{data.split}"] = found[score_name(target.task)]
+        for prefix, one in (("", predictor), *((f"{name}/", rival) for name, rival in rivals.items())):
+            bound = _renamed(one, names_of(target.task), target.task)
+            found = scores(target.task, logits_of(bound, data, embedder), _targets(data), data.groups, seed=plan.seed)
+            measured[f"{prefix}{target.task.name}@{data.split}"] = found[score_name(target.task)]
     counts = {"test_samples": len(test), "classes": len(base)}
     if examples is not None:
         counts |= {"train_samples": len(examples.train)}
@@ -188,7 +200,7 @@ def run_plan(
             "method": plan.method, "settings": settings, "shots": plan.shots, "base_to_new": plan.base_to_new, "score": score,
         },
         hashes=embedder.hashes(splits.task), counts=counts, seeds=(plan.seed,), task=splits.task.name, model=embedder.name,
-        split=test.split,
+        split=test.split, details={"fit": facts} if facts else {},
     )  # fmt: skip
     return record, predictor
 
@@ -203,7 +215,8 @@ def logits_of(predictor: Predictor, data: TaskData, embedder: Embedder) -> Float
         return torch.cat([_of_pictures(predictor, data, block) for block in _blocks(np.arange(len(data)))]).numpy()
     if predictor.depends == "views":
         return _of_views(predictor, data, embedder)
-    rows = torch.from_numpy(embedder.rows(data, "post").unit())
+    kept = embedder.rows(data, predictor.level)
+    rows = torch.from_numpy(kept.unit() if predictor.level == "post" else kept.array())
     found = None
     for members in _domains(data) if predictor.depends == "batch" else [np.arange(len(data))]:
         for block in _blocks(members):
