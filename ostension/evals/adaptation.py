@@ -3,12 +3,13 @@ saw, and on other tasks.
 
     task          trained on K shots of all classes, tested on all
     base-to-new   trained on K shots of the first half of the classes; each half tested against its own names; harmonic mean
+    sources       other tasks that the method learns from besides, K shots of each
     targets       the same predictor, bound to other tasks' names: cross-data-set transfer, and domain shift
 
 Shots are drawn as the published results drew theirs (`data.few_shot`), before classes are parted. Settings are never chosen on
 a test split. Methods and this module meet only through `Predictor`.
 
-Letters: N samples, V views, C classes, E embedding, K shots.
+Letters: N samples, C classes, K shots.
 """
 
 from __future__ import annotations
@@ -20,26 +21,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ostension.adapt._examples import Examples, Labelled
-from ostension.adapt._views import Views
 from ostension.adapt.base import METHODS, Spec
 from ostension.config import to_tree
 from ostension.data.few_shot import base_and_new, draw_few_shot, harmonic_mean, hold_out
 from ostension.data.sets.base import SelectedSet
+from ostension.data.sets.videos import videos_of
 from ostension.data.task import Task
 from ostension.data.task_data import TaskData
 from ostension.errors import ConfigError, DataError
+from ostension.evals.answers import bound, logits_of, names_of
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import accuracy, score_name, scores
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits
-from ostension.model.predictor import Predictor, unique_labels
-from ostension.shapes import Float, Int
+from ostension.files import sha256_json
+from ostension.model.predictor import Predictor
+from ostension.shapes import Int
 
-BLOCK = 64  # pictures that are predicted together; of methods that look at the batch, the published size
 ZERO_SHOT = "zero-shot"
+LONGEST = 60  # letters of the names of sources, in the name of a file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class Plan:
         shots: K; 0 takes all training pictures.
         seed: of the draw and of the training.
         base_to_new: train on the first half of the classes.
+        sources: the names of other tasks that the method learns from besides.
     """
 
     method: str
@@ -59,12 +62,20 @@ class Plan:
     shots: int = 16
     seed: int = 1
     base_to_new: bool = False
+    sources: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The name under which its result is kept."""
         halves = "-base-to-new" if self.base_to_new else ""
-        return f"adapt-{self.method}{halves}-{self.shots or 'all'}shot-seed{self.seed}"
+        return f"adapt-{self.label.replace(' ', '-')}{halves}-{self.shots or 'all'}shot-seed{self.seed}"
+
+    @property
+    def label(self) -> str:
+        """The method, and what it learns from besides."""
+        named = "+".join(self.sources)
+        several = named if len(named) <= LONGEST else f"{len(self.sources)} tasks {sha256_json(list(self.sources))[:8]}"
+        return f"{self.method} from {several}" if self.sources else self.method
 
 
 def spec_of(method: str) -> Spec:
@@ -76,23 +87,28 @@ def spec_of(method: str) -> Spec:
     return METHODS.load(method).SPEC
 
 
-def names_of(task: Task) -> tuple[str, ...]:
-    """One name a class, in the order of the targets; a name that two classes share gets the class's number."""
-    return unique_labels(list(task.display_names().values()))
+def takes(method: str, parameter: str) -> bool:
+    """Whether a method's `fit` takes something of its own: "start", another predictor, or "sources", other tasks."""
+    return method != ZERO_SHOT and parameter in inspect.signature(METHODS.load(method).fit).parameters
+
+
+def _that_take(parameter: str) -> list[str]:
+    return [name for name in METHODS.names() if takes(name, parameter)]
 
 
 def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Sequence[int] | None = None) -> Examples:
     """The pictures that a plan learns from: K shots of "train", and min(K, 4) of "val" where there is one.
 
-    A method that chooses by validation pictures gets some of "train" where there is none.
+    A method that chooses by validation pictures gets some of "train" where there is none. One whose settings say
+    selection="test", for a published protocol that did so, gets all test pictures; the facts then say it, too.
 
     Raises:
         DataError, ConfigError: if there is no training split, or samples have several labels.
     """
     if (missing := splits.missing("train")) is not None:
         raise DataError(missing, fix="adapt on a task with a training split")
-    train = splits.split("train")
-    val = splits.split("val") if splits.missing("val") is None else None
+    train = _split(splits, "train")
+    val = _split(splits, "val") if splits.missing("val") is None else None
     for part in (train, val):
         if part is not None and (part.targets is None or part.targets.ndim != 1):
             raise ConfigError(f"{splits.task.name!r} has several labels a sample", expected="a task with one label a sample")
@@ -100,9 +116,14 @@ def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Seq
     chosen, chosen_val = np.arange(len(train)), None if val is None else np.arange(len(val))
     if plan.shots:
         chosen, chosen_val = draw_few_shot(train.targets, None if val is None else val.targets, plan.shots, plan.seed)
-    if val is None and _selects(plan):
+    by_test = getattr(plan.config, "selection", "val") == "test"
+    if by_test:
+        val = splits.split("test")
+        chosen_val = np.arange(len(val))
+    elif val is None and _selects(plan):
         val = train
         chosen, chosen_val = hold_out(train.targets, chosen, plan.shots, plan.seed)
+    chosen_by = None if val is None else "test" if by_test else val.split
     wanted = np.arange(len(train.classes)) if classes is None else np.asarray(classes)
     place = np.full(len(train.classes), -1)
     place[wanted] = np.arange(len(wanted))
@@ -112,8 +133,14 @@ def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Seq
         train=_labelled(train, chosen, place, embedder),
         val=None if val is None or chosen_val is None else _labelled(val, chosen_val, place, embedder),
         templates=splits.task.prompt_templates(),
-        facts={"task": splits.task.name, "shots": plan.shots, "seed": plan.seed},
+        facts={"task": splits.task.name, "shots": plan.shots, "seed": plan.seed, "selection": chosen_by},
     )
+
+
+def _split(splits: TaskSplits, name: str) -> TaskData:
+    """The samples of a split; of a task of videos one a video, whatever the method looks at."""
+    data = splits.split(name)
+    return videos_of(data) if data.task.kind == "video" and not data.task.takes_several else data
 
 
 def _selects(plan: Plan) -> bool:
@@ -144,6 +171,7 @@ def run_plan(
     folder: Path | None = None,
     progress: Callable[[dict[str, float]], None] | None = None,
     start: Predictor | None = None,
+    sources: Sequence[TaskSplits] = (),
 ) -> tuple[Record, Predictor]:
     """Adapt as the plan says and measure; the record has the task's own score first, then those of the predictor's rivals
     ("mix/accuracy") and of the targets, and what the fit says of itself in its details.
@@ -152,9 +180,10 @@ def run_plan(
         targets: other tasks, each with the split to measure.
         folder: where a fit keeps its state, so that one that was stopped goes on.
         start: a predictor that the method begins with.
+        sources: the plan's other tasks.
 
     Raises:
-        ConfigError: for a start with a method that takes none.
+        ConfigError: for a start or sources with a method that takes none.
     """
     model, count = embedder.model, len(splits.task.display_names())
     base, new = base_and_new(count) if plan.base_to_new else (range(count), range(0))
@@ -165,11 +194,14 @@ def run_plan(
     else:
         examples = examples_of(splits, embedder, plan, base if plan.base_to_new else None)
         method = METHODS.load(plan.method)
-        given = {} if start is None else {"start": start}
-        if not given.keys() <= inspect.signature(method.fit).parameters.keys():
-            raise ConfigError(f"{plan.method} does not begin with another predictor", expected="tpt")
+        given: dict[str, Any] = {} if start is None else {"start": start}
+        if sources:
+            given["sources"] = [examples_of(source, embedder, plan) for source in sources]
+        for parameter in given:
+            if not takes(plan.method, parameter):
+                raise ConfigError(f"{plan.method} takes no {parameter}", expected=", ".join(_that_take(parameter)))
         predictor = method.fit(model, examples, plan.config, seed=plan.seed, folder=folder, progress=progress, **given)
-    test = splits.split("test")
+    test = _split(splits, "test")
     facts, rivals = getattr(predictor, "facts", {}), getattr(predictor, "rivals", {})
     measured: dict[str, Metric] = {}
     score = score_name(splits.task)
@@ -185,68 +217,28 @@ def run_plan(
             logits = logits_of(rival, test, embedder)
             measured[f"{name}/{score}"] = scores(splits.task, logits, _targets(test), test.groups, seed=plan.seed)[score]
     for target in targets:
-        data = target.split("test")
+        data = _split(target, "test")
         for prefix, one in (("", predictor), *((f"{name}/", rival) for name, rival in rivals.items())):
-            bound = _renamed(one, names_of(target.task), target.task)
-            found = scores(target.task, logits_of(bound, data, embedder), _targets(data), data.groups, seed=plan.seed)
+            other = _renamed(one, names_of(target.task), target.task)
+            found = scores(target.task, logits_of(other, data, embedder), _targets(data), data.groups, seed=plan.seed)
             measured[f"{prefix}{target.task.name}@{data.split}"] = found[score_name(target.task)]
     counts = {"test_samples": len(test), "classes": len(base)}
     if examples is not None:
         counts |= {"train_samples": len(examples.train)}
+    if sources:
+        counts |= {"source_tasks": len(sources), "source_samples": sum(len(one.train) for one in given["sources"])}
     settings = None if plan.config is None else to_tree(plan.config)
+    chosen_by = examples.facts["selection"] if examples is not None and _selects(plan) else None
     record = Record(
-        protocol=plan.name, subject=f"{plan.method}, {plan.shots or 'all'} shots", metrics=measured,
+        protocol=plan.name, subject=f"{plan.label}, {plan.shots or 'all'} shots", metrics=measured,
         config={
-            "method": plan.method, "settings": settings, "shots": plan.shots, "base_to_new": plan.base_to_new, "score": score,
+            "method": plan.label, "settings": settings, "shots": plan.shots, "base_to_new": plan.base_to_new, "score": score,
+            "selection": chosen_by,
         },
         hashes=embedder.hashes(splits.task), counts=counts, seeds=(plan.seed,), task=splits.task.name, model=embedder.name,
         split=test.split, details={"fit": facts} if facts else {},
     )  # fmt: skip
     return record, predictor
-
-
-@torch.no_grad()
-def logits_of(predictor: Predictor, data: TaskData, embedder: Embedder) -> Float[np.ndarray, "N C"]:
-    """A predictor's logits on all samples: from rows of the store where it leaves the image side alone, else from pictures.
-
-    A method that looks at the batch sees 64 pictures of one domain at a time.
-    """
-    if predictor.own_images:
-        return torch.cat([_of_pictures(predictor, data, block) for block in _blocks(np.arange(len(data)))]).numpy()
-    if predictor.depends == "views":
-        return _of_views(predictor, data, embedder)
-    kept = embedder.rows(data, predictor.level)
-    rows = torch.from_numpy(kept.unit() if predictor.level == "post" else kept.array())
-    found = None
-    for members in _domains(data) if predictor.depends == "batch" else [np.arange(len(data))]:
-        for block in _blocks(members):
-            part = predictor.logits(rows[torch.from_numpy(block)].to(_device(predictor))).cpu()
-            if found is None:
-                found = torch.empty(len(data), part.shape[1])
-            found[torch.from_numpy(block)] = part
-    assert found is not None
-    return found.numpy()
-
-
-def _of_pictures(predictor: Predictor, data: TaskData, block: np.ndarray) -> torch.Tensor:
-    pixels = torch.stack([predictor.encoder.transform(data.samples.read(int(index)).image) for index in block])
-    return predictor.forward(pixels.to(_device(predictor))).float().cpu()
-
-
-def _of_views(predictor: Any, data: TaskData, embedder: Embedder) -> np.ndarray:
-    """From stored views: the model's own preprocessing, then random crops; AugMix makes its views of each picture anew."""
-    if predictor.module.config.mix != "none":
-        samples = (data.samples.read(index).image for index in range(len(data)))
-        made = Views(predictor.encoder, predictor.module.config.views, predictor.module.config.mix)
-        return torch.cat([predictor.logits_of_views(made.rows(image)[None]) for image in samples]).cpu().numpy()
-    count, model = predictor.module.config.views - 1, embedder.model
-    none = np.zeros(len(data), dtype=np.int64)  # nobody looks at them
-    pictures = Labelled(source=data.samples, targets=none, name=data.split, store=embedder.store)
-    views = torch.cat([pictures.features(model), *([pictures.features(model, count)] if count else [])])
-    blocks = (torch.from_numpy(block) for block in _blocks(np.arange(len(data))))
-    device = _device(predictor)
-    found = [predictor.logits_of_views(views[:, block].transpose(0, 1).to(device)) for block in blocks]
-    return torch.cat(found).cpu().numpy()
 
 
 def _half(predictor: Predictor, data: TaskData, classes: range, embedder: Embedder) -> Metric:
@@ -265,38 +257,19 @@ def _half(predictor: Predictor, data: TaskData, classes: range, embedder: Embedd
 
 
 def _renamed(predictor: Predictor, names: Sequence[str], task: Task) -> Predictor:
-    """The predictor for other class names: bound by the method, or hand-written anew for zero-shot."""
-    if tuple(names) == predictor.class_names:
-        return predictor
-    bind = getattr(predictor, "bind", None)
-    if bind is not None:
-        return bind(tuple(names))
-    return predictor.encoder.classifier(list(names), task.prompt_templates())
+    """The predictor for other class names: hand-written prompts are the task's, else the method binds what it has learned."""
+    if type(predictor) is Predictor and predictor.templates and tuple(names) != predictor.class_names:
+        return predictor.encoder.classifier(list(names), task.prompt_templates())
+    return bound(predictor, names)
 
 
 def bind_to(predictor: Predictor | None, encoder: Any, task: Task) -> Predictor:
     """The predictor with a task's class names; without one, the encoder's hand-written prompts for them."""
     if predictor is None:
         return encoder.classifier(list(names_of(task)), task.prompt_templates())
-    return _renamed(predictor, names_of(task), task)
+    return bound(predictor, names_of(task))
 
 
 def _targets(data: TaskData) -> Int[np.ndarray, " N"]:
     assert data.targets is not None
     return data.targets
-
-
-def _blocks(members: np.ndarray) -> list[np.ndarray]:
-    return [members[start : start + BLOCK] for start in range(0, len(members), BLOCK)]
-
-
-def _domains(data: TaskData) -> list[np.ndarray]:
-    """The samples of each domain; all of them where the task has none."""
-    if not data.groups:
-        return [np.arange(len(data))]
-    values = next(iter(data.groups.values()))
-    return [np.flatnonzero(values == value) for value in np.unique(values)]
-
-
-def _device(predictor: Predictor) -> torch.device:
-    return predictor.encoder.device

@@ -27,20 +27,22 @@ def run_all(
     results: Results,
     *,
     targets: Sequence[TaskSplits] = (),
+    sources: Sequence[TaskSplits] = (),
 ) -> Iterator[Result | str]:
-    """The result of every plan, or in one line why there is none."""
+    """The result of every plan, or in one line why there is none; plans with `sources` learn from those tasks besides."""
     for plan in plans:
         target = target_name(splits.task.name, splits.measured)
         path = results.path(embedder.name, target, plan.name)
         try:
-            identity = _identity(plan, splits, embedder, targets)
+            others = sources if plan.sources else ()
+            identity = _identity(plan, splits, embedder, targets, others)
             known = _known(path)
             if known is not None and known.identity == identity:
                 yield known
                 continue
             began = time.monotonic()
             fit = path.with_suffix(".fit") / sha256_json(identity)[:16]
-            record, _ = run_plan(plan, splits, embedder, targets=targets, folder=fit)
+            record, _ = run_plan(plan, splits, embedder, targets=targets, folder=fit, sources=others)
             result = Result(record=record, identity=identity, seconds=round(time.monotonic() - began, 3))
             yield results.write(result, {})
             shutil.rmtree(path.with_suffix(".fit"), ignore_errors=True)
@@ -70,8 +72,12 @@ def _known(path: Any) -> Result | None:
         return None  # damaged: it is made anew
 
 
-def _identity(plan: Plan, splits: TaskSplits, embedder: Embedder, targets: Sequence[TaskSplits]) -> dict[str, Any]:
+def _identity(
+    plan: Plan, splits: TaskSplits, embedder: Embedder, targets: Sequence[TaskSplits], sources: Sequence[TaskSplits]
+) -> dict[str, Any]:
+    learned = {"sources": {task_sha256(one.task): one.fingerprint("train") or "" for one in sources}} if sources else {}
     return {
+        **learned,
         "method": plan.method, "code": sha256_json(METHODS.source(plan.method)), "shots": plan.shots, "seed": plan.seed,
         "base_to_new": plan.base_to_new, "config": None if plan.config is None else to_tree(plan.config),
         "task": task_sha256(splits.task), "split": splits.measured, **embedder.hashes(splits.task),

@@ -57,7 +57,7 @@ class PredictorEmbedder(Embedder):
     def rows(self, data: TaskData, level: Level) -> Features:
         if not self.predictor.own_images:
             return super().rows(data, level)
-        if level != "post":
+        if level == "pre" != self.predictor.level:
             raise ConfigError(
                 f"a {self.predictor.kind!r} predictor changes the image side and has no rows before the projection",
                 fix="leave out what is learned from rows, such as --set groups.probe=false",

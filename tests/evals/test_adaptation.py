@@ -217,7 +217,7 @@ def test_tpt_begins_with_another_methods_contexts(task, embedder):
     _, start = run_plan(plan, splits, embedder)
     _, predictor = run_plan(Plan(method="tpt", config=tpt.Config(views=4)), splits, embedder, start=start)
     assert torch.equal(predictor.module.context, start.module.context)
-    with pytest.raises(ConfigError, match="does not begin"):
+    with pytest.raises(ConfigError, match="coop takes no start; expected tpt"):
         run_plan(plan, splits, embedder, start=start)
 
 

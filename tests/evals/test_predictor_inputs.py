@@ -61,7 +61,8 @@ def adapted(model, task, method, names=NAMES, **changes) -> Predictor:
     data = TaskSplits(task).split("train")
     config = made.Config(**changes)
     if hasattr(config, "recipe"):
-        config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, epochs=1, views=0, batch_size=4, lr=0.002))
+        recipe = dataclasses.replace(config.recipe, epochs=1, views=0, batch_size=4, lr=0.002)
+        config = dataclasses.replace(config, recipe=recipe)
     targets = np.minimum(data.targets, len(names) - 1)
     train = Labelled(source=data.samples, targets=targets, domains=np.arange(len(data)) % 2, name="train")
     return made.fit(model, Examples(class_names=names, train=train, val=train), config, seed=1)
@@ -178,7 +179,7 @@ def test_the_command_measures_predictors_beside_models(model, task, tmp_path, ca
     assert main([*asked, *both]) == 1 and "no longer at" in capsys.readouterr().err
     assert main([*asked, *both, "--model", str(tmp_path / "moved")]) == 0  # found among the models that are measured
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["model"], row["status"]) for row in rows] == [("moved", "done"), ("my-coop", "recorded"), ("my-vpt", "recorded")]
+    assert {row["model"]: row["status"] for row in rows} == {"moved": "done", "my-coop": "recorded", "my-vpt": "recorded"}
     assert main([*asked, *both, "--model", str(tmp_path / "moved"), "--protocol", "retrieval"]) == 0
     assert "retrieval is not applicable" in capsys.readouterr().err
     assert main(["eval", "run", "--features", "test.npz", *both[:2], "-o", str(tmp_path / "results")]) == 2
