@@ -13,43 +13,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 from ostension.evals.records import save_records
 from ostension.evals.results import Results
-from ostension.runtime import numpy_generator
+from ostension.recipes._study_pairs import write_pairs
 
-NAMES, PICTURES_A_NAME = 160, 30
-TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a blurry photo of a {}.", "a photo of one {}.", "{}")
 SUITE = ("local_cifar10", "local_tiny_imagenet", "local_caltech101", "pacs", "local_fashion_mnist", "mnist", "flickr8k_1000")
 PROTOCOLS = ("zeroshot", "prompts", "probe", "fewshot", "calibration", "retrieval", "groups")
-
-
-def write_pairs(data: Path, folder: Path, names: int = NAMES) -> int:
-    """Pictures and captions as files side by side; how many pairs."""
-    from pyarrow import parquet
-
-    folder.mkdir(parents=True, exist_ok=True)
-    photos = parquet.read_table(data / "flickr8k_1000/flickr8k_1000.parquet").slice(0, 800).to_pylist()
-    for number, row in enumerate(photos):
-        _write(folder, f"photo-{number:04d}", row["image"], row["captions"])
-    table = parquet.read_table(data / "tiny_imagenet/tiny_imagenet_val10k_train50pc.parquet")
-    named: dict[str, list[bytes]] = {}
-    for row in table.to_pylist():
-        if row["split"] == "train":
-            named.setdefault(row["label"], []).append(row["image"])
-    generator = numpy_generator(0, "measure-study")
-    chosen = sorted(generator.choice(sorted(named), names, replace=False).tolist())
-    for place, label in enumerate(chosen):
-        name = label.split(",")[0].replace("_", " ")
-        for number, image in enumerate(named[label][:PICTURES_A_NAME]):
-            _write(folder, f"name-{place:03d}-{number:02d}", image, [template.format(name) for template in TEMPLATES])
-    (folder.parent / "names.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
-    return len(photos) + names * PICTURES_A_NAME
 
 
 def train(data: Path, work: Path) -> None:
@@ -75,14 +48,6 @@ def measure(data: Path, work: Path, record: Path) -> None:
         work / "results"
     ).records()}  # fmt: skip
     save_records(record, kept)
-
-
-def _write(folder: Path, name: str, image: bytes, captions: list[str]) -> None:
-    from PIL import Image
-
-    suffix = (Image.open(io.BytesIO(image)).format or "jpeg").lower()
-    (folder / f"{name}.{suffix}").write_bytes(image)
-    (folder / f"{name}.txt").write_text("\n".join(captions), encoding="utf-8")
 
 
 def _ostension(*words: object) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
+from ostension.cli._adapt_study import Study
 from ostension.cli._eval_run import STORE, model_names, models_of
 from ostension.errors import UsageError
 from ostension.registry import ModuleRegistry
@@ -273,7 +274,7 @@ def _command(name: str) -> type:
     return type(name, (Adapt,), {"method": name, "__doc__": f"{doc}\n    Args:{args}"})
 
 
-COMMAND = {"compare": Compare, "attack": Attack, "ls": List, **{name: _command(name) for name in METHODS.names()}}
+COMMAND = {"compare": Compare, "attack": Attack, "study": Study, "ls": List, **{name: _command(name) for name in METHODS.names()}}
 
 
 def _plan(method: str, settings: Sequence[str], **fields: Any) -> Plan:

@@ -232,7 +232,7 @@ class CLIP(nn.Module):
             ConfigError: for a size that the tower cannot take.
         """
         config, vision, text = self.config, self.config.vision, self.config.text
-        if not isinstance(vision, VitConfig | ResNetConfig) or not isinstance(text, TextConfig):
+        if not isinstance(vision, VitConfig | ResNetConfig | EfficientNetConfig) or not isinstance(text, TextConfig):
             raise ConfigError(f"a model with towers of the kinds {vision.kind!r} and {text.kind!r} cannot be resized")
         pixels, length = image_size or vision.image_size, context_length or text.context_length
         if pixels != vision.image_size and getattr(vision, "pool", None) == "flatten":
@@ -247,7 +247,7 @@ class CLIP(nn.Module):
         state = self.state_dict()
         for name in ("visual.positional_embedding", "visual.attnpool.positional_embedding"):
             if name in state:
-                class_row = isinstance(vision, ResNetConfig) or vision.class_token
+                class_row = getattr(vision, "class_token", True)
                 state[name] = resize_image_positions(state[name], config.vision.grid, class_row=class_row)
         state["text.positional_embedding"] = resize_text_positions(state["text.positional_embedding"], length)
         with torch.device(self.device):

@@ -14,11 +14,11 @@ from ostension.errors import CheckpointError, ConfigError, DataError
 from ostension.formats.load import load, save
 from ostension.image.transforms import PreprocessConfig
 from ostension.model.clip import CLIP
-from ostension.model.config import ModelConfig, VitConfig
+from ostension.model.config import ModelConfig, TextConfig, VitConfig
 from ostension.model.insert import TextInsert, VisualInsert
 from ostension.model.towers.config import BertConfig, EfficientNetConfig, Stage, TransformersImageConfig, TransformersTextConfig
 from ostension.model.towers.efficientnet import same_padding
-from ostension.text.tokenizer import WordPieceConfig
+from ostension.text.tokenizer import TokenizerConfig, WordPieceConfig
 from ostension.text.wordpiece import WordPieceTokenizer, vocabulary_bytes
 
 STAGES = (
@@ -150,6 +150,16 @@ def test_a_tower_whose_width_is_the_embedding_s_needs_no_projection():
     assert model.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 24)
     with pytest.raises(ConfigError, match=r"embed_dim is 32; expected the vision width 24"):
         config(vision=vision, embed_dim=32)
+
+
+def test_a_convolutional_tower_has_no_positions_and_takes_another_size_as_it_is():
+    text = TextConfig(context_length=16, vocab_size=40, width=32, layers=1, head_width=16, activation="gelu")
+    model = CLIP(dataclasses.replace(config(), text=text, tokenizer=TokenizerConfig(context_length=16)), seed=3).eval()
+    smaller = model.resized(image_size=16)
+    assert smaller.config.preprocess.image_size == smaller.config.vision.image_size == 16
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in smaller.state_dict().items())
+    pictures = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(smaller.visual(pictures), model.visual(pictures))
 
 
 def test_what_a_foreign_tower_cannot_take_is_refused_in_words(tmp_path):
