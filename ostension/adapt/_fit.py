@@ -159,6 +159,7 @@ def fit_addition(
     optimizer.zero_grad(set_to_none=True)
     if judge is not None:
         judge.take_best()
+        addition.facts |= {"epoch": judge.epoch, "score": judge.score}
     addition.eval()
     return history
 
@@ -187,8 +188,9 @@ class _Orders:
     def __init__(self, addition: Addition, data: Labelled, recipe: Recipe, seed: int, epoch: int):
         self.addition, self.data, self.recipe, self.seed, self.epoch = addition, data, recipe, seed, epoch
         self.generator = numpy_generator(seed, "epoch", epoch)
-        order = _by_domain if addition.by_domain else _mixed
-        self.orders = list(order(data, recipe, self.generator))
+        own = addition.order(data, epoch, self.generator)
+        usual = _by_domain if addition.by_domain else _mixed
+        self.orders = list(usual(data, recipe, self.generator) if own is None else own)
 
     def __len__(self) -> int:
         return len(self.orders)

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from ostension.errors import CheckpointError, ConfigError
 from ostension.model.clip import CLIP
 from ostension.model.predictor import Level, Predictor, check_class_names
 from ostension.registry import ModuleRegistry
-from ostension.shapes import Float
+from ostension.shapes import Float, Int
 
 __all__ = ["METHODS", "TEMPLATE", "Addition", "AdditionPredictor", "Depends", "Examples", "Labelled", "Spec"]
 
@@ -92,6 +93,7 @@ class Addition(nn.Module, abc.ABC):
         level: which rows of the frozen tower are f: unit embeddings ("post"), or its output before the projection ("pre").
         by_domain: whether a training batch holds `batch_size` pictures of every domain, domain after domain.
         binds: whether what was learned serves other class names.
+        facts: what its fit has chosen and seen, which a predictor of it takes over.
     """
 
     kind: ClassVar[str]
@@ -113,6 +115,7 @@ class Addition(nn.Module, abc.ABC):
         # Not a submodule: its weights are neither trained nor saved with the method.
         self.__dict__["model"] = model
         self.config, self.class_names = config, check_class_names(class_names)
+        self.facts: dict[str, Any] = {}
 
     @property
     def num_classes(self) -> int:
@@ -146,6 +149,10 @@ class Addition(nn.Module, abc.ABC):
         """What training minimises, of a `_fit.Batch`; the cross-entropy by default."""
         features = self.image(batch.images) if self.needs_images else batch.features
         return F.cross_entropy(self.logits(features), batch.targets)
+
+    def order(self, data: Labelled, epoch: int, generator: np.random.Generator) -> Iterable[Int[np.ndarray, " B"]] | None:
+        """The positions of the pictures in each batch of an epoch; None takes them as `by_domain` and the recipe say."""
+        return None
 
     def score(self, logits: Float[Tensor, "N C"], val: Labelled) -> float:
         """What the best epoch is chosen by, of the logits of all validation pictures; their accuracy by default."""
@@ -211,7 +218,7 @@ class AdditionPredictor(Predictor):
         self.class_names, self.templates = module.class_names, tuple(templates)
         self.encoder, self.scale = module.model, float(module.scale())
         self.own_images, self.level = module.needs_images, module.level
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = dict(module.facts)
         self.rivals: dict[str, Predictor] = {}
         if weights is not None:
             self.weights = weights

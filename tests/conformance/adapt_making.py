@@ -68,4 +68,5 @@ def examples(classes: int = 4, each: int = 3) -> Examples:
     targets = np.repeat(np.arange(classes), each)
     domains = np.arange(len(targets)) % 2
     train = Labelled(source=Pictures(len(targets)), targets=targets, domains=domains, name="train")
-    return Examples(class_names=NAMES[:classes], train=train)
+    val = Labelled(source=Pictures(classes, seed=1), targets=np.arange(classes), domains=np.arange(classes) % 2, name="val")
+    return Examples(class_names=NAMES[:classes], train=train, val=val)

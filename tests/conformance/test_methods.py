@@ -109,12 +109,10 @@ def test_a_picture_does_not_depend_on_its_batch_unless_declared(name):
 def test_permuted_names_permute_the_logits(name):
     predictor = method(name).fit(tiny_clip(), examples(), config_of(name))
     order = [2, 0, 3, 1]
-    try:
-        other = predictor.bind([NAMES[place] for place in order])
-    except ConfigError:
-        assert not predictor.module.binds
+    other = renamed(predictor, [NAMES[place] for place in order])
+    if other is None:
         return
-    rows = F.normalize(torch.randn(3, predictor.encoder.config.embed_dim, generator=torch.Generator().manual_seed(1)), dim=-1)
+    rows = predictor.features(torch.randn(3, 3, 32, 32, generator=generator_of(1)))
     torch.testing.assert_close(answers(other, rows), answers(predictor, rows)[:, order], rtol=1e-4, atol=1e-4)
 
 
@@ -137,6 +135,7 @@ def test_it_overfits_a_tiny_set(name):
     made = config_of(name, **({"weight": 0.0} if held else {}))
     recipe = dataclasses.replace(made.recipe, epochs=80, batch_size=8, optimizer="adamw", lr=0.02, weight_decay=0.0)
     data, model = examples(classes=2, each=2), tiny_clip()
+    data = dataclasses.replace(data, val=data.train)  # what is chosen is to be what fits these pictures
     predictor = method(name).fit(model, data, dataclasses.replace(made, recipe=recipe), seed=0)
     logits = predictor.forward(data.train.pixels(model, np.arange(4)))
     assert logits.argmax(1).tolist() == data.train.targets.tolist()
@@ -161,16 +160,14 @@ def test_a_fit_that_was_stopped_ends_with_the_same_bits(name, tmp_path):
         assert torch.equal(value, resumed.state()[1][key])
 
 
-FAST = [name for name in METHODS.names() if name not in ("vpt", "tecoa")]  # those of learned words
-
-
-@pytest.mark.parametrize("name", FAST)
 def test_the_fast_text_path_equals_all_positions_and_so_do_its_gradients(name):
     """In float64: values to 1e-12, gradients to 1e-10; contexts, deep ones and those of each picture go through both."""
     model = tiny_clip(seed=5).double()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     addition = kind_of(name)(model, method(name).Config(), NAMES, seed=2).double().eval()
+    if not hasattr(addition, "prompts") and not hasattr(addition, "conditional"):
+        pytest.skip("its words stay hand-written, or it has none")
     rows = F.normalize(torch.randn(3, model.config.embed_dim, dtype=torch.float64, generator=generator_of(1)), dim=-1)
     found = {}
     encode = model.encode_text
@@ -195,13 +192,12 @@ def test_the_fast_text_path_equals_all_positions_and_so_do_its_gradients(name):
             torch.testing.assert_close(left, right, rtol=0, atol=1e-10)
 
 
-CACHED = [name for name in TRAINED if name not in ("vpt", "ivlp", "maple", "dpt", "tecoa", "mvlpt")]
-
-
-@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("name", TRAINED)
 def test_training_on_kept_features_equals_training_on_pictures_step_for_step(name, monkeypatch):
     """Without augmentation; the pictures go through the frozen tower again in every step."""
     model, made = tiny_clip(), config_of(name)
+    if kind_of(name)(model, made, NAMES).needs_images:
+        pytest.skip("it changes the image side")
     kept, seen = [], []
     method(name).fit(model, examples(), made, seed=1, progress=kept.append)
     kind = kind_of(name)
@@ -231,7 +227,7 @@ def test_predictors_loaded_in_another_process_predict_the_same_bits_and_serve_ne
     for name in METHODS.names():
         predictor = method(name).fit(model, examples(), untrained(config_of(name)), seed=4)
         predictor.save(tmp_path / name)
-        expected[name] = [predictor.forward(images).detach(), predictor.bind(("red car", "x-ray")).forward(images).detach()]
+        expected[name] = [one.forward(images).detach() for one in (predictor, renamed(predictor, ("red car", "x-ray"))) if one]
     script = """
 import sys, torch
 from pathlib import Path
@@ -243,14 +239,14 @@ folder, *names = sys.argv[1:]
 model, images, found = load(f"{folder}/model", dtype="float32"), torch.load(f"{folder}/images.pt"), {}
 for name in names:
     predictor = Predictor.load(f"{folder}/{name}", model)
-    found[name] = [predictor.forward(images).detach(), predictor.bind(("red car", "x-ray")).forward(images).detach()]
+    both = [predictor, predictor.bind(("red car", "x-ray"))] if predictor.module.binds else [predictor]
+    found[name] = [one.forward(images).detach() for one in both]
 torch.save(found, f"{folder}/found.pt")
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path), *METHODS.names()], check=True)
     found = torch.load(tmp_path / "found.pt")
-    for name, (own, other) in expected.items():
-        torch.testing.assert_close(found[name][0], own, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(found[name][1], other, rtol=1e-5, atol=1e-5)
+    for name, logits in expected.items():
+        torch.testing.assert_close(found[name], logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -263,7 +259,10 @@ def test_a_model_of_another_type_is_adapted_too(name, dtype):
 
 def test_one_class_with_one_picture_is_enough(name):
     predictor = method(name).fit(tiny_clip(), examples(classes=1, each=1), config_of(name), seed=1)
-    assert predictor.bind(("a", "b_c (d)")).forward(torch.randn(2, 3, 32, 32, generator=generator_of(0))).shape == (2, 2)
+    images = torch.randn(2, 3, 32, 32, generator=generator_of(0))
+    assert predictor.forward(images).shape == (2, 1) and predictor.forward(images).isfinite().all()
+    other = renamed(predictor, ("a", "b_c (d)"))
+    assert other is None or other.forward(images).shape == (2, 2)
 
 
 def test_towers_without_a_place_for_tokens_are_refused_in_one_line(name):
@@ -279,11 +278,22 @@ def test_towers_without_a_place_for_tokens_are_refused_in_one_line(name):
             assert re.search(reason, str(error)) and "\n" not in str(error)
 
 
+def renamed(predictor, names):
+    """With other class names; None where what was learned belongs to its own, which it then has to say."""
+    try:
+        return predictor.bind(tuple(names))
+    except ConfigError:
+        assert not predictor.module.binds
+        return None
+
+
 def generator_of(seed):
     return torch.Generator().manual_seed(seed)
 
 
 def kind_of(name):
+    if name not in Predictor._kinds:
+        pytest.skip("it ends in the predictor of another method")
     return Predictor._kinds[name].addition
 
 
