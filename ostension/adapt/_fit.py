@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ostension import files
 from ostension.adapt._examples import Examples, Labelled
+from ostension.adapt._hand_written import with_templates
 from ostension.adapt._judge import Judge
 from ostension.adapt._recipe import Recipe
 from ostension.adapt.base import TEMPLATE, Addition, AdditionPredictor
@@ -81,6 +82,8 @@ def fitting(kind: type[Addition], complete: Callable[[Any, Examples], Recipe] | 
         model: CLIP, examples: Examples, config: Any, *, seed: int = 0, folder: Path | None = None,
         progress: Progress | None = None,
     ) -> AdditionPredictor:  # fmt: skip
+        if getattr(config, "templates", None) == ():
+            config = with_templates(config, examples)
         if getattr(config, "template", "") is None:
             config = dataclasses.replace(config, template=examples.templates[0] if len(examples.templates) == 1 else TEMPLATE)
         if complete is not None:

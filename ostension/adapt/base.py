@@ -38,6 +38,7 @@ from ostension.shapes import Float, Int
 __all__ = ["METHODS", "TEMPLATE", "Addition", "AdditionPredictor", "Depends", "Examples", "Labelled", "Spec"]
 
 Depends = Literal["nothing", "feature", "batch", "views"]
+Takes = Literal["pictures", "videos"]
 TEMPLATE = "a photo of a {}."  # where neither settings nor the task say another
 METHODS = ModuleRegistry("ostension.adapt", "method", without=("base",))
 
@@ -55,6 +56,7 @@ class Spec:
         domains: whether it needs several source domains.
         selects: whether it chooses settings or an epoch on `examples.val`, which is then always there.
         depends: what W looks at: nothing, a picture's feature, the batch, or several views of a picture.
+        takes: what a sample is: a picture, or a video.
         neutral: settings of its `Config` with which an untrained method is zero-shot with `neutral_template`; None where there
             are none.
         silence: sets an untrained addition's parameters so that it is, besides `neutral`, where no setting can.
@@ -70,6 +72,7 @@ class Spec:
     domains: bool = False
     selects: bool = False
     depends: Depends = "nothing"
+    takes: Takes = "pictures"
     neutral: Mapping[str, Any] | None = None
     silence: Callable[[Any], None] | None = None
     neutral_template: str = "a photo of a {}."
@@ -99,6 +102,7 @@ class Addition(nn.Module, abc.ABC):
     kind: ClassVar[str]
     config_type: ClassVar[type[Any]]
     depends: ClassVar[Depends] = "nothing"
+    takes: ClassVar[Takes] = "pictures"
     needs_images: bool = False
     level: Level = "post"
     by_domain: bool = False
@@ -108,7 +112,8 @@ class Addition(nn.Module, abc.ABC):
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
         if "kind" in cls.__dict__:
-            type(f"{cls.__name__}Predictor", (AdditionPredictor,), {"kind": cls.kind, "addition": cls, "depends": cls.depends})
+            shared = {"kind": cls.kind, "addition": cls, "depends": cls.depends, "takes": cls.takes}
+            type(f"{cls.__name__}Predictor", (AdditionPredictor,), shared)
 
     def __init__(self, model: CLIP, config: Any, class_names: Sequence[str], *, seed: int = 0):
         super().__init__()
@@ -130,6 +135,14 @@ class Addition(nn.Module, abc.ABC):
         if self.level == "pre":
             return self.model.image_features(images)["pooled"]
         return self.model.encode_image(images, normalize=True)
+
+    def pixels(self, pictures: Sequence[Any], *, workers: int = 0) -> Float[Tensor, "B *F 3 S S"]:
+        """What `image` takes of samples: preprocessed pictures, or videos' frames for a method that takes those."""
+        return self.model.transform.batch(pictures, workers=workers)
+
+    def split_rows(self, data: Labelled) -> Float[Tensor, "N E"] | None:
+        """f of all samples of a split, where a method that takes videos has its own way to them."""
+        return None
 
     @abc.abstractmethod
     def weights(self, features: Float[Tensor, "B E"] | None = None) -> Float[Tensor, "*_B C E"]:
@@ -166,7 +179,7 @@ class Addition(nn.Module, abc.ABC):
         """The Predictor of it as it is now."""
         made = Predictor._kinds[self.kind]
         assert issubclass(made, AdditionPredictor)
-        return made(self, templates)
+        return made(self, templates or getattr(self.config, "templates", ()))
 
     def settle(self) -> None:
         """Drop what only training uses."""
@@ -222,6 +235,8 @@ class AdditionPredictor(Predictor):
         self.rivals: dict[str, Predictor] = {}
         if weights is not None:
             self.weights = weights
+        if self.takes == "videos":
+            self.own_images = True  # kept embeddings of pictures are none of videos
 
     def _constant(self) -> Tensor | None:
         """W where it depends on nothing: computed once."""
@@ -230,8 +245,15 @@ class AdditionPredictor(Predictor):
         with torch.no_grad():
             return self.module.weights().float()
 
-    def features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
+    def features(self, images: Float[Tensor, "B *F 3 S S"]) -> Float[Tensor, "B E"]:
         return self.module.image(images)
+
+    def pixels(self, pictures: Sequence[Any], *, workers: int = 0) -> Float[Tensor, "B *F 3 S S"]:
+        return self.module.pixels(pictures, workers=workers)
+
+    def split_rows(self, data: Labelled) -> Float[Tensor, "N E"] | None:
+        """f of all samples of a split, where a method that takes videos has its own way to them."""
+        return self.module.split_rows(data)
 
     def class_weights(self, embeddings: Float[Tensor, "B E"]) -> Float[Tensor, "*_B C E"]:
         return self.weights if self.depends == "nothing" else self.module.weights(embeddings)
@@ -252,7 +274,7 @@ class AdditionPredictor(Predictor):
         return self.module.bound(class_names).predictor(self.templates)
 
     def freeze(self) -> Predictor:
-        if self.module.needs_images:
+        if self.own_images:
             raise ConfigError(f"{self.kind} changes the image side, which a constant matrix does not hold")
         if self._own_logits:
             raise ConfigError(f"the logits of {self.kind} are more than a product with a constant matrix")
