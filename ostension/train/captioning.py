@@ -86,7 +86,7 @@ class Captioning(Contrastive):
         return to_tree(self.settings)
 
     def save(self, folder: Path) -> None:
-        with taken_off(self.model):
+        with taken_off(self.model, NAME):
             save_with_part(self.model, folder, NAME, self.captioner, to_tree(self.settings.decoder), overwrite=True)
 
     def caption_model(self) -> CaptionModel:
@@ -95,13 +95,13 @@ class Captioning(Contrastive):
 
 
 @contextmanager
-def taken_off(model: CLIP) -> Iterator[None]:
-    """The model without its captioner, for as long as it is entered."""
-    captioner = model._modules.pop(NAME)
+def taken_off(model: CLIP, name: str) -> Iterator[None]:
+    """The model without the part that an objective put on it, such as its captioner, for as long as it is entered."""
+    part = model._modules.pop(name)
     try:
         yield
     finally:
-        model._modules[NAME] = captioner
+        model._modules[name] = part
 
 
 def _unit(rows: Tensor) -> Tensor:
