@@ -139,7 +139,8 @@ def method_list(folder: Path) -> str:
     for name in METHODS.names():
         module = METHODS.load(name)
         spec = module.SPEC
-        needs = [("labels", spec.labels), ("several domains", spec.domains), ("gradients at test time", spec.test_gradients)]
+        needs = [("labels", spec.labels), ("several domains", spec.domains), ("videos", spec.takes == "videos"),
+                 ("gradients at test time", spec.test_gradients)]  # fmt: skip
         wanted = ", ".join(word for word, wanted in needs if wanted)
         lines += [
             f"## {name}", "", METHODS.summary(name), "", f"{spec.paper}.", "",

@@ -262,7 +262,8 @@ class Attack:
 
 
 def _needs(row: dict[str, Any]) -> str:
-    parts = [("labels", row["labels"]), ("domains", row["domains"]), ("gradients at test time", row["test_gradients"])]
+    parts = [("labels", row["labels"]), ("domains", row["domains"]), ("videos", row["takes"] == "videos"),
+             ("gradients at test time", row["test_gradients"])]  # fmt: skip
     return ", ".join(word for word, wanted in parts if wanted) or "nothing"
 
 

@@ -34,9 +34,11 @@ class Classify:
       ostension classify photo.jpg --labels "cat,dog,a cup of tea" --model FOLDER
       ostension classify pictures/ "more/*.png" --task imagenet --top-k 3 --format jsonl
       find . -name "*.jpg" | ostension classify - --labels-file names.txt
+      ostension classify clip.webm frames/ --predictor FOLDER-OF-A-VIDEO-METHOD
 
     Args:
         images: Files, folders (searched with their sub-folders), globs, or - for a list of paths on stdin, one a line.
+            For a predictor of videos: files of videos, moving pictures, and folders of frames.
         labels: Class names, separated by commas.
         labels_file: A text file with one class name a line.
         task: A shipped task's name (emoji, cifar10, imagenet, ...) or a task record (a .toml file).
@@ -84,7 +86,7 @@ class Classify:
 
     def run(self) -> int:
         # Before the model is loaded: a typing error in a path must not cost the time of loading.
-        found = find_images(self.images)
+        found = find_images(self.images, videos=self.predictor is not None and _of_videos(self.predictor))
         predictor = self.build()
         if self.save_predictor is not None:
             predictor.save(self.save_predictor)
@@ -179,8 +181,11 @@ def read_labels_file(path: Path) -> list[str]:
         raise DataError(f"cannot be read: {error.strerror}", source=path, expected="one class name a line") from None
 
 
-def find_images(arguments: Sequence[str]) -> Found:
+def find_images(arguments: Sequence[str], *, videos: bool = False) -> Found:
     """The files that the arguments name, in their order; what matches nothing is reported on stderr and counted.
+
+    Args:
+        videos: whether files of videos, moving pictures, and folders of frames are what is looked for.
 
     Raises:
         UsageError: for no arguments.
@@ -191,7 +196,7 @@ def find_images(arguments: Sequence[str]) -> Found:
     found = Found([])
     for argument in _lines_of_stdin_in_place(arguments):
         before = len(found.paths)
-        _add(found, argument)
+        _add(found, argument, videos)
         if len(found.paths) == before:
             found.problems += 1
             _say(f"{shown(Path(argument))}: no image here")
@@ -209,8 +214,8 @@ def classify_files(
     """
     import torch
 
-    if predictor.depends == "views":
-        batch_size = 1  # the views of a picture are many
+    if predictor.depends == "views" or predictor.takes == "videos":
+        batch_size = 1  # the views of a picture, or frames of a video, are many
     for start in range(0, len(paths), batch_size):
         outcomes: list[Any] = [_pixels(predictor, path) for path in paths[start : start + batch_size]]
         readable = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
@@ -243,24 +248,51 @@ def _lines_of_stdin_in_place(arguments: Iterable[str]) -> Iterator[str]:
             yield argument
 
 
-def _add(found: Found, argument: str) -> None:
+def _of_videos(predictor: Path) -> bool:
+    from ostension.model.predictor import sample_kind
+
+    return sample_kind(predictor) == "videos"
+
+
+def _add(found: Found, argument: str, videos: bool) -> None:
     """Add the images that one argument leads to; a name with [ or * in it that exists is that file, not a pattern."""
     import glob
 
     if Path(argument).exists():
-        _add_existing(found, Path(argument))
+        _add_existing(found, Path(argument), videos)
     else:
         for match in sorted(glob.glob(argument, recursive=True)):
-            _add_existing(found, Path(match))
+            _add_existing(found, Path(match), videos)
 
 
-def _add_existing(found: Found, path: Path) -> None:
+def _add_existing(found: Found, path: Path, videos: bool) -> None:
     if not path.is_dir():
         found.paths.append(path)
+        return
+    if videos:
+        _add_videos(found, path)
         return
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         if file.suffix.lower() in IMAGE_SUFFIXES:
             found.paths.append(file)
+        else:
+            found.skipped += 1
+
+
+def _add_videos(found: Found, folder: Path) -> None:
+    """The videos below a folder: it or a folder in it where the pictures are frames, and each file that moves."""
+    from ostension.image.signatures import VIDEO_SUFFIXES
+    from ostension.image.video import holds_frames
+
+    if holds_frames(folder):
+        found.paths.append(folder)
+        return
+    for entry in sorted(folder.iterdir()):
+        suffix = entry.suffix.lower()
+        if entry.is_dir():
+            _add_videos(found, entry)
+        elif suffix in IMAGE_SUFFIXES or suffix[1:] in VIDEO_SUFFIXES:
+            found.paths.append(entry)
         else:
             found.skipped += 1
 

@@ -53,12 +53,20 @@ def rows_of(predictor: Predictor, data: TaskData, embedder: Embedder) -> Feature
         raise DataError(
             f"a {predictor.kind!r} predictor reads pictures", source=data.samples.location, expected="pictures, not embeddings"
         )
+    if predictor.takes == "videos":
+        none = np.zeros(len(data), dtype=np.int64)  # nobody looks at them
+        videos = Labelled(source=data.samples, targets=none, name=data.split, store=embedder.store)
+        return _features(predictor.split_rows(videos), data)  # type: ignore[attr-defined]
     transform, found = embedder.transform(data.task), []
     for block in _blocks(np.arange(len(data))):
         pixels = torch.stack([transform(data.samples.read(int(index)).image) for index in block])
         found.append(F.normalize(predictor.features(pixels.to(_device(predictor))).float(), dim=-1).cpu())
+    return _features(torch.cat(found), data)
+
+
+def _features(rows: torch.Tensor, data: TaskData) -> Features:
     return Features(
-        rows=torch.cat(found).numpy(), targets=data.targets, classes=data.classes, groups=data.groups, ids=tuple(data.ids),
+        rows=rows.float().numpy(), targets=data.targets, classes=data.classes, groups=data.groups, ids=tuple(data.ids),
         texts=None if data.samples.texts is None else tuple(data.captions), facts={"source": str(data.samples.location)},
     )  # fmt: skip
 

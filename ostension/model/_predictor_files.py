@@ -50,11 +50,11 @@ def write_predictor(
     files.write_json(folder / RECORD, record)
 
 
-def read_predictor(folder: Path, kinds: Collection[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The record and the tensors of a predictor's folder.
+def read_record(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
+    """The record of a predictor's folder.
 
     Raises:
-        CheckpointError: if a file is missing, damaged, not of this format, or of a kind not in `kinds`.
+        CheckpointError: if it is missing, damaged, not of this format, or of a kind not in `kinds`.
     """
     if not folder.is_dir():
         raise CheckpointError("no such folder", source=folder, expected=f"a folder with {RECORD}")
@@ -68,6 +68,16 @@ def read_predictor(folder: Path, kinds: Collection[str]) -> tuple[dict[str, Any]
         raise CheckpointError(
             f"unknown kind of predictor {record['kind']!r}", source=path, expected=f"one of {', '.join(sorted(kinds))}"
         )
+    return record
+
+
+def read_predictor(folder: Path, kinds: Collection[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The record and the tensors of a predictor's folder.
+
+    Raises:
+        CheckpointError: as `read_record`, and for missing or damaged tensors.
+    """
+    record = read_record(folder, kinds)
     try:
         data = (folder / TENSORS).read_bytes()
     except OSError as error:

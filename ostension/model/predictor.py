@@ -23,7 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ostension.errors import CheckpointError, ConfigError, DataError
-from ostension.model._predictor_files import check_class_list, find_encoder, read_predictor, write_predictor
+from ostension.model._predictor_files import (
+    check_class_list,
+    find_encoder,
+    read_predictor,
+    read_record,
+    write_predictor,
+)
 from ostension.registry import ModuleRegistry
 from ostension.shapes import Float
 from ostension.text.prompts import ClassNamesLike, TemplatesLike, as_classes, as_templates, fill
@@ -72,6 +78,7 @@ class Predictor:
 
     kind: ClassVar[str] = "matrix"
     depends: ClassVar[Literal["nothing", "feature", "batch", "views"]] = "nothing"
+    takes: ClassVar[Literal["pictures", "videos"]] = "pictures"
     level: Level = "post"  # which rows of the encoder are f: unit embeddings, or the image tower's before the projection
     own_images: bool = False  # whether f is another than the encoder's, so that kept embeddings of it cannot stand in
     _kinds: ClassVar[dict[str, type[Predictor]]] = {}  # filled below, and by each subclass as it is defined
@@ -115,8 +122,8 @@ class Predictor:
         """Pictures (paths, bytes, PIL pictures, arrays) as `forward` takes them; in several views where W looks at those."""
         return self._need_encoder().transform.batch(pictures, workers=workers)
 
-    def features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
-        """f: unit embeddings of preprocessed images."""
+    def features(self, images: Float[Tensor, "B *F 3 S S"]) -> Float[Tensor, "B E"]:
+        """f: unit embeddings of preprocessed images, or of videos' frames for a predictor of videos."""
         return self._need_encoder().encode_image(images, normalize=True)
 
     def class_weights(self, embeddings: Float[Tensor, "B E"]) -> Float[Tensor, "*_B C E"]:
@@ -133,8 +140,8 @@ class Predictor:
         product = wide @ weights.double().T if weights.ndim == 2 else torch.einsum("be,bce->bc", wide, weights.double())
         return (self.scale * product).to(torch.float64 if embeddings.dtype == torch.float64 else torch.float32)
 
-    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B C"]:
-        """Logits of preprocessed images."""
+    def forward(self, images: Float[Tensor, "B *F 3 S S"]) -> Float[Tensor, "B C"]:
+        """Logits of preprocessed images, or of videos' frames for a predictor of videos."""
         return self.logits(self.features(images))
 
     @torch.no_grad()
@@ -234,6 +241,18 @@ class Predictor:
 
 
 Predictor._kinds[Predictor.kind] = Predictor
+
+
+def sample_kind(folder: str | Path) -> Literal["pictures", "videos"]:
+    """What a saved predictor classifies, seen from its record alone.
+
+    Raises:
+        CheckpointError: for a damaged folder.
+    """
+    kind = read_record(Path(folder), {*Predictor._kinds, *METHODS.names()})["kind"]
+    if kind not in Predictor._kinds:
+        METHODS.load(kind)
+    return Predictor._kinds[kind].takes
 
 
 def encoder_fingerprint(folder: str | Path) -> str:
