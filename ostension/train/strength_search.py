@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ostension.shapes import Float
 from ostension.train.logistic import TOLERANCE, LogisticPath
@@ -84,13 +85,18 @@ class PathProbe:
         self, strength: float, rows: Float[np.ndarray, "M D"], offset: Float[np.ndarray, "M C"] | None = None
     ) -> Float[np.ndarray, "M C"]:
         """The logits of other samples at a strength."""
+        weight, bias = self.head(strength)
+        found = (torch.from_numpy(np.ascontiguousarray(rows)).to(weight.dtype) @ weight.T + bias).numpy()
+        return found if offset is None else found + offset
+
+    def head(self, strength: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
+        """W and b at a strength."""
         two = self.num_classes == 2 and not self.independent
         fit = self.path.fit([strength / 2 if two else strength])
         self.gradient_norms[strength] = float(fit.gradient_norm[0])
         if not fit.converged[0]:
             self.unconverged.add(strength)
-        found = fit.logits_of(0, torch.from_numpy(np.ascontiguousarray(rows))).numpy()
-        return found if offset is None else found + offset
+        return fit.weight[0], fit.bias[0]
 
 
 def whole_grid(score: Callable[[float], float], strengths: Sequence[float] = GRID) -> Choice:
