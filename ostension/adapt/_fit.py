@@ -51,6 +51,7 @@ class Batch:
         indices: (B,) which pictures these are.
         epoch: counted from 0.
         generator: of whatever the loss draws.
+        notes: numbers that the loss may leave here; their means over an epoch are reported beside it.
     """
 
     features: Float[Tensor, "B E"] | None
@@ -60,6 +61,7 @@ class Batch:
     indices: Int[np.ndarray, " B"]
     epoch: int
     generator: torch.Generator
+    notes: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Fit(Protocol):
@@ -136,7 +138,7 @@ def fit_addition(
         addition.train()
         for epoch in range(len(history), epochs):
             torch.manual_seed(seed_for(seed, "fit", epoch))  # dropout and the like
-            losses, orders = [], _Orders(addition, data, recipe, seed, epoch)
+            losses, notes, orders = [], list[dict[str, float]](), _Orders(addition, data, recipe, seed, epoch)
             for step, batch in enumerate(orders.batches(cached)):
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate(epoch, step, len(orders)) * group["factor"]
@@ -152,7 +154,9 @@ def fit_addition(
                     nn.utils.clip_grad_norm_(parameters.values(), recipe.clip_norm)
                 optimizer.step()
                 losses.append(value)
-            history.append({"epoch": epoch, "loss": float(np.mean(losses)), "lr": recipe.rate(epoch)})
+                notes.append(batch.notes)
+            means = {name: float(np.mean([note[name] for note in notes])) for name in notes[0]}
+            history.append({"epoch": epoch, "loss": float(np.mean(losses)), "lr": recipe.rate(epoch), **means})
             if judge is not None:
                 history[-1]["score"] = judge.look(epoch)
             if folder is not None:

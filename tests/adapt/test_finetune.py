@@ -139,6 +139,6 @@ def test_the_tuned_model_is_a_model_that_knows_its_start(tmp_path):
     found = finetune.fit(model, examples(), short(finetune))
     save(found.module.tuned_model(), tmp_path / "model")
     loaded = ostension.load(tmp_path / "model", dtype="float32")
-    assert torch.equal(loaded.encode_image(IMAGES, normalize=True), found.features(IMAGES))
+    torch.testing.assert_close(loaded.encode_image(IMAGES, normalize=True).detach(), found.features(IMAGES))
     assert fingerprint(model) in str(loaded.provenance)
     assert torch.equal(loaded.text.token_embedding.weight, model.text.token_embedding.weight)
