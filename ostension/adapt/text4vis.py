@@ -12,9 +12,7 @@ Letters: B videos, F frames of a clip, V clips and crops of a video, C classes, 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,13 +21,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ostension.adapt._classifiers import lda_rows, orthonormal_rows, random_rows, rows_of_names
 from ostension.adapt._fit import Progress, Recipe, fit_addition
 from ostension.adapt._frames import Clips
 from ostension.adapt._temporal import Temporal
-from ostension.adapt.base import Addition, AdditionPredictor, Examples, Labelled, Spec
+from ostension.adapt._tuning import Tuned
+from ostension.adapt.base import AdditionPredictor, Examples, Labelled, Spec
 from ostension.config import require
 from ostension.errors import ConfigError, DataError
 from ostension.image.clips import ClipConfig, fixed_views
@@ -114,39 +113,28 @@ class Config:
             )
 
 
-class Text4Vis(Addition):
+class Text4Vis(Tuned):
     kind, config_type, takes = "text4vis", Config, "videos"
     rows: Tensor
 
     def __init__(self, model: CLIP, config: Config, class_names: Sequence[str], *, seed: int = 0):
+        trained = config.tower == "trained"
+        self.__dict__["parts"] = ("visual", "logit_scale") if trained else ("logit_scale",)  # read where copies are made
         super().__init__(model, config, class_names, seed=seed)
         width = model.config.embed_dim
-        self.needs_images, self.binds = config.tower == "trained", config.classifier == "text"
+        self.needs_images, self.binds = trained, config.classifier == "text"
         if self.binds:
             rows = model.classifier(self.class_names, [config.template]).weights
         else:
             rows = torch.zeros(self.num_classes, width)  # until `fit`, or a saved predictor, fills them
         self.register_buffer("rows", rows, persistent=not self.binds)
-        wide = torch.promote_types(model.dtype, torch.float32)  # steps in half precision would round to nothing
-        self.logit_scale = nn.Parameter(model.scale().detach().to(wide).log().clone())
-        self.visual = None
-        if self.needs_images:
-            self.visual = copy.deepcopy(model.visual).to(wide).requires_grad_(True)
         self.temporal = None
         if config.pooling == "transformer":
             heads = config.heads or int(getattr(model.config.text, "heads", 0)) or 1
             self.temporal = Temporal(width, config.clip.frames, config.layers, heads, seed=seed)
 
-    def train(self, mode: bool = True) -> Text4Vis:
-        super().train(mode)
-        if self.visual is not None:
-            self.visual.eval()  # batch norm keeps the statistics of its pre-training
-        return self
-
     def scale(self) -> Float[Tensor, ""]:
-        """exp(s), under the model's cap."""
-        cap = self.model.config.logit_scale_cap
-        return (self.logit_scale if cap is None else self.logit_scale.clamp(max=math.log(cap))).exp()
+        return self.live.scale()
 
     def weights(self, features: Tensor | None = None) -> Float[Tensor, "C E"]:
         return self.rows
@@ -209,10 +197,8 @@ class Text4Vis(Addition):
         self.rows.copy_(rows)
 
     def _projected(self, images: Float[Tensor, "BF 3 S S"]) -> Float[Tensor, "BF E"]:
-        if self.visual is None:
-            found = self.model.encode_image(images)
-            return found if found.dtype == torch.float64 else found.float()
-        return self.visual(images.to(self.logit_scale.dtype))
+        found = self.live.encode_image(images)
+        return found if found.dtype == torch.float64 else found.float()
 
 
 def fit(

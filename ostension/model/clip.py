@@ -172,7 +172,7 @@ class CLIP(nn.Module):
 
     def project_image(self, features: Float[Tensor, "B W"], *, normalize: bool = False) -> Float[Tensor, "B E"]:
         """Embeddings of pooled image features (the tap "pooled"), such as a cache of a frozen tower's."""
-        return self._finish(self.visual.project(features.to(self.device, self.dtype)), normalize)
+        return self._finish(self.visual.project(features.to(self.device, _dtype_of(self.visual))), normalize)
 
     def project_text(self, features: Float[Tensor, "B W"], *, normalize: bool = False) -> Float[Tensor, "B E"]:
         """Embeddings of pooled text features."""
@@ -316,7 +316,7 @@ class CLIP(nn.Module):
                 expected=f"(B, 3, {size}, {size})",
                 fix="use the transform that belongs to the model, or model.resized(image_size=...)",
             )
-        return images.to(self.device, self.dtype)
+        return images.to(self.device, _dtype_of(self.visual))  # which is another one where a method trains a tower of its own
 
     def _pooled(self, tower: nn.Module, inputs: Tensor) -> Tensor:
         """A tower's feature before the projection."""
@@ -359,6 +359,10 @@ def text_tower(config: TextTowerConfig, embed_dim: int) -> Any:
     if isinstance(config, BagConfig):
         return BagOfWords(config, embed_dim)
     return BertTower(config, embed_dim) if isinstance(config, BertConfig) else TransformersTextTower(config, embed_dim)
+
+
+def _dtype_of(tower: nn.Module) -> torch.dtype:
+    return next(tower.parameters()).dtype
 
 
 def _checkpointed(tower: Any, side: str) -> Any:
