@@ -18,6 +18,7 @@ Letters: B batch, N contexts, C classes, E embedding, W width, S pixels a side.
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -265,13 +266,21 @@ class AdditionPredictor(Predictor):
     def _own_logits(self) -> bool:
         return type(self.module).logits is not Addition.logits
 
-    def bind(self, class_names: Sequence[str]) -> AdditionPredictor:
+    def bind(self, class_names: Sequence[str], templates: Sequence[str] = ()) -> AdditionPredictor:
         """The same method with other class names, without training.
+
+        Args:
+            templates: that the names are put into by a method that reads them with hand-written prompts; by default its own.
 
         Raises:
             ConfigError: where what was learned belongs to its classes.
         """
-        return self.module.bound(class_names).predictor(self.templates)
+        module = self.module
+        if templates and any(field.name == "templates" for field in dataclasses.fields(module.config)):
+            module = copy.copy(module)
+            module.config = dataclasses.replace(module.config, templates=tuple(templates))
+            return module.bound(class_names).predictor(templates)
+        return module.bound(class_names).predictor(self.templates)
 
     def freeze(self) -> Predictor:
         if self.own_images:

@@ -212,3 +212,11 @@ def test_the_defaults_are_those_of_the_published_recipe():
     assert recipe.batch_size == 128
     assert (recipe.schedule, recipe.warmup_steps) == ("cosine_by_step", 500)
     assert recipe.crop == CropConfig(kind="resized", scale=(0.9, 1.0)) and Config().grid == 20
+
+
+def test_another_tasks_names_are_read_with_its_own_templates(model):
+    predictor = paint.fit(model, task("new"), config(alpha=0.5))
+    other = predictor.bind(OTHER, ("a picture of the {}.",))
+    assert torch.equal(logits(other), logits(predictor.module.tuned_model().classifier(OTHER, ("a picture of the {}.",))))
+    assert torch.equal(logits(predictor.bind(OTHER)), logits(predictor.module.tuned_model().classifier(OTHER, TEMPLATES)))
+    assert predictor.module.config.templates == TEMPLATES and other.templates == ("a picture of the {}.",)
