@@ -37,23 +37,6 @@ class Difference:
     text: str
 
 
-def check_tensors(models: Sequence[ModelWeights]) -> None:
-    """Raise unless all models have the same tensors in the same shapes; nothing can force this.
-
-    Raises:
-        CheckpointError: naming the first tensor that is missing or has another shape.
-    """
-    first = models[0]
-    for model in models[1:]:
-        for name in sorted({*first.shapes, *model.shapes}):
-            mine, theirs = first.shapes.get(name), model.shapes.get(name)
-            if mine != theirs:
-                raise CheckpointError(
-                    f"the tensor {name!r} is {theirs or 'missing'}", source=model.name,
-                    expected=f"{'none' if mine is None else mine}, as in {first.name}", fix="models of one architecture",
-                )  # fmt: skip
-
-
 def differences(first: ModelWeights, other: ModelWeights) -> list[Difference]:
     """What two models with the same tensors do not have in common, the start first."""
     found = []

@@ -30,16 +30,24 @@ from ostension.formats.manifest import Sums, whole_folder, write_manifest
 from ostension.model.clip import CLIP
 from ostension.runtime import versions
 from ostension.weights import agreement
+from ostension.weights.batch_norm import Pictures, estimate_file
 from ostension.weights.kernel import Mixed, Moved, Output, combine, result_dtypes
 from ostension.weights.sink import Sink, working
 from ostension.weights.sources import VECTOR_KEY, VECTOR_KIND, ModelWeights, VectorFile, open_models, verified
+from ostension.weights.states import check_same_tensors
 
 Name = str | os.PathLike
 _HEADER = {"format": "pt"}  # what transformers asks for
 
 
 def interpolate(
-    start: Name, end: Name, targets: Mapping[float, Name], *, force: bool = False, overwrite: bool = False
+    start: Name,
+    end: Name,
+    targets: Mapping[float, Name],
+    *,
+    recalibrate: Pictures | None = None,
+    force: bool = False,
+    overwrite: bool = False,
 ) -> list[str]:
     """Write (1 - alpha) start + alpha end for each alpha in one pass over both; gives notes for the user.
 
@@ -47,6 +55,7 @@ def interpolate(
 
     Args:
         targets: folders to write, by alpha.
+        recalibrate: pictures on which the statistics of batch normalisation are estimated anew; copied ends keep theirs.
         force: average models that differ in their start, architecture (with equal shapes), preprocessing, tokenizer, class
             lists or templates.
         overwrite: replace folders that have something in them.
@@ -60,11 +69,17 @@ def interpolate(
     outputs = [(Mixed((1 - float(alpha), float(alpha))), Path(target)) for alpha, target in targets.items()]
     for alpha in targets:
         require(abs(alpha) < float("inf"), "alpha", alpha, "a finite number")
-    return _write_mixed("interpolate", [start, end], outputs, force=force, overwrite=overwrite)
+    return _write_mixed("interpolate", [start, end], outputs, recalibrate, force=force, overwrite=overwrite)
 
 
 def mix(
-    models: Sequence[Name], coefficients: Sequence[float], target: Name, *, force: bool = False, overwrite: bool = False
+    models: Sequence[Name],
+    coefficients: Sequence[float],
+    target: Name,
+    *,
+    recalibrate: Pictures | None = None,
+    force: bool = False,
+    overwrite: bool = False,
 ) -> list[str]:
     """Write sum_i c_i model_i; gives notes for the user. See `interpolate`.
 
@@ -80,17 +95,24 @@ def mix(
             f"the coefficients sum to {sum(coefficients):g}", expected="1", fix="--force if a model of another size is meant"
         )
     require(any(coefficients), "coefficients", list(coefficients), "one that is not 0")
-    return _write_mixed("mix", models, [(output, Path(target))], force=force, overwrite=overwrite)
+    return _write_mixed("mix", models, [(output, Path(target))], recalibrate, force=force, overwrite=overwrite)
 
 
-def soup(models: Sequence[Name], target: Name, *, force: bool = False, overwrite: bool = False) -> list[str]:
+def soup(
+    models: Sequence[Name],
+    target: Name,
+    *,
+    recalibrate: Pictures | None = None,
+    force: bool = False,
+    overwrite: bool = False,
+) -> list[str]:
     """Write the mean of models, which does not depend on their order; gives notes for the user. See `interpolate`.
 
     Source: model soups, arXiv 2203.05482, section 2 (uniform soup).
     """
     require(len(models) >= 1, "models", list(models), "one or more")
     output = Mixed((1.0,) * len(models), divisor=float(len(models)))
-    return _write_mixed("soup", models, [(output, Path(target))], force=force, overwrite=overwrite)
+    return _write_mixed("soup", models, [(output, Path(target))], recalibrate, force=force, overwrite=overwrite)
 
 
 def diff(start: Name, end: Name, target: Name, *, force: bool = False) -> list[str]:
@@ -102,7 +124,7 @@ def diff(start: Name, end: Name, target: Name, *, force: bool = False) -> list[s
     """
     path = Path(target)
     with open_models([start, end]) as models:
-        agreement.check_tensors(models)
+        check_same_tensors(models)
         forced, notes = _agree(models, force)
         floats = [name for name, dtype in models[0].dtypes.items() if dtype.is_floating_point]
         wide = (torch.float64,)
@@ -172,12 +194,20 @@ def apply(
 
 
 def _write_mixed(
-    operation: str, names: Sequence[Name], outputs: Sequence[tuple[Mixed, Path]], *, force: bool, overwrite: bool
+    operation: str,
+    names: Sequence[Name],
+    outputs: Sequence[tuple[Mixed, Path]],
+    recalibrate: Pictures | None,
+    *,
+    force: bool,
+    overwrite: bool,
 ) -> list[str]:
     with open_models(names) as models:
-        agreement.check_tensors(models)
+        check_same_tensors(models)
         forced, notes = _agree(models, force)
-        notes += _batch_norm(models, any(output.only is None for output, _ in outputs))
+        if recalibrate is not None and not agreement.has_batch_norm(models[0]):
+            raise ConfigError(f"{models[0].name} has no batch normalisation", fix="leave --recalibrate out")
+        notes += _batch_norm(models, recalibrate is None and any(output.only is None for output, _ in outputs))
         inputs = [
             [
                 {"coefficient": value / output.divisor, **model.record()}
@@ -185,7 +215,7 @@ def _write_mixed(
             ]
             for output, _ in outputs
         ]
-        _write(operation, models, models, outputs, inputs, forced, notes, overwrite)
+        _write(operation, models, models, outputs, inputs, forced, notes, overwrite, recalibrate)
     return notes
 
 
@@ -198,6 +228,7 @@ def _write(
     forced: list[str],
     notes: list[str],
     overwrite: bool,
+    recalibrate: Pictures | None = None,
 ) -> None:
     """Write the folders of all outputs; each gets its name when all are complete and the inputs were found sound."""
     targets = [target.absolute() for _, target in outputs]
@@ -227,10 +258,16 @@ def _write(
         for index, partial in enumerate(partials):
             tokenizer = _write_tokenizer(model, partial)
             write_json(partial / ours.CONFIG, to_tree(model.config))
-            record = {
-                "weights": {"operation": operation, "inputs": inputs[index], "forced": forced, "notes": notes + tokenizer},
-                "written_by": versions() | {"torch": torch.__version__},
+            weights: dict[str, Any] = {
+                "operation": operation,
+                "inputs": inputs[index],
+                "forced": forced,
+                "notes": notes + tokenizer,
             }
+            if recalibrate is not None and outputs[index][0].only is None:
+                weights["batch_norm"] = estimate_file(partial, recalibrate)
+                sums[index] = Sums.of(partial / ours.WEIGHTS)
+            record = {"weights": weights, "written_by": versions() | {"torch": torch.__version__}}
             write_json(partial / ours.PROVENANCE, record)
             write_manifest(partial, {ours.WEIGHTS: sums[index]})
         verified(models)

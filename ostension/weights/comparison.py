@@ -11,6 +11,7 @@ import torch
 
 from ostension.weights import agreement
 from ostension.weights.sources import BLOCK, ModelWeights, open_models, verified
+from ostension.weights.states import check_same_tensors
 
 
 def compare(names: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def compare(names: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:
         CheckpointError: for files that are damaged, or models whose tensors have other names or shapes.
     """
     with open_models(names, thorough=True) as models:
-        agreement.check_tensors(models)
+        check_same_tensors(models)
         verified(models)
         return [_row(models[0], other) for other in models[1:]] or [_row(models[0], models[0])]
 

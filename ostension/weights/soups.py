@@ -25,6 +25,7 @@ import numpy as np
 
 from ostension.config import require
 from ostension.weights.arithmetic import soup
+from ostension.weights.batch_norm import Pictures
 from ostension.weights.sources import open_models
 
 Score = Callable[[Path], float]
@@ -79,6 +80,7 @@ def greedy_soup(
     target: str | os.PathLike,
     score: Score | Samples,
     *,
+    recalibrate: Pictures | None = None,
     force: bool = False,
     overwrite: bool = False,
     told: Callable[[Step], None] | None = None,
@@ -86,7 +88,7 @@ def greedy_soup(
     """Write the greedy soup of models; see the head of this file.
 
     Models with equal scores are taken in the order of their files' hashes, so that the order given does not matter. Candidates
-    are written beside `target`, one at a time.
+    are written beside `target`, one at a time; with `recalibrate` the statistics of batch normalisation of each are estimated.
 
     Raises:
         CheckpointError, ConfigError: as `arithmetic.soup`.
@@ -117,7 +119,7 @@ def greedy_soup(
         state = right.get(ordered[0])
         for name in ordered[1:]:
             candidate = place / "candidate"
-            soup([*members, name], candidate, force=force, overwrite=True)
+            soup([*members, name], candidate, recalibrate=recalibrate, force=force, overwrite=True)
             if isinstance(score, Samples):
                 assert state is not None
                 found, seen = not_worse(state, score.judge(candidate))
@@ -133,7 +135,7 @@ def greedy_soup(
             steps.append(step)
             if told is not None:
                 told(step)
-        notes = soup(members, target, force=force, overwrite=overwrite)
+        notes = soup(members, target, recalibrate=recalibrate, force=force, overwrite=overwrite)
     return GreedySoup(tuple(members), best, tuple(steps), tuple(notes))
 
 

@@ -87,6 +87,20 @@ class TensorFile:
             done += count
         return torch.frombuffer(self._buffer, dtype=dtype, count=stop - start) if size else torch.empty(0, dtype=dtype)
 
+    def replace(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write other numbers in the place of some tensors', in the types that the file has them in."""
+        with open(self.path, "r+b") as handle:
+            for name, tensor in tensors.items():
+                assert tuple(tensor.shape) == self.shapes[name]
+                handle.seek(self._offsets[name])
+                handle.write(tensor.to(self.dtypes[name]).contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self._file.close()
 

@@ -63,5 +63,6 @@ def check_same_tensors(sources: Sequence[Source]) -> None:
             if wanted != found:
                 raise CheckpointError(
                     f"the tensor {name!r} is {found or 'missing'}", source=source.name,
-                    expected=f"{'none' if wanted is None else wanted}, as in {sources[0].name}", fix="models of one architecture",
+                    expected=f"{'none' if wanted is None else wanted}, as in {sources[0].name}",
+                    fix="models of one architecture",
                 )  # fmt: skip
