@@ -3,7 +3,7 @@
     logits = f(x) W' + b      f the tuned tower's unit embedding, W (C, E) = exp(logit_scale) times the prompts' rows at first
 
 Tensors have the names that they have in a model (`visual.*`, `text.*`, `logit_scale`) with `head.weight` and `head.bias`, so
-that the arithmetic on weights treats a tuned predictor like a model. Weights train in float32, whatever the model is in.
+that the arithmetic on weights treats a tuned predictor like a model. Weights train in float32, also where the model's are short.
 
 Letters: B batch, C classes, E embedding, S pixels a side.
 """
@@ -61,9 +61,10 @@ class Tuned(Addition):
         live = copy.copy(model)
         live._modules, live._parameters = dict(model._modules), dict(model._parameters)
         live.provenance = {}
+        wide = torch.promote_types(model.dtype, torch.float32)
         for name in self.parts:
             part = copy.deepcopy(getattr(model, name))
-            part = part.float() if isinstance(part, nn.Module) else nn.Parameter(part.detach().float().clone())
+            part = part.to(wide) if isinstance(part, nn.Module) else nn.Parameter(part.detach().to(wide))
             setattr(live, name, part.requires_grad_(True))
             setattr(self, name, part)
         self.__dict__["live"] = live
