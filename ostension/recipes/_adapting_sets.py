@@ -40,30 +40,36 @@ CONCEPTS = 40  # of each kind of emoji
 POOL, FEW, REST = "pool", "few", "rest"
 # Columns of a pack: image, label, part (pool, few or rest), domain (or empty), id.
 Row = dict[str, Any]
+Makers = dict[str, Callable[[Path], tuple[dict[str, Task], list[Row]]]]
 
 
 def write_sets(data: Path, folder: Path) -> list[Path]:
     """Write what is not there yet; the paths of all task records."""
+    return write_made(data, folder, MAKERS)
+
+
+def write_made(data: Path, folder: Path, makers: Makers) -> list[Path]:
+    """The packs and records of `makers` that are not there yet; the paths of all records."""
     paths = []
-    for name, make in MAKERS.items():
+    for name, make in makers.items():
         marker = folder / f"{name}.parquet"
         tasks, rows = make(data) if not marker.is_file() else ({}, [])
         if tasks:
             for task in tasks.values():
                 files.write_text(folder / f"{task.name}.toml", to_toml(task))
-            _write_pack(marker, rows)  # last: it says that the records are there
+            write_pack(marker, rows)  # last: it says that the records are there
         paths += sorted(folder.glob(f"{name}*.toml"))
     return paths
 
 
-def _write_pack(path: Path, rows: Sequence[Row]) -> None:
+def write_pack(path: Path, rows: Sequence[Row]) -> None:
     arrow, parquet = require_extra("pyarrow", "curate"), require_extra("pyarrow.parquet", "curate")
     table = arrow.table({column: [row[column] for row in rows] for column in ("image", "label", "part", "domain", "id")})
     with files.atomic_path(path) as temporary:
         parquet.write_table(table, temporary)
 
 
-def _draw(rows: Iterable[Row], name: str, counts: dict[str, int], key: Callable[[Row], Any]) -> list[Row]:
+def draw(rows: Iterable[Row], name: str, counts: dict[str, int], key: Callable[[Row], Any]) -> list[Row]:
     """At most so many rows of each (source split, key), in their order, with their part."""
     groups: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
@@ -78,7 +84,7 @@ def _draw(rows: Iterable[Row], name: str, counts: dict[str, int], key: Callable[
     return found
 
 
-def _task(base: Task, name: str, rows: Sequence[Row], pack: str, **changes: Any) -> Task:
+def small_task(base: Task, name: str, rows: Sequence[Row], pack: str, **changes: Any) -> Task:
     """The record of a pack: where the splits are in its columns, and how many samples they have."""
     test = [row for row in rows if row["part"] != POOL]
     splits = {
@@ -93,9 +99,9 @@ def _task(base: Task, name: str, rows: Sequence[Row], pack: str, **changes: Any)
 
 def _cifar10(data: Path) -> tuple[dict[str, Task], list[Row]]:
     pack = read_pack(data / "cifar10/cifar10_10ktest_10ktrain.parquet")
-    rows = _draw(_rows(pack), "cifar10_small", {"train": 200, "test": 100}, lambda row: row["label"])
+    rows = draw(_rows(pack), "cifar10_small", {"train": 200, "test": 100}, lambda row: row["label"])
     changes = {"template_set": None, "templates": ("a photo of a {}.",)}
-    return {"cifar10_small": _task(read_task("local_cifar10"), "cifar10_small", rows, "cifar10_small", **changes)}, rows
+    return {"cifar10_small": small_task(read_task("local_cifar10"), "cifar10_small", rows, "cifar10_small", **changes)}, rows
 
 
 def _fashion(data: Path) -> tuple[dict[str, Task], list[Row]]:
@@ -109,18 +115,18 @@ def _fashion(data: Path) -> tuple[dict[str, Task], list[Row]]:
     ]
     rows = [
         {**row, "image": _png(row["image"])}
-        for row in _draw(found, "fashion_small", {"train": 200, "test": 100}, lambda row: row["label"])
+        for row in draw(found, "fashion_small", {"train": 200, "test": 100}, lambda row: row["label"])
     ]
-    return {"fashion_small": _task(base, "fashion_small", rows, "fashion_small", numbers_from=None)}, rows
+    return {"fashion_small": small_task(base, "fashion_small", rows, "fashion_small", numbers_from=None)}, rows
 
 
 def _caltech(data: Path) -> tuple[dict[str, Task], list[Row]]:
     base = read_task("local_caltech101")
     classes = dict(list(base.display_names().items())[::4])
     pack = (row for row in read_pack(data / "caltech101/caltech101.parquet") if row["label"] in classes)
-    rows = _draw(_rows(pack), "caltech26", {"train": 10**6, "test": 30}, lambda row: row["label"])
+    rows = draw(_rows(pack), "caltech26", {"train": 10**6, "test": 30}, lambda row: row["label"])
     changes = {"classes": classes, "template_set": None, "templates": ("a photo of a {}.",)}
-    return {"caltech26": _task(base, "caltech26", rows, "caltech26", **changes)}, rows
+    return {"caltech26": small_task(base, "caltech26", rows, "caltech26", **changes)}, rows
 
 
 def _emoji(data: Path) -> tuple[dict[str, Task], list[Row]]:
@@ -136,8 +142,8 @@ def _emoji(data: Path) -> tuple[dict[str, Task], list[Row]]:
         for row in pack
         if row["hexcode"] in kept[row["subcategory"]] and row["style"] in (*STYLES, NEW_STYLE)
     ]  # fmt: skip
-    rows = _draw(found, "emoji_styles", {"train": 10**6, "test": 10**6}, lambda row: row["label"])
-    task = _task(
+    rows = draw(found, "emoji_styles", {"train": 10**6, "test": 10**6}, lambda row: row["label"])
+    task = small_task(
         read_task("emoji"), "emoji_styles", rows, "emoji_styles", title="Kinds of emoji, a vendor left out", keys="index",
         classes={key: (name,) for key, name in KINDS.items()}, templates=("a picture of a {}.",),
         groups={"domain": (*STYLES, NEW_STYLE)},
@@ -151,11 +157,11 @@ def _pacs(data: Path) -> tuple[dict[str, Task], list[Row]]:
         for use in ("train", "test")
         for row in read_pack(data / "pacs/pacs.parquet")
     ]
-    rows = _draw(pack, "pacs", {"train": 60, "test": 50}, lambda row: (row["domain"], row["label"]))
+    rows = draw(pack, "pacs", {"train": 60, "test": 50}, lambda row: (row["domain"], row["label"]))
     tasks = {}
     for left in DOMAINS:
         own = [row for row in rows if (row["domain"] == left) == (row["part"] != POOL)]
-        task = _task(read_task("pacs"), f"pacs_without_{left}", own, "pacs", groups={"domain": DOMAINS})
+        task = small_task(read_task("pacs"), f"pacs_without_{left}", own, "pacs", groups={"domain": DOMAINS})
         domains = {"train": tuple(name for name in DOMAINS if name != left), "test": (left,), "few": (left,)}
         splits = {
             name: dataclasses.replace(split, select={**split.select, "domain": domains[name]})
@@ -172,9 +178,9 @@ def _tiny_imagenet(data: Path) -> tuple[dict[str, Task], list[Row]]:
     named = ({**row, "split": row["split"].replace("val", "test")} for row in pack)
     column = "wnid" if next(iter(classes)) in {row["wnid"] for row in pack} else "label"
     kept = [{**row, "label": row[column]} for row in named if row[column] in classes]
-    rows = _draw(_rows(kept), "tiny_imagenet20", {"train": 20, "test": 10}, lambda row: row["label"])
+    rows = draw(_rows(kept), "tiny_imagenet20", {"train": 20, "test": 10}, lambda row: row["label"])
     changes = {"classes": classes, "classes_of": None, "subset": None, "template_set": None, "templates": ("a photo of a {}.",)}
-    return {"tiny_imagenet20": _task(base, "tiny_imagenet20", rows, "tiny_imagenet20", **changes, keys="index")}, rows
+    return {"tiny_imagenet20": small_task(base, "tiny_imagenet20", rows, "tiny_imagenet20", **changes, keys="index")}, rows
 
 
 def _rows(pack: Iterable[Row]) -> list[Row]:
@@ -187,7 +193,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-MAKERS: dict[str, Callable[[Path], tuple[dict[str, Task], list[Row]]]] = {
+MAKERS: Makers = {
     "cifar10_small": _cifar10, "fashion_small": _fashion, "caltech26": _caltech, "emoji_styles": _emoji, "pacs": _pacs,
     "tiny_imagenet20": _tiny_imagenet,
 }  # fmt: skip

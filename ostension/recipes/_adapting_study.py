@@ -130,7 +130,7 @@ def run_study(config: StudyConfig, folder: Path) -> Path:
         part = PARTS.get(name)
         model: Name = "vit" if part is None else part.model
         if model not in made:
-            path = _model(model, config, folder)
+            path = model_folder(model, config, folder)
             made[model] = Embedder(load(path), Store(folder / "store"), name=model)
         began = time.monotonic()
         do = _attacks(config, tasks, made[model], results) if part is None else _part(part, config, tasks, made[model], results)
@@ -142,13 +142,16 @@ def run_study(config: StudyConfig, folder: Path) -> Path:
     return folder / RECORD
 
 
-def plan_of(method: str, *, shots: int, seed: int, base_to_new: bool = False, **settings: Any) -> Plan:
-    """A plan with the study's settings, and others as KEY=VALUE with dots."""
+def plan_of(
+    method: str, *, shots: int, seed: int, base_to_new: bool = False, study: Mapping[str, Mapping[str, Any]] = SETTINGS,
+    **settings: Any,
+) -> Plan:  # fmt: skip
+    """A plan with a study's settings, and others as KEY=VALUE with dots."""
     if method == ZERO_SHOT:
         return Plan(method=method, shots=shots, seed=seed, base_to_new=base_to_new)
     kind = METHODS.load(method).Config
     tree = to_tree(kind())
-    for key, value in {**SETTINGS.get(method, {}), **settings}.items():
+    for key, value in {**study.get(method, {}), **settings}.items():
         *path, last = key.split(".")
         place = tree
         for step in path:
@@ -208,7 +211,7 @@ def _attacks(config: StudyConfig, tasks: Mapping[str, Path], embedder: Embedder,
                 yield results.write(Result(record=record, identity=identity, seconds=round(time.monotonic() - began, 3)), {})
 
 
-def _model(name: Name, config: StudyConfig, folder: Path) -> Path:
+def model_folder(name: Name, config: StudyConfig, folder: Path) -> Path:
     """The model's folder; trained if it is not there."""
     given = config.lite0 if name == "lite0" else config.vit
     path = folder / name / "model"
@@ -222,7 +225,7 @@ def _model(name: Name, config: StudyConfig, folder: Path) -> Path:
     else:
         taught_by = folder / "teacher"
         if not taught_by.is_dir():
-            models.teacher(_model("lite0", config, folder), taught_by, smoke=config.smoke)
+            models.teacher(model_folder("lite0", config, folder), taught_by, smoke=config.smoke)
         counts = {"names": 200, "pictures": 50, "clip_art": 6000, **small, **({"clip_art": 4} if config.smoke else {})}
         run = models.vit(pairs, taught_by, smoke=config.smoke)
     if not (pairs / "names.json").is_file():
