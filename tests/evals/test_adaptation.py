@@ -16,7 +16,8 @@ from ostension.cli.main import main
 from ostension.data.few_shot import draw_few_shot, harmonic_mean
 from ostension.errors import ConfigError, DataError
 from ostension.evals.adaptation import Plan, _half, examples_of, logits_of, run_plan
-from ostension.evals.adaptation_runs import rows_of, run_all
+from ostension.evals.adaptation_runs import run_all
+from ostension.evals.adaptation_table import rows_of
 from ostension.evals.results import Results
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits
@@ -118,7 +119,7 @@ def test_a_comparison_goes_on_where_it_was_and_fails_in_one_line(task, embedder,
     again = list(run_all(plans, TaskSplits(task), embedder, results))
     assert {step.path: step.path.stat().st_mtime_ns for step in again[:3]} == written
     rows = rows_of(first[:3])
-    assert [(row["method"], row["seeds"]) for row in rows] == [("zero-shot", 1), ("coop", 2)]
+    assert [(row.method, row.seeds) for row in rows] == [("zero-shot", 1), ("coop", 2)]
     assert not list((tmp_path / "results").rglob("*.fit"))
 
 
@@ -230,3 +231,9 @@ def test_the_figure_shows_every_method_against_shots(task, embedder, tmp_path):
     (figure,) = draw(found)
     assert "coop" in figure.svg and "2 seeds" in figure.says and next(key.name for key in figure.keys) == "coop"
     assert draw([]) == []
+    # A method without labels has no place among shots, and two models are told apart.
+    silent = dataclasses.replace(found[0], config={**found[0].config, "method": "tpt"})
+    other = [dataclasses.replace(record, model="other") for record in found]
+    figures = draw([*found, silent, *other])
+    assert [key.name for key in figures[0].keys] == ["coop", "tpt, with no labels", "zero-shot, with no labels"]
+    assert figures[1].title.endswith(", other")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ostension.adapt.base import METHODS
 from ostension.evals.chart_frame import Frame, linear, shots
 from ostension.evals.chart_marks import Key, style_of
 from ostension.evals.figure import Figure
@@ -23,26 +24,33 @@ def draw(records: Sequence[Record]) -> list[Figure]:
     for record in records:
         if record.protocol.startswith("adapt-") and not record.config["base_to_new"]:
             groups.setdefault((record.model, target(record)), []).append(record)
-    found = (_figure(model, task, kept) for (model, task), kept in groups.items())
+    several = len({model for model, _ in groups}) > 1
+    found = (_figure(model, task, kept, several=several) for (model, task), kept in groups.items())
     return [figure for figure in found if figure is not None]
 
 
-def _figure(model: str, task: str, records: Sequence[Record]) -> Figure | None:
+def _figure(model: str, task: str, records: Sequence[Record], *, several: bool) -> Figure | None:
     zero_shot = [record.headline.value for record in records if record.config["method"] == ZERO_SHOT]
-    methods = list(dict.fromkeys(record.config["method"] for record in records if record.config["method"] != ZERO_SHOT))
+    alone = {record.config["method"]: record.headline.value for record in records if _needs_no_labels(record)}
+    methods = [method for method in dict.fromkeys(record.config["method"] for record in records) if method not in alone]
+    methods = [method for method in methods if method != ZERO_SHOT]
     curves = {method: _curve([record for record in records if record.config["method"] == method]) for method in methods}
     if not curves:
         return None
+    levels = [*zero_shot, *alone.values()]
     ks = [k for curve in curves.values() for k, _, _ in curve]
     ends = [end for curve in curves.values() for _, mean, std in curve for end in (mean - std, mean + std)]
     frame = Frame(
-        x=shots([0.0, *ks] if zero_shot else ks), y=linear([min(max(end, 0.0), 1.0) for end in [*ends, *zero_shot]]),
+        x=shots([0.0, *ks] if levels else ks), y=linear([min(max(end, 0.0), 1.0) for end in [*ends, *levels]]),
         x_label="labelled pictures a class", y_label="score on the test split", width=420, height=330,
     )  # fmt: skip
     parts, keys = [], []
     for index, (method, curve) in enumerate(curves.items()):
         parts += curve_parts(frame, curve, style_of(index + 1), method)
         keys.append(Key(name=method, style=style_of(index + 1), what="both"))
+    for index, (method, value) in enumerate(alone.items(), len(curves) + 1):
+        parts += zero_shot_parts(frame, value, style_of(index), method)
+        keys.append(Key(name=f"{method}, with no labels", style=style_of(index), what="star"))
     if zero_shot:
         parts += zero_shot_parts(frame, zero_shot[0], style_of(0), model)
         keys.append(Key(name="zero-shot, with no labels", style=style_of(0), what="star"))
@@ -55,11 +63,17 @@ def _figure(model: str, task: str, records: Sequence[Record]) -> Figure | None:
     if zero_shot:
         says += f" Zero-shot is {100 * zero_shot[0]:.1f} %."
     says += f" Bands: one standard deviation over {seeds} seeds." if seeds > 1 else " One seed."
-    title = task_title(task)
+    title = task_title(task) + (f", {model}" if several else "")
     return Figure(
         name=slug("adapting", model, task), title=f"Methods that adapt: {title}", says=says,
         svg=frame.draw(parts, title=f"Methods that adapt, {title}", description=told), keys=tuple(keys),
     )  # fmt: skip
+
+
+def _needs_no_labels(record: Record) -> bool:
+    """Whether its method learns without labelled pictures; one that is not known here is taken to need them."""
+    method = record.config["method"]
+    return method in METHODS.names() and not METHODS.load(method).SPEC.labels
 
 
 def _curve(records: Sequence[Record]) -> Curve:
