@@ -128,6 +128,10 @@ def open_data(task: Task, data: str | os.PathLike | None = None, *, download: bo
     found = open_set(location, source, several=task.takes_several, videos=task.kind == "video")
     if source is not None and source.holds is not None and found.splits is None:
         found.splits = [source.holds] * len(found)
+    if task.kind == "video":
+        from ostension.data.sets.videos import files_as_videos
+
+        found = files_as_videos(found)
     return found
 
 

@@ -136,3 +136,12 @@ def test_any_source_of_pairs_gives_videos():
 
 def test_shipped_video_tasks_can_be_read():
     assert {read_task(name).kind for name in ("ucf101", "kinetics700")} == {"video"}
+
+
+def test_tasks_of_files_that_move_show_their_middle_frames(tmp_path):
+    """So that whatever looks at pictures measures them too."""
+    written(tmp_path, {"moves/run/a.gif": gif([0, 50, 100]), "moves/sit/b.gif": gif([9, 7, 5])})
+    data = open_task(task_of(tmp_path))
+    assert [shade(data.samples.read(index).image) for index in range(2)] == [50, 7]
+    assert shades(videos_of(data).samples.video(1)) == [9, 7, 5]
+    assert data.notes == ()

@@ -12,15 +12,18 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ostension.data.pairs import PairSource
 from ostension.data.sets.base import LabelledSet
-from ostension.data.task_data import TaskData
 from ostension.errors import DataError
+from ostension.image.signatures import VIDEO_SUFFIXES
 from ostension.image.video import Frames, Video, is_moving, is_video_file, natural_order, open_video
+
+if TYPE_CHECKING:
+    from ostension.data.task_data import TaskData
 
 
 def video_of(source: PairSource, index: int) -> Video:
@@ -53,6 +56,14 @@ def videos_of(data: TaskData, field: str = "") -> TaskData:
         data, samples=videos, targets=None if data.targets is None else data.targets[first],
         groups={name: values[first] for name, values in data.groups.items()},
     )  # fmt: skip
+
+
+def files_as_videos(found: LabelledSet) -> LabelledSet:
+    """A set whose samples are files that move as one of videos; any other as it is."""
+    if found.embeddings is not None:
+        return found
+    named = any(name.rpartition(".")[2].lower() in VIDEO_SUFFIXES for name in found.ids)
+    return VideoSet(found) if named or _moves(found, 0) else found
 
 
 class VideoSet(LabelledSet):
@@ -131,7 +142,11 @@ def _names(parent: LabelledSet, field: str) -> list[str]:
     found = [name.rpartition("/")[0] if name.count("/") > parent.levels_in_ids else name for name in parent.ids]
     if len(set(found)) < len(found):
         together = next(index for index, name in enumerate(found) if name != parent.ids[index])
-        head = parent.image(together)[:65536]
-        if is_moving(head) or is_video_file(head):  # files that move lie in folders too
+        if _moves(parent, together):  # files that move lie in folders too
             return list(parent.ids)
     return found
+
+
+def _moves(parent: LabelledSet, index: int) -> bool:
+    head = parent.image(index)[:65536]
+    return is_moving(head) or is_video_file(head)

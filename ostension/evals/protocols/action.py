@@ -12,8 +12,7 @@ with a training split "probe", a linear probe on middle frames. Counts are video
 from __future__ import annotations
 
 import dataclasses
-import re
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from ostension.evals.protocol import Outcome
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import per_sample, score, score_name, softmax
 from ostension.evals.zero_shot import OWN, classify, measure, words
+from ostension.image.video import natural_order
 from ostension.store import Features
 from ostension.store.key import Level
 
@@ -112,13 +112,8 @@ def videos_of(frames: Features, field: str = "") -> tuple[np.ndarray, np.ndarray
         if alone:
             raise DataError(f"the id {alone[0]!r} names no video", expected="VIDEO/FRAME, or the setting action.video")
         videos = np.array([name.rpartition("/")[0] for name in frames.ids])
-    ranks = {name: rank for rank, name in enumerate(sorted(frames.ids, key=_natural))}
+    ranks = {name: rank for rank, name in enumerate(sorted(frames.ids, key=natural_order))}
     return videos, np.array([ranks[name] for name in frames.ids])
-
-
-def _natural(name: str) -> list[Any]:
-    """A key by which frame 9 comes before frame 10."""
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _target_of_videos(targets: np.ndarray, videos: np.ndarray, names: list[str]) -> np.ndarray:
