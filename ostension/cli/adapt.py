@@ -18,6 +18,7 @@ from ostension.registry import ModuleRegistry
 
 if TYPE_CHECKING:
     from ostension.evals.adaptation import Plan
+    from ostension.evals.adaptation_table import Row
     from ostension.evals.results import Result
     from ostension.evals.store_inputs import Embedder
     from ostension.evals.task_splits import TaskSplits
@@ -40,7 +41,8 @@ class Adapt:
         data: The folder of all data. Default: OSTENSION_DATA.
         store: The folder of embeddings.
         output: The folder of the predictor, with its result beside it.
-        start: A predictor's folder whose contexts tpt begins with, such as coop's or cocoop's.
+        start: A predictor's folder that the method begins with, such as coop's or cocoop's contexts for tpt.
+        sources: Other tasks that the method learns from besides (mvlpt), separated by commas.
         set: A setting of the method, such as length=4 or recipe.epochs=50; repeat the flag.
         device: Where to compute: auto, cpu, cuda, cuda:N.
         dtype: Type of the weights: auto, float32, bfloat16, float16.
@@ -58,6 +60,7 @@ class Adapt:
     store: Path = STORE
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("adapted")
     start: Path | None = None
+    sources: str | None = None
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     device: str = "auto"
     dtype: str = "auto"
@@ -68,16 +71,20 @@ class Adapt:
         from ostension.files import write_json
         from ostension.model.predictor import Predictor
 
-        plan = _plan(self.method, self.set, shots=self.shots, seed=self.seed, base_to_new=self.base_to_new)
+        sources = _sources(self.sources, self.data, [self.method])
+        plan = _plan(
+            self.method, self.set, shots=self.shots, seed=self.seed, base_to_new=self.base_to_new, sources=_names(sources)
+        )
         embedder = _embedder(self, models_of([self.model] if self.model else [])[0])
         splits, *targets = _splits([self.task, *self.test], self.data)
 
         def told(now: dict[str, float]) -> None:
-            print(f"epoch {now['epoch'] + 1:.0f}: loss {now['loss']:.4f}", file=sys.stderr)
+            more = "".join(f", {name} {value:.4f}" for name, value in now.items() if name not in ("epoch", "loss", "lr"))
+            print(f"epoch {now['epoch'] + 1:.0f}: loss {now['loss']:.4f}{more}", file=sys.stderr)
 
         start = None if self.start is None else Predictor.load(self.start, embedder.model)
         record, predictor = run_plan(
-            plan, splits, embedder, targets=targets, folder=self.output / "fit", progress=told, start=start
+            plan, splits, embedder, targets=targets, folder=self.output / "fit", progress=told, start=start, sources=sources
         )
         predictor.save(self.output)
         write_json(self.output / "result.json", to_tree(record))
@@ -89,12 +96,19 @@ class Adapt:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compare methods on tasks, shots and seeds: mean and spread over seeds; what is recorded already is kept.
+    """Compare methods on tasks, shots and seeds: in distribution and out of it side by side; what is recorded is kept.
+
+    The columns are the task's own score, the worst group where its record lists groups, the score on each `--test` and their
+    mean, "out of distribution". A cell is the mean over seeds, the spread over seeds, and a 95 % interval that holds what seeds
+    and what test pictures leave open. With `--line` there is effective robustness: what a method has out of distribution above
+    the line through models of the named methods with the same score in distribution.
 
     Examples:
       ostension adapt compare --methods zero-shot,coop,cocoop --tasks local_cifar10 --shots 1,4,16 --model FOLDER -o adapted
       ostension adapt compare --methods zero-shot,coop,kgcoop --tasks emoji --base-to-new --model FOLDER -o halves
+      ostension adapt compare --methods coop,mvlpt --tasks local_cifar10 --sources local_caltech101 --model FOLDER -o several
       ostension adapt compare --methods coop,dpl --tasks my.toml@photo --test my.toml@sketch --model FOLDER -o shifted
+      ostension adapt compare --methods zero-shot,probe,finetune --shots 4,16,0 --tasks my.toml --test other.toml --line probe
 
     Args:
         methods: Names of methods, separated by commas; zero-shot is the hand-written prompts.
@@ -103,6 +117,10 @@ class Compare:
         seeds: Seeds of draw and training, separated by commas; the published results have 1, 2 and 3.
         base_to_new: Train on the first half of the classes and measure both halves.
         test: Further tasks to measure each predictor on, as TASK or TASK@SPLIT; repeat the flag.
+        sources: Other tasks, separated by commas, that those methods learn from besides that can (mvlpt).
+        alphas: Points between zero-shot weights (0) and tuned ones (1) to measure besides, separated by commas, of methods that
+            tune a tower; nothing is chosen among them.
+        line: Methods whose models, of all shots and seeds, make the line of effective robustness; separated by commas.
         model: A model's folder, file or hub name. Default: OSTENSION_MODEL.
         data: The folder of all data. Default: OSTENSION_DATA.
         store: The folder of embeddings.
@@ -110,7 +128,7 @@ class Compare:
         set: A setting of a method, such as coop.length=4 or coop.recipe.epochs=50; repeat the flag.
         device: Where to compute: auto, cpu, cuda, cuda:N.
         dtype: Type of the weights: auto, float32, bfloat16, float16.
-        json: Print one JSON object a row instead of a table.
+        json: Print one JSON object a metric instead of a table.
     """
 
     methods: str
@@ -119,6 +137,9 @@ class Compare:
     seeds: str = "1,2,3"
     base_to_new: bool = False
     test: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    sources: str | None = None
+    alphas: str = ""
+    line: str = ""
     model: str | None = None
     data: Path | None = None
     store: Path = STORE
@@ -129,13 +150,24 @@ class Compare:
     json: bool = False
 
     def run(self) -> int:
-        from ostension.evals.adaptation_runs import rows_of, run_all
+        from ostension.evals.adaptation import takes
+        from ostension.evals.adaptation_runs import run_all
+        from ostension.evals.adaptation_table import rows_of
         from ostension.evals.results import Results
 
         methods = _words(self.methods, "--methods")
         shots, seeds = _numbers(self.shots, "--shots"), _numbers(self.seeds, "--seeds")
+        line, alphas = _words(self.line, "--line") if self.line else [], _alphas(self.alphas)
+        if line and not self.test:
+            raise UsageError("--line needs something out of distribution", fix="give one --test or more")
+        if unknown := [name for name in line if name not in methods]:
+            raise UsageError(f"--line names {unknown[0]!r}", expected=f"one of {', '.join(methods)}")
+        sources = _sources(self.sources, self.data, methods)
         plans = [
-            _plan(method, _own(self.set, method, methods), shots=number, seed=seed, base_to_new=self.base_to_new)
+            _plan(
+                method, _own(self.set, method, methods), shots=number, seed=seed, base_to_new=self.base_to_new, alphas=alphas,
+                sources=_names(sources) if takes(method, "sources") else (),
+            )
             for method in methods
             for number in (shots if method != ZERO_SHOT else shots[:1])
             for seed in (seeds if method != ZERO_SHOT else seeds[:1])
@@ -144,24 +176,19 @@ class Compare:
         results, failed, kept = Results(self.output), 0, []
         targets = _splits(self.test, self.data)
         for splits in _splits(_words(self.tasks, "--tasks"), self.data):
-            for step in run_all(plans, splits, embedder, results, targets=targets):
+            for step in run_all(plans, splits, embedder, results, targets=targets, sources=sources):
                 if isinstance(step, str):
                     failed += 1
                     print(step, file=sys.stderr)
                     continue
                 kept.append(step)
                 print(_line(step), file=sys.stderr)
-        rows = rows_of(kept)
+        rows = rows_of(kept, line=line) if kept else []
         if self.json:
             for row in rows:
-                print(json.dumps(row))
-        elif rows:
-            from ostension.cli._tables import text_table
-
-            head = ("task", "method", "shots", "metric", "mean", "spread", "seeds")
-            cells = [(row["task"], row["method"], str(row["shots"] or "all"), row["metric"], _percent(row["mean"]),
-                      _percent(row["spread"]) if row["seeds"] > 1 else "", str(row["seeds"])) for row in rows]  # fmt: skip
-            print(text_table(head, cells, left=4))
+                print(json.dumps(row.tree()))
+        for task in dict.fromkeys(row.task for row in rows if not self.json):
+            print(f"{task}:\n{_side_by_side([row for row in rows if row.task == task])}")
         return 1 if failed else 0
 
 
@@ -275,7 +302,8 @@ def _command(name: str) -> type:
     return type(name, (Adapt,), {"method": name, "__doc__": f"{doc}\n    Args:{args}"})
 
 
-COMMAND = {"compare": Compare, "attack": Attack, "study": Study, "ls": List, **{name: _command(name) for name in METHODS.names()}}
+OWN = {"compare": Compare, "attack": Attack, "study": Study, "ls": List}
+COMMAND = {**OWN, **{name: _command(name) for name in METHODS.names()}}
 
 
 def _plan(method: str, settings: Sequence[str], **fields: Any) -> Plan:
@@ -328,6 +356,22 @@ def _splits(words: Sequence[str], data: Path | None) -> list[TaskSplits]:
     return [TaskSplits(target.task, data, measured=target.split) for word in words for target in find_targets([word])]
 
 
+def _sources(text: str | None, data: Path | None, methods: Sequence[str]) -> list[TaskSplits]:
+    """The tasks to learn from besides, each once."""
+    from ostension.evals.adaptation import takes
+
+    if text is None:
+        return []
+    if not any(takes(method, "sources") for method in methods):
+        able = [name for name in METHODS.names() if takes(name, "sources")]
+        raise UsageError(f"--sources has no effect on {', '.join(methods)}", expected=f"a method such as {', '.join(able)}")
+    return list({one.task.name: one for one in _splits(_words(text, "--sources"), data)}.values())
+
+
+def _names(sources: Sequence[TaskSplits]) -> tuple[str, ...]:
+    return tuple(source.task.name for source in sources)
+
+
 def _words(text: str, flag: str) -> list[str]:
     found = [word.strip() for word in text.split(",") if word.strip()]
     if not found:
@@ -343,6 +387,37 @@ def _numbers(text: str, flag: str) -> list[int]:
     if min(found) < 0:
         raise UsageError(f"{flag} is {text!r}", expected="numbers from 0")
     return found
+
+
+def _alphas(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in _words(text, "--alphas")) if text else ()
+    except ValueError:
+        raise UsageError(f"--alphas is {text!r}", expected="numbers from 0 to 1, separated by commas") from None
+
+
+def _side_by_side(rows: Sequence[Row]) -> str:
+    """One task's rows as a table: a line a method and number of shots, a column a metric."""
+    from ostension.cli._tables import text_table
+
+    columns = list(dict.fromkeys(row.metric for row in rows))
+    found: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault((row.method, row.shots), {})[row.metric] = row
+    lines = [
+        (method, str(shots or "all"), str(max(row.seeds for row in cells.values())),
+         *(_cell(cells[name]) if name in cells else "" for name in columns))
+        for (method, shots), cells in found.items()
+    ]  # fmt: skip
+    return text_table(("method", "shots", "seeds", *(name.replace("_", " ") for name in columns)), lines, left=2)
+
+
+def _cell(row: Row) -> str:
+    """Mean, spread over several seeds, and interval, in percent; effective robustness in points."""
+    sign = "+" if row.metric.endswith("effective_robustness") else ""
+    spread = f" ± {100 * row.spread:.1f}" if row.seeds > 1 else ""
+    span = "" if row.interval is None else f" ({100 * row.interval.low:{sign}.1f} to {100 * row.interval.high:{sign}.1f})"
+    return f"{100 * row.mean:{sign}.1f}{spread}{span}"
 
 
 def _line(result: Result) -> str:

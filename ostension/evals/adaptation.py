@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ostension.adapt._examples import Examples, Labelled
-from ostension.adapt.base import METHODS, Spec
-from ostension.config import to_tree
+from ostension.adapt._tuning import Tuned
+from ostension.adapt.base import METHODS, AdditionPredictor, Spec
+from ostension.config import require, to_tree
 from ostension.data.few_shot import base_and_new, draw_few_shot, harmonic_mean, hold_out
 from ostension.data.sets.base import SelectedSet
 from ostension.data.sets.videos import videos_of
@@ -32,6 +34,7 @@ from ostension.data.task import Task
 from ostension.data.task_data import TaskData
 from ostension.errors import ConfigError, DataError
 from ostension.evals.answers import bound, logits_of, names_of
+from ostension.evals.group_robustness import worst_group
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import accuracy, score_name, scores
 from ostension.evals.store_inputs import Embedder
@@ -39,6 +42,7 @@ from ostension.evals.task_splits import TaskSplits
 from ostension.files import sha256_json
 from ostension.model.predictor import Predictor
 from ostension.shapes import Int
+from ostension.weights.states import mixed_state
 
 ZERO_SHOT = "zero-shot"
 LONGEST = 60  # letters of the names of sources, in the name of a file
@@ -55,6 +59,8 @@ class Plan:
         seed: of the draw and of the training.
         base_to_new: train on the first half of the classes.
         sources: the names of other tasks that the method learns from besides.
+        alphas: points on the line from zero-shot weights to tuned ones that are measured besides, of methods that tune a
+            tower (WiSE-FT's curve).
     """
 
     method: str
@@ -63,6 +69,10 @@ class Plan:
     seed: int = 1
     base_to_new: bool = False
     sources: tuple[str, ...] = ()
+    alphas: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        require(all(0 <= alpha <= 1 for alpha in self.alphas), "alphas", self.alphas, "numbers from 0 to 1")
 
     @property
     def name(self) -> str:
@@ -174,7 +184,8 @@ def run_plan(
     sources: Sequence[TaskSplits] = (),
 ) -> tuple[Record, Predictor]:
     """Adapt as the plan says and measure; the record has the task's own score first, then those of the predictor's rivals
-    ("mix/accuracy") and of the targets, and what the fit says of itself in its details.
+    ("mix/accuracy") and of the targets, and what the fit says of itself in its details. Where a task's record lists groups, the
+    worst of them stands beside the score.
 
     Args:
         targets: other tasks, each with the split to measure.
@@ -212,16 +223,16 @@ def run_plan(
         measured["harmonic_mean"] = Metric(value=value, count=len(test))
         measured |= halves
     else:
-        measured |= scores(splits.task, logits_of(predictor, test, embedder), _targets(test), test.groups, seed=plan.seed)
-        for name, rival in rivals.items():
+        logits = logits_of(predictor, test, embedder)
+        measured |= scores(splits.task, logits, _targets(test), test.groups, seed=plan.seed)
+        measured |= worst_group(splits.task, logits, _targets(test), test.groups)
+    measured |= _on_targets(predictor, targets, embedder, plan.seed)
+    for name, rival in itertools.chain(rivals.items(), points_between(predictor, plan.alphas)):
+        if not plan.base_to_new:
             logits = logits_of(rival, test, embedder)
             measured[f"{name}/{score}"] = scores(splits.task, logits, _targets(test), test.groups, seed=plan.seed)[score]
-    for target in targets:
-        data = _split(target, "test")
-        for prefix, one in (("", predictor), *((f"{name}/", rival) for name, rival in rivals.items())):
-            other = _renamed(one, names_of(target.task), target.task)
-            found = scores(target.task, logits_of(other, data, embedder), _targets(data), data.groups, seed=plan.seed)
-            measured[f"{prefix}{target.task.name}@{data.split}"] = found[score_name(target.task)]
+        elsewhere = _on_targets(rival, targets, embedder, plan.seed)
+        measured |= {f"{name}/{where}": metric for where, metric in elsewhere.items() if "/" not in where}
     counts = {"test_samples": len(test), "classes": len(base)}
     if examples is not None:
         counts |= {"train_samples": len(examples.train)}
@@ -239,6 +250,38 @@ def run_plan(
         split=test.split, details={"fit": facts} if facts else {},
     )  # fmt: skip
     return record, predictor
+
+
+def _on_targets(
+    predictor: Predictor, targets: Sequence[TaskSplits], embedder: Embedder, seed: int
+) -> dict[str, Metric]:
+    """The scores of a predictor on other tasks, and their worst groups."""
+    measured: dict[str, Metric] = {}
+    for target in targets:
+        data, where = _split(target, "test"), f"{target.task.name}@{target.measured}"
+        logits = logits_of(_renamed(predictor, names_of(target.task), target.task), data, embedder)
+        measured[where] = scores(target.task, logits, _targets(data), data.groups, seed=seed)[score_name(target.task)]
+        cells = worst_group(target.task, logits, _targets(data), data.groups)
+        measured |= {f"{where}/{name}": metric for name, metric in cells.items()}
+    return measured
+
+
+def points_between(predictor: Predictor, alphas: Sequence[float]) -> Iterator[tuple[str, Predictor]]:
+    """Predictors on the line of weights from a method before its first step (0) to what it gave (1), one alive at a time.
+
+    Of methods that tune no tower there are none. They are measured, and nothing is chosen among them.
+    """
+    module = getattr(predictor, "module", None)
+    if not alphas or not isinstance(module, Tuned):
+        return
+    assert isinstance(predictor, AdditionPredictor)
+    ends = [{name: value.clone() for name, value in one.state_dict().items()} for one in (module.untrained(), module)]
+    try:
+        for alpha in alphas:
+            module.load_state_dict(mixed_state(ends, [1 - alpha, alpha]))
+            yield f"alpha {alpha:g}", module.predictor(predictor.templates)
+    finally:
+        module.load_state_dict(ends[1])
 
 
 def _half(predictor: Predictor, data: TaskData, classes: range, embedder: Embedder) -> Metric:

@@ -7,12 +7,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from ostension.adapt.base import METHODS
 from ostension.config import to_tree
 from ostension.errors import DataError, OstensionError
-from ostension.evals.adaptation import ZERO_SHOT, Plan, run_plan
+from ostension.evals.adaptation import Plan, run_plan
 from ostension.evals.identity import task_sha256
 from ostension.evals.results import Result, Results, read_result, target_name
 from ostension.evals.store_inputs import Embedder
@@ -50,21 +48,6 @@ def run_all(
             yield f"{embedder.name}: {target} {plan.name}: {error}"
 
 
-def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One row a (task, method, shots, metric): mean over seeds and their population spread, as published tables have it."""
-    groups: dict[tuple, list[float]] = {}
-    for result in results:
-        config = result.record.config
-        for name, metric in result.record.metrics.items():
-            key = (result.target, config["method"], config["shots"] if config["method"] != ZERO_SHOT else 0, name)
-            groups.setdefault(key, []).append(metric.value)
-    return [
-        {"task": task, "method": method, "shots": shots, "metric": metric, "mean": float(np.mean(values)),
-         "spread": float(np.std(values)), "seeds": len(values)}
-        for (task, method, shots, metric), values in groups.items()
-    ]  # fmt: skip
-
-
 def _known(path: Any) -> Result | None:
     try:
         return read_result(path) if path.exists() else None
@@ -75,7 +58,9 @@ def _known(path: Any) -> Result | None:
 def _identity(
     plan: Plan, splits: TaskSplits, embedder: Embedder, targets: Sequence[TaskSplits], sources: Sequence[TaskSplits]
 ) -> dict[str, Any]:
-    learned = {"sources": {task_sha256(one.task): one.fingerprint("train") or "" for one in sources}} if sources else {}
+    learned: dict[str, Any] = {"alphas": list(plan.alphas)} if plan.alphas else {}
+    if sources:
+        learned["sources"] = {task_sha256(one.task): one.fingerprint("train") or "" for one in sources}
     return {
         **learned,
         "method": plan.method, "code": sha256_json(METHODS.source(plan.method)), "shots": plan.shots, "seed": plan.seed,

@@ -25,7 +25,7 @@ from ostension.errors import DataError
 from ostension.evals.records import Metric
 from ostension.evals.scores import Groups, accuracy, group_accuracies
 from ostension.evals.statistics import binomial_tail, clopper_pearson
-from ostension.shapes import Int
+from ostension.shapes import Float, Int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,23 @@ def by_group(
         small={name: cell.count for name, cell in found.items() if name not in cells},
         absent=tuple(name for name in task.group_weights if name not in found),
     )
+
+
+def worst_group(
+    task: Task, logits: Float[np.ndarray, "N C"], targets: np.ndarray, groups: Groups | None
+) -> dict[str, Metric]:
+    """The worst group beside another score, for a task whose record lists its groups' values; empty for other tasks.
+
+    It is empty, too, where all samples are of one group, and where groups are the score itself.
+    """
+    listed = bool(task.groups) and all(task.groups.values())
+    if task.metric == "worst_group" or not listed or targets.ndim != 1 or not groups or not task.groups.keys() <= groups.keys():
+        return {}
+    cells = group_accuracies(task, logits.argmax(axis=1) == targets, targets, groups)
+    if len(cells) < 2:
+        return {}
+    worst = min(cells, key=lambda name: cells[name].value)
+    return {"worst_group": exact(cells[worst])}
 
 
 def weighted_average(cells: Mapping[str, Metric], weights: Mapping[str, float]) -> Metric:

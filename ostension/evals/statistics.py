@@ -2,13 +2,14 @@
 
 Everything is written on two special functions, the regularised incomplete beta and gamma; scipy agrees to 1e-10 (tested).
 
-Letters: N pairs or samples, R rows and C columns of a table of counts.
+Letters: N pairs or samples, R rows and C columns of a table of counts, S seeds.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -136,6 +137,40 @@ def pearson(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> tuple[flo
         raise DataError("all values are equal, which correlates with nothing", expected="values that differ")
     r = max(-1.0, min(1.0, float(centred_x @ centred_y) / norm))
     return r, incomplete_beta((len(x) - 2) / 2, 0.5, 1 - r * r)
+
+
+def student_quantile(confidence: float, freedom: int) -> float:
+    """The t with P(|T| <= t) = `confidence`, of Student's distribution with that many degrees of freedom.
+
+    P(|T| > t) = I_{n / (n + t^2)}(n / 2, 1 / 2).
+    """
+    if freedom < 1 or not 0 < confidence < 1:
+        raise DataError(f"{freedom} degrees of freedom at {confidence}", expected="1 or more, at a confidence between 0 and 1")
+    share = _solve(lambda x: incomplete_beta(freedom / 2, 0.5, x), 1 - confidence)
+    return math.sqrt(freedom * (1 - share) / share)
+
+
+def seeds_and_samples(
+    values: Float[np.ndarray, " S"], errors: Float[np.ndarray, " K"], confidence: float = 0.95
+) -> Interval:
+    """The interval of a mean over seeds that were all measured on the same samples.
+
+        half = sqrt((t s)^2 / S + (z e)^2)      s over seeds (S - 1 below the line), t Student's with S - 1; e over samples
+
+    The samples are one draw for all seeds, so that their error does not shrink with S. Of one seed there is the second alone.
+
+    Args:
+        errors: the standard errors over samples, whose mean is e.
+    """
+    if not len(values) or not len(errors):
+        raise DataError("nothing to take the mean of", expected="one value and one error or more")
+    mean, count = float(np.mean(values)), len(values)
+    half = statistics.NormalDist().inv_cdf(0.5 + confidence / 2) * float(np.mean(errors))
+    method = "samples"
+    if count > 1:
+        seeds = student_quantile(confidence, count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+        half, method = math.hypot(seeds, half), "seeds and samples"
+    return Interval(mean - half, mean + half, confidence, method)
 
 
 @dataclasses.dataclass(frozen=True)
