@@ -85,16 +85,20 @@ def draw(rows: Iterable[Row], name: str, counts: dict[str, int], key: Callable[[
 
 
 def small_task(base: Task, name: str, rows: Sequence[Row], pack: str, **changes: Any) -> Task:
-    """The record of a pack: where the splits are in its columns, and how many samples they have."""
+    """The record of a pack: what is in its columns, with the splits of `parts_of` unless others are given."""
+    source = Source(kind="parquet", path=f"{pack}.parquet", label="label", id="id")
+    given = {"name": name, "sources": (source,), "notes": (), "groups": {}, "oracles": (), **changes}
+    return dataclasses.replace(base, **{**given, "splits": changes.get("splits") or parts_of(rows)})
+
+
+def parts_of(rows: Sequence[Row]) -> dict[str, Split]:
+    """Where the splits are in a pack's columns, and how many samples they have."""
     test = [row for row in rows if row["part"] != POOL]
-    splits = {
+    return {
         "train": Split(count=len(rows) - len(test), select={"part": (POOL,)}),
         "test": Split(count=len(test), select={"part": (FEW, REST)}),
         "few": Split(count=sum(row["part"] == FEW for row in test), select={"part": (FEW,)}),
     }
-    source = Source(kind="parquet", path=f"{pack}.parquet", label="label", id="id")
-    given = {"name": name, "splits": splits, "sources": (source,), "notes": (), "groups": {}, "oracles": (), **changes}
-    return dataclasses.replace(base, **given)
 
 
 def _cifar10(data: Path) -> tuple[dict[str, Task], list[Row]]:

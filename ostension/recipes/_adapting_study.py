@@ -111,10 +111,6 @@ class StudyConfig:
     parts: tuple[str, ...] = ()
     smoke: bool = False
 
-    def __post_init__(self):
-        for name in self.parts:
-            require(name in (*PARTS, "attack"), "--part", name, ", ".join((*PARTS, "attack")))
-
 
 def run_study(config: StudyConfig, folder: Path) -> Path:
     """Do what is left in `folder`; the record.
@@ -122,7 +118,10 @@ def run_study(config: StudyConfig, folder: Path) -> Path:
     Raises:
         DataError: for a pack that is missing.
         MissingExtraError: without pyarrow, or the package of weights.
+        ConfigError: for an unknown part.
     """
+    for name in config.parts:
+        require(name in (*PARTS, "attack"), "--part", name, ", ".join((*PARTS, "attack")))
     tasks = {path.stem: path for path in write_sets(config.data, folder / "sets")}
     results = Results(folder / "results")
     made: dict[Name, Embedder] = {}
@@ -135,9 +134,9 @@ def run_study(config: StudyConfig, folder: Path) -> Path:
         began = time.monotonic()
         do = _attacks(config, tasks, made[model], results) if part is None else _part(part, config, tasks, made[model], results)
         for step in do:
-            _say(step if isinstance(step, str) else _line(step))
-        _say(f"{name}: {(time.monotonic() - began) / 60:.1f} minutes")
-    found = {f"{result.record.model}/{result.target}/{result.record.protocol}": _lean(result.record) for result in results}
+            say(step if isinstance(step, str) else line_of(step))
+        say(f"{name}: {(time.monotonic() - began) / 60:.1f} minutes")
+    found = {f"{result.record.model}/{result.target}/{result.record.protocol}": lean(result.record) for result in results}
     save_records(folder / RECORD, found)
     return folder / RECORD
 
@@ -230,7 +229,7 @@ def model_folder(name: Name, config: StudyConfig, folder: Path) -> Path:
         run = models.vit(pairs, taught_by, smoke=config.smoke)
     if not (pairs / "names.json").is_file():
         write_pairs(config.data, pairs, **counts)
-    _say(f"training {name}")
+    say(f"training {name}")
     run.run(folder / name)
     return path
 
@@ -244,15 +243,15 @@ def _smoke(method: str, config: StudyConfig) -> dict[str, Any]:
     return {"recipe.epochs": 1}
 
 
-def _lean(record: Record) -> Record:
+def lean(record: Record) -> Record:
     return dataclasses.replace(record, details={})
 
 
-def _line(result: Result) -> str:
+def line_of(result: Result) -> str:
     record = result.record
     values = ", ".join(f"{name} {100 * metric.value:.1f}" for name, metric in record.metrics.items())
     return f"{record.model}: {result.target} {record.protocol}: {values} ({result.seconds:.1f} s)"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(f"study: {text}", file=sys.stderr, flush=True)
