@@ -3,7 +3,7 @@
     ostension adapt tuning-study --data DATA -o WORK      # under two hours on two cores; docs/papers/tuning.md has what came
 
 WORK gets `sets/` (see `_tuning_sets`), the models `lite0/` and `vit/` (see `_adapting_models`; those of the study of prompts
-serve, too), `store/`, `results/` (a file for each fit) and `tuning.json`, the record. Settings are the published ones except for
+serve, too), `store/`, `results/` (a file for each fit) and `tuning.json`, the record. Settings are published ones except for
 what `SETTINGS` says. Nothing is chosen on a test split.
 """
 
