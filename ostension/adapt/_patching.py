@@ -6,7 +6,7 @@ Letters: B batch, N samples, C classes, E embedding.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,11 +78,15 @@ class Choice:
 
 
 def go(
-    start: CLIP, ends: Sequence[CLIP], patch: dict[str, Held], keep: dict[str, Held], grid: Sequence[float]
+    start: CLIP, ends: Sequence[CLIP], patch: dict[str, Held], keep: dict[str, Held], grid: Sequence[float],
+    *, refine: bool = False,
 ) -> tuple[CLIP, Choice]:  # fmt: skip
     """The model between start and ends with the best mean of the two sides, and how it was chosen.
 
     A grid of one point leaves nothing to choose, and nothing is looked at.
+
+    Args:
+        refine: of one end, look at every fourth part of the grid first and then nearer and nearer to the best.
 
     Of one end the line is that of `ostension weights patch`; of several their differences are added.
     """
@@ -99,9 +103,24 @@ def go(
 
     if len(ends) == 1:
         line = Line(start, ends[0])
-        points = [Point(alpha, 0.0, measure(line.at(alpha), (alpha,))) for alpha in grid]
-        best = choose(points, list(patch), list(keep))
-        return line.at(best.alpha), Choice((best.alpha,), tuple(seen))
+        points: dict[int, Point] = {}
+
+        def best(places: Iterable[int]) -> int:
+            for place in places:
+                if place not in points and 0 <= place < len(grid):
+                    points[place] = Point(grid[place], 0.0, measure(line.at(grid[place]), (grid[place],)))
+            chosen = choose(list(points.values()), list(patch), list(keep))
+            return next(place for place, point in points.items() if point is chosen)
+
+        if refine:
+            step = max(1, len(grid) // 4)
+            found = best([*range(0, len(grid), step), len(grid) - 1])
+            while step > 1:
+                step = -(-step // 2)
+                found = best([found - step, found + step])
+        else:
+            found = best(range(len(grid)))
+        return line.at(grid[found]), Choice((grid[found],), tuple(seen))
     fan = Fan(start, ends)
     alphas = search(lambda at: balance(measure(fan.at(at), at), list(patch), list(keep)), len(ends), grid)
     return fan.at(alphas), Choice(alphas, tuple(seen))

@@ -68,6 +68,8 @@ class Config:
         several: how several new tasks are learned: "joint", "sequential" or "parallel".
         alpha: how far to go; None chooses it.
         grid: steps of the grid that alpha is chosen from, 0 to 1.
+        refine: look at every fourth part of the grid first, then nearer and nearer to the best: half the work where the
+            mean of both sides has one peak.
         val_limit: validation pictures of a task that are looked at, at most.
         templates: of the first task's classifier; none takes the task's. The other tasks have their own.
         groups: train only so many of the image tower's last groups (`Tuned`); None trains all of it.
@@ -77,6 +79,7 @@ class Config:
     several: Literal["joint", "sequential", "parallel"] = "joint"
     alpha: float | None = None
     grid: int = len(GRID) - 1
+    refine: bool = False
     val_limit: int = 5000
     templates: tuple[str, ...] = ()
     groups: int | None = None
@@ -84,6 +87,7 @@ class Config:
 
     def __post_init__(self):
         require(self.several in MODES, "several", self.several, f"one of {', '.join(MODES)}")
+        require(not (self.refine and self.several == "parallel"), "refine", True, "false where patches are side by side")
         require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", self.alpha, "0 to 1, or nothing to choose it")
         require(self.grid >= 1, "grid", self.grid, "1 step or more")
         require(self.val_limit >= 1, "val_limit", self.val_limit, "1 or more")
@@ -187,7 +191,8 @@ def fit(
 
     def patched(start: CLIP, ends: Sequence[CLIP], number: int) -> CLIP:
         """From `start` towards `ends`, which learned the tasks up to `number`."""
-        found, choice = go(start, ends, {name: new[name] for name in named[:number] if name in new}, kept, grid)
+        found, choice = go(start, ends, {name: new[name] for name in named[:number] if name in new}, kept, grid,
+                           refine=config.refine)  # fmt: skip
         order.append({"tasks": named[:number], **choice.tree()})
         return found
 

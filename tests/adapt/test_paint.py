@@ -15,12 +15,13 @@ from adapt_making import NAMES, Pictures, tiny_clip
 
 from ostension.adapt import paint
 from ostension.adapt._examples import Examples, Labelled
-from ostension.adapt._patching import Held
+from ostension.adapt._patching import Held, go
 from ostension.adapt.paint import Config, Paint
 from ostension.errors import ConfigError
 from ostension.image.augment import CropConfig
 from ostension.model.predictor import Predictor
 from ostension.weights.fan import Fan
+from ostension.weights.line import GRID, Line
 
 TEMPLATES = ("a photo of a {}.", "a drawing of a {}.")
 
@@ -220,3 +221,25 @@ def test_another_tasks_names_are_read_with_its_own_templates(model):
     assert torch.equal(logits(other), logits(predictor.module.tuned_model().classifier(OTHER, ("a picture of the {}.",))))
     assert torch.equal(logits(predictor.bind(OTHER)), logits(predictor.module.tuned_model().classifier(OTHER, TEMPLATES)))
     assert predictor.module.config.templates == TEMPLATES and other.templates == ("a picture of the {}.",)
+
+
+@pytest.mark.parametrize("peak", [0.0, 0.15, 0.5, 0.85, 1.0])
+def test_looking_nearer_and_nearer_finds_a_single_peak_with_half_the_work(peak, model):
+    """Scores by distance from a peak, whatever the model; of a line whose ends are equal."""
+
+    class Hill:
+        def __init__(self):
+            self.asked = 0
+
+        def accuracy(self, at):
+            self.asked += 1
+            return 1 - abs(alpha[-1] - peak)
+
+    alpha = []
+    plain_at = Line.at
+    for refine in (True, False):
+        hill = Hill()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Line, "at", lambda line, share: (alpha.append(share), plain_at(line, share))[1])
+            _, choice = go(model, [model], {"new": hill}, {}, GRID, refine=refine)
+        assert choice.alphas == (peak,) and hill.asked == len(choice.seen) <= (12 if refine else 21)
