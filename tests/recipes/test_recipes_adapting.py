@@ -14,7 +14,7 @@ from ostension.errors import ConfigError, DataError
 from ostension.evals.records import load_records
 from ostension.evals.task_splits import TaskSplits
 from ostension.recipes import _adapting_sets as sets
-from ostension.recipes._adapting_study import PARTS, StudyConfig, plan_of, run_study
+from ostension.recipes._adapting_study import PARTS, SETTINGS, StudyConfig, plan_of, run_study
 
 parquet = pytest.importorskip("pyarrow.parquet")
 arrow = pytest.importorskip("pyarrow")
@@ -90,7 +90,8 @@ def test_the_sets_are_cut_as_their_records_say(packs, tmp_path):
 
 def test_a_plan_has_the_published_settings_but_for_what_the_study_says():
     assert plan_of("vpt", shots=1, seed=1).config.recipe.epochs == 5
-    assert plan_of("dpl", shots=16, seed=1).config.recipe.epochs == 1500
+    assert plan_of("dpl", shots=16, seed=1).config.recipe.epochs == SETTINGS["dpl"]["recipe.epochs"]
+    assert plan_of("dpl", shots=16, seed=1).config.length == 16
     assert plan_of("zero-shot", shots=1, seed=1).config is None
 
 
