@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ostension.adapt import cocoop, coop, tpt
+from ostension.adapt._agreement import plain_tuned
 from ostension.adapt._fit import frozen
 from ostension.adapt._text import ClassTokens
 from ostension.adapt.base import Addition
@@ -132,7 +133,7 @@ def pictures(model: CLIP, names: list[str], views: Tensor, rounds: int, loops: i
     def loop() -> Tensor:
         logits = []
         for own in views[:loops]:
-            context = tpt.plain_tuned(addition, own)
+            context = plain_tuned(addition, own)
             with torch.no_grad():
                 logits.append(predictor.scale * own[:1] @ addition.prompts.encode(context).T)
         return torch.cat(logits)

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ostension.adapt._init import linear
 from ostension.adapt._text import ClassTokens, word_context
+from ostension.errors import ConfigError
 from ostension.model.clip import CLIP
+from ostension.model.insert import Position
+from ostension.model.predictor import Predictor
 from ostension.runtime import torch_generator
 from ostension.shapes import Float
 
@@ -53,3 +56,19 @@ def silence(addition: Any) -> None:
     with torch.no_grad():
         for value in addition.conditional.shift.second.parameters():
             value.zero_()
+
+
+def contexts_of(start: Predictor) -> tuple[dict[str, Tensor], Position, bool]:
+    """What another method's predictor has for contexts: tensors, where they stand, and whether a net shifts them.
+
+    Raises:
+        ConfigError: for a method without contexts (N, W).
+    """
+    module = getattr(start, "module", None)
+    net = getattr(module, "conditional", None)
+    own = module if net is None else net
+    context, prompts = getattr(own, "context", None), getattr(own, "prompts", None)
+    if context is None or context.ndim != 2 or prompts is None or start.own_images:
+        raise ConfigError(f"a {start.kind!r} predictor has no contexts (N, W) to begin with", expected="coop's or cocoop's")
+    given = {"context": context} if net is None else {"context": context, **net.shift.state_dict(prefix="shift.")}
+    return {name: value.detach().float() for name, value in given.items()}, prompts.position, net is not None

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ostension.adapt import cocoop, coop, maple, tpt
+from ostension.adapt._agreement import confident, entropy, plain_tuned
 from ostension.adapt._views import Views
 from ostension.errors import ConfigError
 from ostension.model.clip import CLIP
@@ -39,7 +40,7 @@ def test_a_block_of_pictures_is_tuned_as_the_plain_loop_tunes_each(model, steps)
     views = some_views(model)
     together = addition.tuned(views)
     for row, own in zip(together, views, strict=True):
-        torch.testing.assert_close(row, tpt.plain_tuned(addition, own), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(row, plain_tuned(addition, own), rtol=1e-9, atol=1e-12)
     assert torch.equal(addition.tuned(views[[2, 0]]), together[[2, 0]]) or torch.allclose(
         addition.tuned(views[[2, 0]]), together[[2, 0]], rtol=1e-9, atol=1e-12
     )
@@ -54,9 +55,9 @@ def test_the_first_step_goes_by_signs(model):
 def test_the_marginal_entropy_of_the_chosen_views_drops(model):
     addition = tpt.TPT(model, tpt.Config(lr=1e-4, keep=0.3), NAMES).double()
     views = some_views(model)
-    chosen = addition.confident(views, addition.weights())
-    before = addition.entropy(chosen, addition.weights())
-    after = addition.entropy(chosen, addition.prompts.encode(addition.tuned(views)[:, None]))
+    chosen = confident(views, addition.weights(), addition.scale(), addition.config.keep)
+    before = entropy(chosen, addition.weights(), addition.scale())
+    after = entropy(chosen, addition.rows_of_views(views), addition.scale())
     assert (after < before).all()
 
 
@@ -64,12 +65,12 @@ def test_one_view_alone_gives_its_own_entropy(model):
     addition = tpt.TPT(model, tpt.Config(keep=0.01), NAMES).double()
     views = some_views(model, views=4)
     rows = addition.weights()
-    chosen = addition.confident(views, rows)
+    chosen = confident(views, rows, addition.scale(), addition.config.keep)
     probabilities = (addition.scale() * chosen[:, 0] @ rows.T).softmax(-1)
-    torch.testing.assert_close(addition.entropy(chosen, rows), -(probabilities * probabilities.log()).sum(-1))
+    torch.testing.assert_close(entropy(chosen, rows, addition.scale()), -(probabilities * probabilities.log()).sum(-1))
     every = (addition.scale() * views @ rows.T).softmax(-1)
     lowest = -(every * every.log()).sum(-1)
-    torch.testing.assert_close(addition.entropy(chosen, rows), lowest.min(1).values)
+    torch.testing.assert_close(entropy(chosen, rows, addition.scale()), lowest.min(1).values)
 
 
 def test_the_models_and_the_first_contexts_stay_as_they_are(model):
@@ -114,7 +115,7 @@ def test_on_cocoop_the_contexts_of_view_0_are_tuned_and_the_net_stays(model, tmp
     predictor = tpt.fit(model, data, tpt.Config(steps=2, keep=0.3), start=start)
     addition = predictor.module.double()
     for row, own in zip(addition.tuned(views), views, strict=True):
-        torch.testing.assert_close(row, tpt.plain_tuned(addition, own), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(row, plain_tuned(addition, own), rtol=1e-9, atol=1e-12)
     other = tpt.TPTPredictor.from_state(*predictor.state(), model)
     torch.testing.assert_close(other.logits_of_views(views), predictor.logits_of_views(views), rtol=1e-5, atol=1e-5)
     assert other.bind(("boat", "car")).logits_of_views(views).shape == (3, 2)
