@@ -16,7 +16,7 @@ from ostension.config import changed_keys, to_tree
 from ostension.errors import CheckpointError, ConfigError
 from ostension.files import read_json
 from ostension.model.fingerprint import NOT_BEHAVIOUR
-from ostension.weights.sources import ModelWeights
+from ostension.weights.sources import ModelWeights, PredictorWeights, Weights
 
 PREDICTOR = "predictor.json"  # of a classifier that lies in the model's folder
 _LISTS = {"class_list_sha256": "class lists", "prompts_sha256": "templates"}
@@ -29,7 +29,7 @@ class Difference:
     """One thing that two models do not have in common.
 
     Attributes:
-        what: "base", "architecture", "preprocessing", "tokenizer", "class lists" or "templates".
+        what: "base", "architecture", "preprocessing", "tokenizer", "class lists", "templates" or, of predictors, "method".
         text: one line.
     """
 
@@ -37,9 +37,11 @@ class Difference:
     text: str
 
 
-def differences(first: ModelWeights, other: ModelWeights) -> list[Difference]:
+def differences(first: Weights, other: Weights) -> list[Difference]:
     """What two models with the same tensors do not have in common, the start first."""
-    found = []
+    found: list[Difference] = []
+    if not (isinstance(first, ModelWeights) and isinstance(other, ModelWeights)):
+        return _of_predictors(first, other)
     if (reason := _bases(first, other)) is not None:
         found.append(Difference("base", reason))
     mine, theirs = _behaviour(first), _behaviour(other)
@@ -68,8 +70,9 @@ def refuse(found: Sequence[Difference], *, force: bool) -> list[str]:
     return [difference.text for difference in found]
 
 
-def unknown_lineage(models: Sequence[ModelWeights]) -> list[str]:
-    """A note where it cannot be known whether models share a start."""
+def unknown_lineage(opened: Sequence[Weights]) -> list[str]:
+    """A note where it cannot be known whether models share a start; predictors name theirs."""
+    models = [model for model in opened if isinstance(model, ModelWeights)]
     if len(models) < 2:
         return []
     unrecorded = [model.name for model in models if not recorded(model)]
@@ -128,9 +131,26 @@ def heads(model: ModelWeights) -> dict[str, str]:
     return found
 
 
-def has_batch_norm(model: ModelWeights) -> bool:
+def has_batch_norm(model: Weights) -> bool:
     """Whether a tower has running statistics."""
     return any(name.endswith("running_mean") for name in model.shapes)
+
+
+def _of_predictors(first: Weights, other: Weights) -> list[Difference]:
+    """What predictors were made of and for; a model among them was compared when it was opened."""
+    if not (isinstance(first, PredictorWeights) and isinstance(other, PredictorWeights)):
+        return []
+    mine, theirs = first.tree, other.tree
+    facts = {
+        "base": [tree["encoder"].get("fingerprint") for tree in (mine, theirs)],
+        "method": [tree["kind"] for tree in (mine, theirs)],
+        **{what: [tree[key] for tree in (mine, theirs)] for key, what in _LISTS.items()},
+    }
+    return [
+        Difference(what, f"{first.name} and {other.name} have other {what} ({str(one)[:12]}, {str(two)[:12]})")
+        for what, (one, two) in facts.items()
+        if one != two
+    ]
 
 
 def _names_fingerprints(model: ModelWeights) -> bool:

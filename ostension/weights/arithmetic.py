@@ -14,30 +14,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ostension.config import require, to_tree
-from ostension.errors import CheckpointError, ConfigError, MissingExtraError
-from ostension.files import atomic_path, write_json
-from ostension.formats import ours
-from ostension.formats.load import attach_tokenizer
-from ostension.formats.manifest import Sums, whole_folder, write_manifest
-from ostension.model.clip import CLIP
-from ostension.runtime import versions
+from ostension.config import require
+from ostension.errors import CheckpointError, ConfigError
+from ostension.files import atomic_path
 from ostension.weights import agreement
-from ostension.weights.batch_norm import Pictures, estimate_file
-from ostension.weights.kernel import Mixed, Moved, Output, combine, result_dtypes
+from ostension.weights.batch_norm import Pictures, recalibrating
+from ostension.weights.kernel import Mixed, Moved, combine
 from ostension.weights.sink import Sink, working
-from ostension.weights.sources import VECTOR_KEY, VECTOR_KIND, ModelWeights, VectorFile, open_models, verified
+from ostension.weights.sources import VECTOR_KEY, VECTOR_KIND, ModelWeights, VectorFile, Weights, open_models, verified
 from ostension.weights.states import check_same_tensors
+from ostension.weights.writing import HEADER, write, written
 
 Name = str | os.PathLike
-_HEADER = {"format": "pt"}  # what transformers asks for
 
 
 def interpolate(
@@ -123,9 +116,10 @@ def diff(start: Name, end: Name, target: Name, *, force: bool = False) -> list[s
     Source: task arithmetic, arXiv 2212.04089, section 2.
     """
     path = Path(target)
-    with open_models([start, end]) as models:
+    with open_models([start, end], predictors=False) as opened:
+        models = [model for model in opened if isinstance(model, ModelWeights)]
         check_same_tensors(models)
-        forced, notes = _agree(models, force)
+        forced, notes = agreed(models, force)
         floats = [name for name, dtype in models[0].dtypes.items() if dtype.is_floating_point]
         wide = (torch.float64,)
         dtypes = {
@@ -134,10 +128,10 @@ def diff(start: Name, end: Name, target: Name, *, force: bool = False) -> list[s
         }
         record = {"kind": VECTOR_KIND, "from": models[0].record(), "to": models[1].record(), "forced": forced}
         record["fingerprint"] = models[0].fingerprint()  # of the start, whatever layout it is in
-        metadata = {**_HEADER, VECTOR_KEY: json.dumps(record, sort_keys=True)}
+        metadata = {**HEADER, VECTOR_KEY: json.dumps(record, sort_keys=True)}
         shapes = {name: models[0].shapes[name] for name in floats}
         with (
-            _written(path),
+            written(path),
             atomic_path(path) as partial,
             working() as workers,
             contextlib.closing(Sink(partial, dtypes, shapes, metadata, workers)) as sink,
@@ -169,8 +163,9 @@ def apply(
     require(len(vectors) == len(scales) >= 1, "scales", list(scales), "one for each vector")
     for value in scales:
         require(abs(value) < float("inf"), "scales", value, "a finite number")
-    with open_models([base]) as models, contextlib.ExitStack() as stack:
+    with open_models([base], predictors=False) as models, contextlib.ExitStack() as stack:
         model, opened = models[0], []
+        assert isinstance(model, ModelWeights)
         for name in vectors:
             opened.append(VectorFile(Path(name)))
             stack.callback(opened[-1].close)
@@ -189,7 +184,7 @@ def apply(
             {"coefficient": scale, "source": vector.name, "sha256": {vector.name: vector.digest}, "vector": vector.record}
             for vector, scale in zip(opened, output.scales, strict=True)
         ]
-        _write("apply", models, [model, *opened], [(output, Path(target))], [inputs], forced, notes, overwrite)
+        write("apply", models, [model, *opened], [(output, Path(target))], [inputs], forced, notes, overwrite)
     return notes
 
 
@@ -204,7 +199,7 @@ def _write_mixed(
 ) -> list[str]:
     with open_models(names) as models:
         check_same_tensors(models)
-        forced, notes = _agree(models, force)
+        forced, notes = agreed(models, force)
         if recalibrate is not None and not agreement.has_batch_norm(models[0]):
             raise ConfigError(f"{models[0].name} has no batch normalisation", fix="leave --recalibrate out")
         notes += _batch_norm(models, recalibrate is None and any(output.only is None for output, _ in outputs))
@@ -215,72 +210,19 @@ def _write_mixed(
             ]
             for output, _ in outputs
         ]
-        _write(operation, models, models, outputs, inputs, forced, notes, overwrite, recalibrate)
+        finish = None if recalibrate is None else recalibrating(recalibrate)
+        write(operation, models, models, outputs, inputs, forced, notes, overwrite, finish)
     return notes
 
 
-def _write(
-    operation: str,
-    models: Sequence[ModelWeights],
-    sources: Sequence[Any],
-    outputs: Sequence[tuple[Output, Path]],
-    inputs: Sequence[list[dict[str, Any]]],
-    forced: list[str],
-    notes: list[str],
-    overwrite: bool,
-    recalibrate: Pictures | None = None,
-) -> None:
-    """Write the folders of all outputs; each gets its name when all are complete and the inputs were found sound."""
-    targets = [target.absolute() for _, target in outputs]
-    require(len(set(targets)) == len(targets), "targets", [str(target) for target in targets], "all different")
-    model = models[0]
-    for target in targets:
-        if any(target == Path(source.opened.source.folder).absolute() for source in models):
-            raise ConfigError(f"{target.name} is to be written and read", fix="choose another folder")
-    with contextlib.ExitStack() as folders, contextlib.ExitStack() as stack:
-        stack.enter_context(_written(targets[0]))
-        partials = [folders.enter_context(_folder(target, overwrite)) for target in targets]
-        workers = stack.enter_context(working())
-        sinks, streamed, dtypes, sums = [], [], [], {}
-        for index, (output, _) in enumerate(outputs):
-            path = partials[index] / ours.WEIGHTS
-            only = None if output.only is None else sources[output.only]
-            if isinstance(only, ModelWeights) and only.plain is not None:
-                shutil.copyfile(only.plain.path, path)
-                sums[index] = Sums.of(path)
-                continue
-            dtypes.append(result_dtypes(sources, output))
-            sinks.append(Sink(path, dtypes[-1], model.shapes, _HEADER, workers))
-            stack.callback(sinks[-1].close)
-            streamed.append(index)
-        combine(sources, [outputs[index][0] for index in streamed], sinks, dtypes)
-        sums |= {index: sink.finish() for index, sink in zip(streamed, sinks, strict=True)}
-        for index, partial in enumerate(partials):
-            tokenizer = _write_tokenizer(model, partial)
-            write_json(partial / ours.CONFIG, to_tree(model.config))
-            weights: dict[str, Any] = {
-                "operation": operation,
-                "inputs": inputs[index],
-                "forced": forced,
-                "notes": notes + tokenizer,
-            }
-            if recalibrate is not None and outputs[index][0].only is None:
-                weights["batch_norm"] = estimate_file(partial, recalibrate)
-                sums[index] = Sums.of(partial / ours.WEIGHTS)
-            record = {"weights": weights, "written_by": versions() | {"torch": torch.__version__}}
-            write_json(partial / ours.PROVENANCE, record)
-            write_manifest(partial, {ours.WEIGHTS: sums[index]})
-        verified(models)
-
-
-def _agree(models: Sequence[ModelWeights], force: bool) -> tuple[list[str], list[str]]:
+def agreed(models: Sequence[Weights], force: bool) -> tuple[list[str], list[str]]:
     """What was forced, and notes."""
     found = [difference for other in models[1:] for difference in agreement.differences(models[0], other)]
     forced = agreement.refuse(found, force=force)
     return forced, [*(f"forced: {line}" for line in forced), *agreement.unknown_lineage(models)]
 
 
-def _batch_norm(models: Sequence[ModelWeights], averaged: bool) -> list[str]:
+def _batch_norm(models: Sequence[Weights], averaged: bool) -> list[str]:
     return [agreement.BATCH_NORM_NOTE] if averaged and agreement.has_batch_norm(models[0]) else []
 
 
@@ -293,32 +235,3 @@ def _check_vector(model: ModelWeights, vector: VectorFile) -> None:
             )  # fmt: skip
         if not model.dtypes[name].is_floating_point:
             raise CheckpointError(f"the tensor {name!r} of {model.name} holds whole numbers", source=vector.path)
-
-
-def _write_tokenizer(model: ModelWeights, folder: Path) -> list[str]:
-    """Write the first model's tokenizer; a note where there is none."""
-    with torch.device("meta"):
-        carrier = CLIP(model.config, seed=None)
-    try:
-        attach_tokenizer(carrier, model.opened)
-        carrier.tokenizer.save(folder)
-    except (CheckpointError, ConfigError, MissingExtraError) as error:
-        return [f"written without a tokenizer ({error})"]
-    return []
-
-
-@contextlib.contextmanager
-def _folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    with _written(target), whole_folder(target, overwrite=overwrite) as partial:
-        yield partial
-
-
-@contextlib.contextmanager
-def _written(target: Path) -> Iterator[None]:
-    """Problems of the disk as one line."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot be written: {error.strerror or error}", source=target, fix="nothing was left behind"
-        ) from None

@@ -28,10 +28,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ostension.errors import ConfigError, DataError
-from ostension.formats import ours
-from ostension.formats.load import load
 from ostension.model.clip import CLIP
-from ostension.weights.sources import TensorFile
+from ostension.weights.kernel import Output
+from ostension.weights.sources import TensorFile, live_model, weight_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,19 +93,21 @@ def estimate(model: CLIP, pictures: Pictures) -> int:
     return count
 
 
-def estimate_file(folder: Path, pictures: Pictures) -> dict[str, Any]:
-    """Estimate the statistics of the model in a folder of our layout, in its file; gives what to record.
+def recalibrating(pictures: Pictures) -> Callable[[Output, Path], dict[str, Any]]:
+    """What estimates the statistics in the file of a folder of averaged weights; copied ones keep theirs."""
 
-    Raises:
-        ConfigError, DataError: as `estimate`.
-    """
-    model = load(folder, dtype="float32", verify=False)
-    count = estimate(model, pictures)
-    state = model.state_dict()
-    names = [f"{name}.{part}" for name in layers(model) for part in ("running_mean", "running_var", "num_batches_tracked")]
-    with TensorFile(folder / ours.WEIGHTS) as file:
-        file.replace({name: state[name].cpu() for name in names if name in file.shapes})
-    return {**pictures.record, "pictures": count}
+    def finish(output: Output, folder: Path) -> dict[str, Any]:
+        if output.only is not None:
+            return {}
+        model = live_model(folder)
+        count = estimate(model, pictures)
+        state = model.state_dict()
+        names = [f"{name}.{part}" for name in layers(model) for part in ("running_mean", "running_var", "num_batches_tracked")]
+        with TensorFile(folder / weight_file(folder)) as file:
+            file.replace({name: state[name].cpu() for name in names if name in file.shapes})
+        return {"batch_norm": {**pictures.record, "pictures": count}}
+
+    return finish
 
 
 class _Totals:

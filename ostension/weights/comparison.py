@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ostension.weights import agreement
-from ostension.weights.sources import BLOCK, ModelWeights, open_models, verified
+from ostension.weights.sources import BLOCK, Weights, open_models, verified
 from ostension.weights.states import check_same_tensors
 
 
@@ -30,7 +30,7 @@ def compare(names: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:
         return [_row(models[0], other) for other in models[1:]] or [_row(models[0], models[0])]
 
 
-def _row(first: ModelWeights, other: ModelWeights) -> dict[str, Any]:
+def _row(first: Weights, other: Weights) -> dict[str, Any]:
     changed, square, apart = 0, 0.0, 0.0
     products = [0.0, 0.0, 0.0]
     for name, shape in first.shapes.items():

@@ -73,7 +73,7 @@ class Line:
         Raises:
             CheckpointError: for models that cannot be read or trusted, or tensors of other names or shapes.
         """
-        with open_models([start, end]) as models:
+        with open_models([start, end], predictors=False) as models:
             check_same_tensors(models)
             line = cls.__new__(cls)
             line._sources, line._fixed, line._recalibrate = list(models), set(), recalibrate
