@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
+from ostension.cli._adapt_curve import Curve
 from ostension.cli._adapt_study import Study, TuningStudy
 from ostension.cli._eval_run import STORE, model_names, models_of
 from ostension.errors import UsageError
@@ -302,7 +303,7 @@ def _command(name: str) -> type:
     return type(name, (Adapt,), {"method": name, "__doc__": f"{doc}\n    Args:{args}"})
 
 
-OWN = {"compare": Compare, "attack": Attack, "study": Study, "tuning-study": TuningStudy, "ls": List}
+OWN = {"compare": Compare, "curve": Curve, "attack": Attack, "study": Study, "tuning-study": TuningStudy, "ls": List}
 COMMAND = {**OWN, **{name: _command(name) for name in METHODS.names()}}
 
 
