@@ -3,7 +3,7 @@
     logits = f(x) W' + b      f the tuned tower's unit embedding, W (C, E) = exp(logit_scale) times the prompts' rows at first
 
 Tensors have the names that they have in a model (`visual.*`, `text.*`, `logit_scale`) with `head.weight` and `head.bias`, so
-that the arithmetic on weights treats a tuned predictor like a model. Weights train in float32, also where the model's are short.
+that the arithmetic on weights treats a tuned predictor like a model. Weights train in float32 where the model's are short.
 
 Letters: B batch, C classes, E embedding, S pixels a side.
 """

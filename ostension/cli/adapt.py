@@ -5,27 +5,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
+from ostension.cli._adapt_auto import Auto
 from ostension.cli._adapt_curve import Curve
+from ostension.cli._adapt_domains import Domains
+from ostension.cli._adapt_shared import (
+    METHODS,
+    ZERO_SHOT,
+    alphas_of,
+    embedder_of,
+    numbers_of,
+    own_settings,
+    percent,
+    plan_from,
+    sources_of,
+    splits_of,
+    task_names,
+    words_of,
+)
 from ostension.cli._adapt_study import Study, TuningStudy
-from ostension.cli._eval_run import STORE, model_names, models_of
+from ostension.cli._adapt_tables import line_of, side_by_side
+from ostension.cli._eval_run import STORE, models_of
 from ostension.errors import UsageError
-from ostension.registry import ModuleRegistry
-
-if TYPE_CHECKING:
-    from ostension.evals.adaptation import Plan
-    from ostension.evals.adaptation_table import Row
-    from ostension.evals.results import Result
-    from ostension.evals.store_inputs import Embedder
-    from ostension.evals.task_splits import TaskSplits
-
-METHODS = ModuleRegistry("ostension.adapt", "method", without=("base",))
-ZERO_SHOT = "zero-shot"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,12 +77,12 @@ class Adapt:
         from ostension.files import write_json
         from ostension.model.predictor import Predictor
 
-        sources = _sources(self.sources, self.data, [self.method])
-        plan = _plan(
-            self.method, self.set, shots=self.shots, seed=self.seed, base_to_new=self.base_to_new, sources=_names(sources)
+        sources = sources_of(self.sources, self.data, [self.method])
+        plan = plan_from(
+            self.method, self.set, shots=self.shots, seed=self.seed, base_to_new=self.base_to_new, sources=task_names(sources)
         )
-        embedder = _embedder(self, models_of([self.model] if self.model else [])[0])
-        splits, *targets = _splits([self.task, *self.test], self.data)
+        embedder = embedder_of(self, models_of([self.model] if self.model else [])[0])
+        splits, *targets = splits_of([self.task, *self.test], self.data)
 
         def told(now: dict[str, float]) -> None:
             more = "".join(f", {name} {value:.4f}" for name, value in now.items() if name not in ("epoch", "loss", "lr"))
@@ -90,7 +95,7 @@ class Adapt:
         predictor.save(self.output)
         write_json(self.output / "result.json", to_tree(record))
         for name, metric in record.metrics.items():
-            print(f"{name}: {_percent(metric.value)}" + (f" (chance {_percent(metric.chance)})" if metric.chance else ""))
+            print(f"{name}: {percent(metric.value)}" + (f" (chance {percent(metric.chance)})" if metric.chance else ""))
         print(f"wrote {self.output}; use it with: ostension classify PICTURE --predictor {self.output}", file=sys.stderr)
         return 0
 
@@ -156,40 +161,45 @@ class Compare:
         from ostension.evals.adaptation_table import rows_of
         from ostension.evals.results import Results
 
-        methods = _words(self.methods, "--methods")
-        shots, seeds = _numbers(self.shots, "--shots"), _numbers(self.seeds, "--seeds")
-        line, alphas = _words(self.line, "--line") if self.line else [], _alphas(self.alphas)
+        methods = words_of(self.methods, "--methods")
+        shots, seeds = numbers_of(self.shots, "--shots"), numbers_of(self.seeds, "--seeds")
+        line, alphas = words_of(self.line, "--line") if self.line else [], alphas_of(self.alphas)
         if line and not self.test:
             raise UsageError("--line needs something out of distribution", fix="give one --test or more")
         if unknown := [name for name in line if name not in methods]:
             raise UsageError(f"--line names {unknown[0]!r}", expected=f"one of {', '.join(methods)}")
-        sources = _sources(self.sources, self.data, methods)
+        sources = sources_of(self.sources, self.data, methods)
         plans = [
-            _plan(
-                method, _own(self.set, method, methods), shots=number, seed=seed, base_to_new=self.base_to_new, alphas=alphas,
-                sources=_names(sources) if takes(method, "sources") else (),
+            plan_from(
+                method,
+                own_settings(self.set, method, methods),
+                shots=number,
+                seed=seed,
+                base_to_new=self.base_to_new,
+                alphas=alphas,
+                sources=task_names(sources) if takes(method, "sources") else (),
             )
             for method in methods
             for number in (shots if method != ZERO_SHOT else shots[:1])
             for seed in (seeds if method != ZERO_SHOT else seeds[:1])
         ]
-        embedder = _embedder(self, models_of([self.model] if self.model else [])[0])
+        embedder = embedder_of(self, models_of([self.model] if self.model else [])[0])
         results, failed, kept = Results(self.output), 0, []
-        targets = _splits(self.test, self.data)
-        for splits in _splits(_words(self.tasks, "--tasks"), self.data):
+        targets = splits_of(self.test, self.data)
+        for splits in splits_of(words_of(self.tasks, "--tasks"), self.data):
             for step in run_all(plans, splits, embedder, results, targets=targets, sources=sources):
                 if isinstance(step, str):
                     failed += 1
                     print(step, file=sys.stderr)
                     continue
                 kept.append(step)
-                print(_line(step), file=sys.stderr)
+                print(line_of(step), file=sys.stderr)
         rows = rows_of(kept, line=line) if kept else []
         if self.json:
             for row in rows:
                 print(json.dumps(row.tree()))
         for task in dict.fromkeys(row.task for row in rows if not self.json):
-            print(f"{task}:\n{_side_by_side([row for row in rows if row.task == task])}")
+            print(f"{task}:\n{side_by_side([row for row in rows if row.task == task])}")
         return 1 if failed else 0
 
 
@@ -266,7 +276,7 @@ class Attack:
         from ostension.model.predictor import Predictor
         from ostension.train.attacks import Budget
 
-        splits = _splits([self.task], self.data)[0]
+        splits = splits_of([self.task], self.data)[0]
         encoder = None
         if self.model is not None or self.predictor is None:
             encoder = ostension.load(models_of([self.model] if self.model else [])[0], device=self.device, dtype="float32")
@@ -278,14 +288,14 @@ class Attack:
             print(f"{done:,} of {total:,}", file=sys.stderr)
 
         record = robust_accuracy(
-            predictor, splits.split("test"), budget=budget, attacks=_words(self.attacks, "--attacks"), limit=self.limit,
+            predictor, splits.split("test"), budget=budget, attacks=words_of(self.attacks, "--attacks"), limit=self.limit,
             seed=self.seed, told=told,
         )  # fmt: skip
         if self.json:
             print(json.dumps(to_tree(record)))
             return 0
         for name, metric in record.metrics.items():
-            print(f"{name}: {_percent(metric.value)}")
+            print(f"{name}: {percent(metric.value)}")
         return 0
 
 
@@ -303,129 +313,14 @@ def _command(name: str) -> type:
     return type(name, (Adapt,), {"method": name, "__doc__": f"{doc}\n    Args:{args}"})
 
 
-OWN = {"compare": Compare, "curve": Curve, "attack": Attack, "study": Study, "tuning-study": TuningStudy, "ls": List}
+OWN = {
+    "auto": Auto,
+    "compare": Compare,
+    "curve": Curve,
+    "domains": Domains,
+    "attack": Attack,
+    "study": Study,
+    "tuning-study": TuningStudy,
+    "ls": List,
+}
 COMMAND = {**OWN, **{name: _command(name) for name in METHODS.names()}}
-
-
-def _plan(method: str, settings: Sequence[str], **fields: Any) -> Plan:
-    from ostension.config import from_tree, to_tree
-    from ostension.evals.adaptation import Plan
-    from ostension.train.pretraining import parse_settings
-
-    if method == ZERO_SHOT:
-        return Plan(method=method, **fields)
-    config_type = METHODS.load(method).Config
-    tree = to_tree(config_type())
-    for key, value in parse_settings(settings).items():
-        place = tree
-        *path, last = key.split(".")
-        for part in path:
-            if not isinstance(place.get(part), dict):
-                raise UsageError(
-                    f"{method} has no setting {key!r}", fix=f"see: ostension adapt ls --json, or the page of {method}"
-                )
-            place = place[part]
-        place[last] = value
-    return Plan(method=method, config=from_tree(config_type, tree, source=f"--set of {method}"), **fields)
-
-
-def _own(settings: Sequence[str], method: str, methods: Sequence[str]) -> list[str]:
-    """The settings of one method, from METHOD.KEY=VALUE."""
-    for text in settings:
-        if text.partition(".")[0] not in methods:
-            raise UsageError(f"--set {text} is for none of {', '.join(methods)}", expected="METHOD.SETTING=VALUE")
-    return [text.partition(".")[2] for text in settings if text.partition(".")[0] == method]
-
-
-def _embedder(command: Adapt | Compare, path: str) -> Embedder:
-    import ostension
-    from ostension.evals.store_inputs import Embedder
-    from ostension.store import Store
-
-    model = ostension.load(path, device=command.device, dtype=command.dtype)
-
-    def told(name: str, now: Any) -> None:
-        print(f"embedding {name}: {now}", file=sys.stderr)
-
-    return Embedder(model, Store(command.store), name=model_names([path])[0], progress=told)
-
-
-def _splits(words: Sequence[str], data: Path | None) -> list[TaskSplits]:
-    from ostension.evals.targets import find_targets
-    from ostension.evals.task_splits import TaskSplits
-
-    return [TaskSplits(target.task, data, measured=target.split) for word in words for target in find_targets([word])]
-
-
-def _sources(text: str | None, data: Path | None, methods: Sequence[str]) -> list[TaskSplits]:
-    """The tasks to learn from besides, each once."""
-    from ostension.evals.adaptation import takes
-
-    if text is None:
-        return []
-    if not any(takes(method, "sources") for method in methods):
-        able = [name for name in METHODS.names() if takes(name, "sources")]
-        raise UsageError(f"--sources has no effect on {', '.join(methods)}", expected=f"a method such as {', '.join(able)}")
-    return list({one.task.name: one for one in _splits(_words(text, "--sources"), data)}.values())
-
-
-def _names(sources: Sequence[TaskSplits]) -> tuple[str, ...]:
-    return tuple(source.task.name for source in sources)
-
-
-def _words(text: str, flag: str) -> list[str]:
-    found = [word.strip() for word in text.split(",") if word.strip()]
-    if not found:
-        raise UsageError(f"{flag} is empty", expected="names, separated by commas")
-    return list(dict.fromkeys(found))
-
-
-def _numbers(text: str, flag: str) -> list[int]:
-    try:
-        found = [int(word) for word in _words(text, flag)]
-    except ValueError:
-        raise UsageError(f"{flag} is {text!r}", expected="whole numbers, separated by commas") from None
-    if min(found) < 0:
-        raise UsageError(f"{flag} is {text!r}", expected="numbers from 0")
-    return found
-
-
-def _alphas(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(word) for word in _words(text, "--alphas")) if text else ()
-    except ValueError:
-        raise UsageError(f"--alphas is {text!r}", expected="numbers from 0 to 1, separated by commas") from None
-
-
-def _side_by_side(rows: Sequence[Row]) -> str:
-    """One task's rows as a table: a line a method and number of shots, a column a metric."""
-    from ostension.cli._tables import text_table
-
-    columns = list(dict.fromkeys(row.metric for row in rows))
-    found: dict[tuple[str, int], dict[str, Row]] = {}
-    for row in rows:
-        found.setdefault((row.method, row.shots), {})[row.metric] = row
-    lines = [
-        (method, str(shots or "all"), str(max(row.seeds for row in cells.values())),
-         *(_cell(cells[name]) if name in cells else "" for name in columns))
-        for (method, shots), cells in found.items()
-    ]  # fmt: skip
-    return text_table(("method", "shots", "seeds", *(name.replace("_", " ") for name in columns)), lines, left=2)
-
-
-def _cell(row: Row) -> str:
-    """Mean, spread over several seeds, and interval, in percent; effective robustness in points."""
-    sign = "+" if row.metric.endswith("effective_robustness") else ""
-    spread = f" ± {100 * row.spread:.1f}" if row.seeds > 1 else ""
-    span = "" if row.interval is None else f" ({100 * row.interval.low:{sign}.1f} to {100 * row.interval.high:{sign}.1f})"
-    return f"{100 * row.mean:{sign}.1f}{spread}{span}"
-
-
-def _line(result: Result) -> str:
-    record = result.record
-    values = ", ".join(f"{name} {_percent(metric.value)}" for name, metric in record.metrics.items())
-    return f"{record.model}: {record.task} {record.protocol}: {values} ({result.seconds:.1f} s)"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 from ostension.adapt._examples import Examples, Labelled
 from ostension.adapt._tuning import Tuned
 from ostension.adapt.base import METHODS, AdditionPredictor, Spec
-from ostension.config import require, to_tree
+from ostension.config import from_tree, require, to_tree
 from ostension.data.few_shot import base_and_new, draw_few_shot, harmonic_mean, hold_out
 from ostension.data.sets.base import SelectedSet
 from ostension.data.sets.videos import videos_of
@@ -34,7 +34,7 @@ from ostension.data.task import Task
 from ostension.data.task_data import TaskData
 from ostension.errors import ConfigError, DataError
 from ostension.evals.answers import bound, logits_of, names_of
-from ostension.evals.group_robustness import worst_group
+from ostension.evals.group_robustness import by_group, worst_group
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import accuracy, score_name, scores
 from ostension.evals.store_inputs import Embedder
@@ -95,6 +95,29 @@ def spec_of(method: str) -> Spec:
         ConfigError: for an unknown one, with the nearest three.
     """
     return METHODS.load(method).SPEC
+
+
+def plan_with(method: str, settings: Mapping[str, Any], **fields: Any) -> Plan:
+    """A plan with a method's defaults but for some settings, whose keys have dots ("recipe.epochs").
+
+    Raises:
+        ConfigError: for a setting that the method does not have, or a value that it refuses.
+    """
+    if method == ZERO_SHOT:
+        return Plan(method=method, **fields)
+    kind = METHODS.load(method).Config
+    tree = to_tree(kind())
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        place = tree
+        for part in path:
+            if not isinstance(place.get(part), dict):
+                raise ConfigError(
+                    f"{method} has no setting {key!r}", fix=f"see: ostension adapt ls --json, or the page of {method}"
+                )
+            place = place[part]
+        place[last] = value
+    return Plan(method=method, config=from_tree(kind, tree, source=f"settings of {method}"), **fields)
 
 
 def takes(method: str, parameter: str) -> bool:
@@ -185,7 +208,7 @@ def run_plan(
 ) -> tuple[Record, Predictor]:
     """Adapt as the plan says and measure; the record has the task's own score first, then those of the predictor's rivals
     ("mix/accuracy") and of the targets, and what the fit says of itself in its details. Where a task's record lists groups, the
-    worst of them stands beside the score.
+    worst of them stands beside the score; where they are the score, the gap to the average does, and each one is in the details.
 
     Args:
         targets: other tasks, each with the split to measure.
@@ -215,6 +238,7 @@ def run_plan(
     test = _split(splits, "test")
     facts, rivals = getattr(predictor, "facts", {}), getattr(predictor, "rivals", {})
     measured: dict[str, Metric] = {}
+    cells: dict[str, list[float]] = {}
     score = score_name(splits.task)
     if plan.base_to_new:
         other = _renamed(predictor, [names[index] for index in new], splits.task)
@@ -226,6 +250,10 @@ def run_plan(
         logits = logits_of(predictor, test, embedder)
         measured |= scores(splits.task, logits, _targets(test), test.groups, seed=plan.seed)
         measured |= worst_group(splits.task, logits, _targets(test), test.groups)
+        if score == "worst_group":
+            found = by_group(splits.task, logits.argmax(axis=1), _targets(test), test.groups)
+            measured["gap"] = found.metrics()["gap"]
+            cells = {name: [cell.value, cell.count] for name, cell in found.cells.items()}
     measured |= _on_targets(predictor, targets, embedder, plan.seed)
     for name, rival in itertools.chain(rivals.items(), points_between(predictor, plan.alphas)):
         if not plan.base_to_new:
@@ -247,7 +275,7 @@ def run_plan(
             "selection": chosen_by,
         },
         hashes=embedder.hashes(splits.task), counts=counts, seeds=(plan.seed,), task=splits.task.name, model=embedder.name,
-        split=test.split, details={"fit": facts} if facts else {},
+        split=test.split, details={name: value for name, value in (("fit", facts), ("groups", cells)) if value},
     )  # fmt: skip
     return record, predictor
 
