@@ -28,7 +28,7 @@ SPEC = Spec(
     silence=silence,
     departures=(
         "any batch size; the published runs have 1",
-        "features of K random crops, none mirrored, are computed once; K = 0 trains on the centre crop alone",
+        "features of K random crops are computed once, and an epoch takes one of each; K = 0 trains on the centre crop alone",
         "float32 throughout; the code's net runs in float16",
     ),
 )

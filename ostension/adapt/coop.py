@@ -35,7 +35,7 @@ SPEC = Spec(
     departures=(
         "words give one vector a token, and class-specific contexts may begin with words too; in the code words overrule both",
         "front and middle keep name and full stop apart, where the code merges a closing ')' with the stop",
-        "features of K random crops, none mirrored, are computed once; K = 0 trains on the centre crop alone",
+        "features of K random crops are computed once, and an epoch takes one of each; K = 0 trains on the centre crop alone",
         "contexts are float32; the code trains them in float16 without loss scaling",
     ),
 )

@@ -48,7 +48,7 @@ SPEC = Spec(
         "the nearest other class is that with the closest hand-written row; the code asks BERTScore",
         "the contrast is with the right class's row, as the paper has it; the code averages over all classes' rows",
         "u* is found against the hand-written rows, once a picture; a class of one picture a side borrows from that one",
-        "features of K random crops, none mirrored, are computed once; K = 0 trains on the centre crop alone",
+        "features of K random crops are computed once, and an epoch takes one of each; K = 0 trains on the centre crop alone",
     ),
 )
 

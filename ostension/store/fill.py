@@ -62,11 +62,19 @@ def image_key(
 ) -> SetKey:  # fmt: skip
     """The key of a source's pictures; `crop` and `seed` count for random views, numbers from 1, only."""
     made = model if isinstance(model, ModelKey) else ModelKey.of(model)
-    drawn = {"number": view, "crop": to_tree(crop or CropConfig()), "seed": seed} if view else None
+    drawn = {"number": view, "crop": _crop_tree(crop or CropConfig()), "seed": seed} if view else None
     return SetKey(
         kind="images", weights=made.weights, inputs=made.preprocess, computed=made.computed, stored=stored,
         data=source.fingerprint(), split=split, level=level, view=drawn,
     )  # fmt: skip
+
+
+def _crop_tree(crop: CropConfig) -> dict[str, Any]:
+    """The settings of a crop in a key; mirroring, which is younger than stores that are kept, where there is some."""
+    tree = to_tree(crop)
+    if not crop.mirror:
+        del tree["mirror"]
+    return tree
 
 
 def embed(

@@ -55,6 +55,18 @@ def test_every_offset_of_a_random_square_is_drawn():
     assert firsts == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.parametrize("kind", ["square", "resized"])
+def test_a_mirrored_view_is_the_same_part_turned_left_to_right_every_second_time(kind):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 70, 3), dtype=np.uint8))
+    plain, mirrored = (RandomView(PREPROCESS, CropConfig(kind=kind, mirror=mirror)) for mirror in (False, True))
+    turned = 0
+    for seed in range(60):
+        straight, found = (view(picture, numpy_generator(seed, "views")) for view in (plain, mirrored))
+        assert torch.equal(found, straight) != torch.equal(found, straight.flip(-1))
+        turned += torch.equal(found, straight.flip(-1))
+    assert 18 <= turned <= 42
+
+
 @settings(max_examples=100, deadline=None)
 @given(width=st.integers(1, 400), height=st.integers(1, 400), seed=st.integers(0, 1000))
 def test_a_random_box_lies_in_the_picture_and_has_an_allowed_shape(width, height, seed):

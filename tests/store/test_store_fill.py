@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from ostension.model.clip import CLIP
 from ostension.model.fingerprint import fingerprint
 from ostension.model.presets import preset
 from ostension.store import Features, Store, embed, perceptual_hash, text_embeddings
+from ostension.store.fill import image_key
 from ostension.store.perceptual import distances
 
 
@@ -137,6 +139,19 @@ def test_a_view_is_the_same_whatever_other_views_there_are(tmp_path, model):
     np.testing.assert_allclose(rows[2], np.asarray(one["post", 2].rows), atol=1e-6)
     assert not np.allclose(rows[1], rows[2], atol=1e-3) and not np.allclose(rows[0], rows[1], atol=1e-3)
     assert several["post", 2].key == one["post", 2].key and several["post", 1].key != one["post", 2].key
+
+
+def test_mirrored_views_have_a_key_of_their_own_and_keep_that_of_others_as_it_was(tmp_path, model):
+    crop = CropConfig(kind="resized", scale=(0.3, 0.8))
+    plain = image_key(model, Pictures(1), view=1, crop=crop)
+    assert plain.view["crop"] == {"kind": "resized", "scale": [0.3, 0.8], "ratio": [0.75, 4 / 3]}  # before there were any
+    mirrored = dataclasses.replace(crop, mirror=True)
+    assert image_key(model, Pictures(1), view=1, crop=mirrored).view["crop"]["mirror"] is True
+    found = embed(Store(tmp_path), model, Pictures(2), views=(1, 2, 3, 4, 5, 6), crop=mirrored, stored="float32")
+    views = [np.asarray(found["post", view].rows) for view in range(1, 7)]
+    store = embed(Store(tmp_path), model, Pictures(2), views=(1, 2, 3, 4, 5, 6), crop=crop, stored="float32")
+    same = [np.allclose(rows, np.asarray(store["post", view].rows), atol=1e-5) for view, rows in enumerate(views, 1)]
+    assert not all(same)
 
 
 def test_another_model_gets_a_set_of_its_own(tmp_path, model):
