@@ -208,7 +208,7 @@ def run_plan(
 ) -> tuple[Record, Predictor]:
     """Adapt as the plan says and measure; the record has the task's own score first, then those of the predictor's rivals
     ("mix/accuracy") and of the targets, and what the fit says of itself in its details. Where a task's record lists groups, the
-    worst of them stands beside the score; where they are the score, the gap to the average does, and each one is in the details.
+    worst of them stands beside the score; where they are the score, the gap to the average does, and the details have each.
 
     Args:
         targets: other tasks, each with the split to measure.
