@@ -30,6 +30,7 @@ from ostension.image.signatures import VIDEO_SUFFIXES, format_of
 from ostension.image.silence import pillow_silence
 
 MAX_FRAMES = 1_000_000  # nine hours at 30 a second
+MAX_MOVING_PIXELS = 50_000_000_000  # of all frames of a moving picture, which are drawn one over the other: a minute or two
 MAX_VIDEO_BYTES = 4_000_000_000  # of a file, which is not held in memory
 MOVING_FORMATS = frozenset(("GIF", "WEBP", "PNG", "AVIF"))
 FRAME_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"))
@@ -186,6 +187,8 @@ class MovingPicture:
                 self.count = int(getattr(image, "n_frames", 1)) - self.first
             except Exception as error:
                 raise damaged(error, self.kind, name) from None
+        if (pixels := self.count * image.width * image.height) > MAX_MOVING_PIXELS:
+            raise LimitError(f"{pixels:,} pixels in all frames", source=name, expected=f"at most {MAX_MOVING_PIXELS:,}")
 
     def __len__(self) -> int:
         return self.count

@@ -140,8 +140,8 @@ def test_shipped_video_tasks_can_be_read():
 
 def test_tasks_of_files_that_move_show_their_middle_frames(tmp_path):
     """So that whatever looks at pictures measures them too."""
-    written(tmp_path, {"moves/run/a.gif": gif([0, 50, 100]), "moves/sit/b.gif": gif([9, 7, 5])})
+    files = {"moves/run/a.gif": gif([0, 50, 100]), "moves/run/c.gif": gif([1, 2, 3]), "moves/sit/b.gif": gif([9, 7, 5])}
+    written(tmp_path, files)
     data = open_task(task_of(tmp_path))
-    assert [shade(data.samples.read(index).image) for index in range(2)] == [50, 7]
-    assert shades(videos_of(data).samples.video(1)) == [9, 7, 5]
-    assert data.notes == ()
+    assert [shade(data.samples.read(index).image) for index in range(3)] == [50, 2, 7]
+    assert len(videos_of(data)) == 3 and shades(videos_of(data).samples.video(2)) == [9, 7, 5]

@@ -120,13 +120,16 @@ def test_cut_files_lose_their_last_frames_and_say_so():
             video.frames([len(video) - 1, 24])
 
 
-def test_limits_hold_before_a_frame_is_decoded():
+def test_limits_hold_before_a_frame_is_decoded(monkeypatch):
     with pytest.raises(LimitError, match="max_pixels"):
         open_video(moving("GIF"), max_pixels=100)
     with pytest.raises(LimitError, match="6 frames"):
         open_video(moving("GIF"), max_frames=5)
     with pytest.raises(LimitError, match="max_pixels"):
         open_video(filmed("mpeg4", "avi"), max_pixels=100)
+    monkeypatch.setattr("ostension.image.video.MAX_MOVING_PIXELS", 1000)
+    with pytest.raises(LimitError, match="1,920 pixels in all frames"):
+        open_video(moving("GIF"))
 
 
 def test_a_moving_picture_among_frames_is_refused():

@@ -96,6 +96,8 @@ class VideoSet(LabelledSet):
             fields={name: take(values) for name, values in parent.fields.items()}, rejects=parent.rejects,
         )  # fmt: skip
 
+        self.levels_in_ids = max(name.count("/") for name in self.ids)  # no id names a video of several samples any more
+
     def image(self, index: int) -> bytes:
         """The middle frame: of n frames number (n - 1) // 2; as PNG, where it is no file of its own."""
         members = self.members[index]
