@@ -9,13 +9,12 @@ cross-entropy on as many pictures of each (class, first prediction). No groups a
 with the best worst group (class and domain) on validation pictures.
 Source: Zhang and Re 2022, "Contrastive Adapters for Foundation Model Group Robustness" (arXiv:2207.07180), and the code of the
 submission.
-Letters: A anchors, B batch, C classes, E embedding, H hidden width, N training pictures, P positives and negatives.
+Letters: B batch, C classes, E embedding, H hidden width, N pictures.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ostension.adapt._anchors import Pool, contrast
 from ostension.adapt._clusters import as_classes, k_means
 from ostension.adapt._examples import Examples, Labelled
 from ostension.adapt._fit import Recipe, fit_addition
@@ -33,9 +33,8 @@ from ostension.adapt.base import AdditionPredictor, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
 from ostension.runtime import torch_generator
-from ostension.shapes import Bool, Float, Int
+from ostension.shapes import Float, Int
 
-_LOG = logging.getLogger("ostension.adapt")
 AVERAGE = 1e-3  # what the average counts for beside the worst group: it decides between equal ones
 
 SPEC = Spec(
@@ -115,7 +114,7 @@ class ContrastiveAdapter(HandWritten):
         self.down = uniform(config.width, width, fan=width)
         self.norm = nn.BatchNorm1d(config.width, device=model.device)
         self.up, self.offset = uniform(width, config.width, fan=config.width), uniform(width, fan=config.width)
-        self.pool: _Pool | None = None
+        self.pool: Pool | None = None
 
     def settle(self) -> None:
         self.pool = None
@@ -136,7 +135,7 @@ class ContrastiveAdapter(HandWritten):
         else:
             clusters = k_means(rows, self.num_classes, torch_generator(seed, "contrastive_adapter", "clusters"))
             guessed = as_classes(clusters, data.targets, self.num_classes)
-        self.pool = _Pool(rows.to(self.model.device), data.labels.to(self.model.device), guessed)
+        self.pool = Pool(rows.to(self.model.device), data.labels.to(self.model.device), guessed)
         self.facts |= {"initial": self.config.initial, **self.pool.told(self.class_names)}
 
     def contrasts(self, epoch: int) -> bool:
@@ -161,11 +160,12 @@ class ContrastiveAdapter(HandWritten):
         if not self.contrasts(batch.epoch):
             return super().loss(batch)
         assert self.pool is not None
-        anchors = torch.from_numpy(batch.indices).to(self.pool.rows.device)
-        positive, negative = self.pool.companions(anchors, self.config, batch.generator)
+        config, pool = self.config, self.pool
+        anchors = torch.from_numpy(batch.indices).to(pool.rows.device)
+        positive, negative = pool.companions(anchors, config.positives, config.negatives, config.neighbours, batch.generator)
         used = torch.cat([(positive | negative).any(0).nonzero()[:, 0], anchors]).unique()
-        outputs = self.adapted(self.pool.rows[used])
-        similarities = outputs[torch.searchsorted(used, anchors)] @ outputs.T / self.config.temperature
+        outputs = self.adapted(pool.rows[used])
+        similarities = outputs[torch.searchsorted(used, anchors)] @ outputs.T / config.temperature
         return contrast(similarities, positive[:, used], negative[:, used]).sum()
 
     def score(self, logits: Float[Tensor, "N C"], val: Labelled) -> float:
@@ -174,78 +174,6 @@ class ContrastiveAdapter(HandWritten):
         domains = np.zeros_like(val.targets) if val.domains is None else val.domains
         _, cells = np.unique(np.stack([val.targets, domains]), axis=1, return_inverse=True)
         return float((np.bincount(cells, weights=right) / np.bincount(cells)).min() + AVERAGE * right.mean())
-
-
-class _Pool:
-    """The training pictures: unit rows, classes, the first predictions of them.
-
-    Attributes:
-        right: (N,) whether the first prediction is right.
-        anchors: positions of those that are wrong, of classes with something right.
-    """
-
-    def __init__(self, rows: Float[Tensor, "N E"], labels: Int[Tensor, " N"], guessed: Int[np.ndarray, " N"]):
-        self.rows, self.labels, self.targets, self.guessed = rows, labels, labels.cpu().numpy(), guessed
-        wrong = guessed != self.targets
-        self.right = torch.from_numpy(~wrong).to(rows.device)
-        self.anchors = np.flatnonzero(wrong & np.isin(self.targets, self.targets[~wrong]))
-
-    def told(self, names: Sequence[str]) -> dict[str, Any]:
-        """For the record: how often the first predictions are right, the anchors of each class, classes without any."""
-        present = np.unique(self.targets)
-        faultless = [names[label] for label in present if (self.guessed == self.targets)[self.targets == label].all()]
-        hopeless = [names[label] for label in present if (self.guessed != self.targets)[self.targets == label].all()]
-        if hopeless:
-            _LOG.warning("no picture of %s is right at first, so there is nothing to pull the others to", ", ".join(hopeless))
-        if not len(self.anchors):
-            _LOG.warning("the first predictions leave no anchors: all epochs are of the cross-entropy")
-        counts = np.bincount(self.targets[self.anchors], minlength=len(names))
-        return {
-            "initial_accuracy": float((self.guessed == self.targets).mean()),
-            "anchors": {name: int(count) for name, count in zip(names, counts, strict=True)},
-            "without_errors": faultless,
-            "without_anything_right": hopeless,
-        }
-
-    def balanced(self, cell: int | None, generator: np.random.Generator) -> Int[np.ndarray, " M"]:
-        """As many pictures of each (class, first prediction) that there is, in a random order."""
-        _, cells = np.unique(np.stack([self.targets, self.guessed]), axis=1, return_inverse=True)
-        members = [np.flatnonzero(cells == number) for number in range(cells.max() + 1)]
-        size = max(map(len, members)) if cell is None else cell
-        drawn = []
-        for places in members:
-            whole = generator.permutation(places)[:size]
-            drawn += [whole, generator.choice(places, size - len(whole))]
-        return generator.permutation(np.concatenate(drawn))
-
-    def companions(
-        self, anchors: Int[Tensor, " A"], config: Config, generator: torch.Generator
-    ) -> tuple[Bool[Tensor, "A N"], Bool[Tensor, "A N"]]:
-        """Which pictures are each anchor's positives and negatives."""
-        alike = self.labels == self.labels[anchors][:, None]
-        positive = drawn_of(alike & self.right, config.positives, generator)
-        closeness = self.rows[anchors] @ self.rows.T
-        closeness.scatter_(1, anchors[:, None], -torch.inf)
-        near = closeness.topk(min(config.neighbours, len(self.rows) - 1), dim=1).indices
-        among = torch.zeros_like(alike).scatter_(1, near, True)
-        return positive, drawn_of(among, config.negatives, generator) & ~alike
-
-
-def drawn_of(mask: Bool[Tensor, "A N"], most: int, generator: torch.Generator) -> Bool[Tensor, "A N"]:
-    """At most so many of each row's marked places, drawn without replacement."""
-    if int(mask.sum(1).max()) <= most:
-        return mask
-    chances = torch.rand(mask.shape, generator=generator).to(mask.device).masked_fill(~mask, -1)
-    return torch.zeros_like(mask).scatter_(1, chances.topk(most, dim=1).indices, True) & mask
-
-
-def contrast(
-    similarities: Float[Tensor, "A P"], positive: Bool[Tensor, "A P"], negative: Bool[Tensor, "A P"]
-) -> Float[Tensor, " A"]:
-    """L_a of each anchor, from cosines over T: the mean over positives of softplus(log sum_n e^s_n - s_p)."""
-    against = similarities.masked_fill(~negative, -torch.inf).logsumexp(1)
-    each = F.softplus(against[:, None] - similarities).masked_fill(~positive, 0)
-    return each.sum(1) / positive.sum(1)
 
 
 def fit(

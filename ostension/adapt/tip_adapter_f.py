@@ -98,5 +98,5 @@ def fit(
     if val is not None and config.chooses:
         facts |= cache.choose(val, config)
     predictor = cache.predictor(config.templates)
-    predictor.facts = facts
+    predictor.facts |= facts
     return predictor

@@ -16,6 +16,7 @@ from torch import nn
 sys.path.append(str(Path(__file__).parents[1] / "conformance"))
 from adapt_making import NAMES, examples, tiny_clip
 
+from ostension.adapt import _anchors
 from ostension.adapt import contrastive_adapter as method
 from ostension.adapt._clusters import as_classes, k_means
 from ostension.errors import ConfigError, LimitError
@@ -32,7 +33,7 @@ def unit(*shape, seed=0):
 
 
 def a_pool(labels, guessed, seed=0):
-    return method._Pool(unit(len(labels), 6, seed=seed), torch.tensor(labels), np.array(guessed))
+    return _anchors.Pool(unit(len(labels), 6, seed=seed), torch.tensor(labels), np.array(guessed))
 
 
 def published(anchor, positives, negatives, temperature):
@@ -46,7 +47,7 @@ def test_the_loss_is_the_published_one_for_every_anchor():
     rows, masks = unit(9, 5), np.random.default_rng(0).random((2, 3, 9)) < 0.4
     masks[:, :, 0], masks[:, :, 1] = [[True] * 3, [False] * 3], [[False] * 3, [True] * 3]
     positive, negative = (torch.from_numpy(mask) for mask in (masks[0] & ~masks[1], masks[1]))
-    found = method.contrast(rows[:3] @ rows.T / 0.1, positive, negative)
+    found = _anchors.contrast(rows[:3] @ rows.T / 0.1, positive, negative)
     for place in range(3):
         one = published(rows[place], rows[positive[place]], rows[negative[place]], 0.1)
         torch.testing.assert_close(found[place], one, rtol=1e-9, atol=1e-9)
@@ -55,23 +56,23 @@ def test_the_loss_is_the_published_one_for_every_anchor():
 
 def test_one_positive_and_one_equally_similar_negative_cost_log_two():
     yes, no = torch.tensor([[True, False]]), torch.tensor([[False, True]])
-    assert float(method.contrast(torch.tensor([[3.0, 3.0]]), yes, no)) == pytest.approx(math.log(2))
+    assert float(_anchors.contrast(torch.tensor([[3.0, 3.0]]), yes, no)) == pytest.approx(math.log(2))
 
 
 def test_what_is_masked_counts_for_nothing_and_the_order_of_negatives_neither():
     similarities = torch.randn(2, 6, generator=generator_of(1), requires_grad=True)
     positive = torch.tensor([[True, True, False, False, False, False]] * 2)
     negative = torch.tensor([[False, False, True, True, True, False]] * 2)
-    plain = method.contrast(similarities, positive, negative)
+    plain = _anchors.contrast(similarities, positive, negative)
     more = [torch.cat([part, part[:, 5:].repeat(1, 4)], 1) for part in (similarities, positive, negative)]
-    torch.testing.assert_close(method.contrast(*more), plain)
+    torch.testing.assert_close(_anchors.contrast(*more), plain)
     order = [0, 1, 4, 2, 3, 5]
-    torch.testing.assert_close(method.contrast(similarities[:, order], positive, negative), plain)
+    torch.testing.assert_close(_anchors.contrast(similarities[:, order], positive, negative), plain)
 
 
 def test_an_anchor_without_negatives_costs_nothing_and_has_no_gradient():
     similarities = torch.randn(1, 3, requires_grad=True)
-    loss = method.contrast(similarities, torch.tensor([[True, True, False]]), torch.zeros(1, 3, dtype=torch.bool))
+    loss = _anchors.contrast(similarities, torch.tensor([[True, True, False]]), torch.zeros(1, 3, dtype=torch.bool))
     (gradient,) = torch.autograd.grad(loss.sum(), similarities)
     assert float(loss.detach()) == 0 and torch.equal(gradient, torch.zeros(1, 3))
 
@@ -80,8 +81,7 @@ def test_anchors_are_what_is_wrong_positives_what_is_right_and_negatives_other_c
     labels, guessed = [0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0, 1]
     pool = a_pool(labels, guessed)
     assert pool.anchors.tolist() == [2, 5]
-    config = method.Config(neighbours=3)
-    positive, negative = pool.companions(torch.tensor([2, 5]), config, generator_of(0))
+    positive, negative = pool.companions(torch.tensor([2, 5]), 2048, 2048, 3, generator_of(0))
     assert positive.nonzero().tolist() == [[0, 0], [0, 1], [1, 3], [1, 4], [1, 6]]
     for row, anchor in enumerate((2, 5)):
         closeness = (pool.rows[anchor] @ pool.rows.T).numpy().copy()
@@ -92,18 +92,18 @@ def test_anchors_are_what_is_wrong_positives_what_is_right_and_negatives_other_c
 
 def test_no_more_are_drawn_than_asked_for_and_without_replacement():
     mask = torch.rand(5, 40, generator=generator_of(0)) < 0.5
-    found = method.drawn_of(mask, 7, generator_of(1))
+    found = _anchors.drawn_of(mask, 7, generator_of(1))
     assert (found.sum(1) == 7).all() and not (found & ~mask).any()
-    assert torch.equal(method.drawn_of(mask, 40, generator_of(1)), mask)
+    assert torch.equal(_anchors.drawn_of(mask, 40, generator_of(1)), mask)
     uneven = torch.tensor([[True] * 6, [True, True] + [False] * 4])
-    assert method.drawn_of(uneven, 3, generator_of(2)).sum(1).tolist() == [3, 2]
+    assert _anchors.drawn_of(uneven, 3, generator_of(2)).sum(1).tolist() == [3, 2]
 
 
 def test_a_step_s_loss_is_the_sum_over_its_anchors_of_the_published_one():
     model, data = tiny_clip(), examples(classes=2, each=8)
     addition = method.ContrastiveAdapter(model, method.Config(), NAMES[:2], seed=2)
     addition.prepare(data.train, 0)
-    addition.pool = pool = method._Pool(addition.pool.rows, data.train.labels, np.arange(16) % 3 % 2)
+    addition.pool = pool = _anchors.Pool(addition.pool.rows, data.train.labels, np.arange(16) % 3 % 2)
     batch = type("Batch", (), {"indices": pool.anchors[:5], "epoch": 0, "generator": generator_of(0)})
     anchors = pool.anchors[:5]
     used = np.unique([*anchors, *np.flatnonzero(pool.right), *range(16)])  # with few pictures all of them are used
@@ -130,7 +130,7 @@ def test_epochs_alternate_and_begin_with_the_contrast():
     model, data = tiny_clip(), examples(classes=2, each=8)
     addition = method.ContrastiveAdapter(model, method.Config(recipe=RECIPE), NAMES[:2])
     addition.prepare(data.train, 0)
-    addition.pool = method._Pool(addition.pool.rows, data.train.labels, np.arange(16) % 2)
+    addition.pool = _anchors.Pool(addition.pool.rows, data.train.labels, np.arange(16) % 2)
     assert [addition.contrasts(epoch) for epoch in range(4)] == [True, False, True, False]
     anchors = np.concatenate(list(addition.order(data.train, 0, np.random.default_rng(0))))
     assert sorted(anchors) == sorted(addition.pool.anchors)
@@ -142,7 +142,7 @@ def test_epochs_alternate_and_begin_with_the_contrast():
 def test_perfect_first_predictions_leave_the_cross_entropy_alone_and_that_is_said(caplog):
     model, data = tiny_clip(), examples(classes=2, each=4)
     addition = method.ContrastiveAdapter(model, method.Config(recipe=RECIPE), NAMES[:2])
-    pool = addition.pool = method._Pool(data.train.features(model)[0], data.train.labels, data.train.targets)
+    pool = addition.pool = _anchors.Pool(data.train.features(model)[0], data.train.labels, data.train.targets)
     assert not any(addition.contrasts(epoch) for epoch in range(4))
     told = pool.told(NAMES[:2])
     assert told["anchors"] == {"cat": 0, "large dog": 0} and told["without_errors"] == ["cat", "large dog"]
