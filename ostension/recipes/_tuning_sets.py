@@ -1,9 +1,9 @@
 """The sets of the study of tuned weights: small packs with a place where training pictures are from, and a shift away from it.
 
-pacs_tuned_DOMAIN   seven classes; 60 a class of three domains to draw from, 30 of the same to test on ("test"),
-                    50 a class of the fourth domain ("shift")
-emoji_vendors       twelve kinds of thing; 28 concepts of each in three vendors' drawings to draw from, 12 other concepts in
-                    the same vendors' ("test") and in a fourth vendor's ("shift")
+    pacs_tuned_DOMAIN   seven classes; 60 a class of each of three domains to draw from, 10 of the same to test on ("test"),
+                        30 a class of the fourth domain ("shift")
+    emoji_vendors       twelve kinds of thing; 28 concepts of each in three vendors' drawings to draw from, 6 others in the same
+                        vendors' ("test"), and 12 others in a fourth vendor's ("shift")
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _pacs(data: Path) -> tuple[dict[str, Task], list[Row]]:
         {"image": row["image"], "label": row["label"], "domain": row["domain"], "id": row["path"], "unit": row["path"]}
         for row in read_pack(data / "pacs/pacs.parquet")
     ]
-    rows = parted(pack, lambda row: (row["domain"], row["label"]), {POOL: 60, TEST: 30, MORE: 20})
+    rows = parted(pack, lambda row: (row["domain"], row["label"]), {POOL: 60, TEST: 10, MORE: 20})
     tasks = {}
     for left in DOMAINS:
         others = tuple(name for name in DOMAINS if name != left)
@@ -66,7 +66,7 @@ def _emoji(data: Path) -> tuple[dict[str, Task], list[Row]]:
         for row in read_pack(data / "emoji/emoji.parquet")
         if row["subcategory"] in KINDS and row["style"] in vendors
     ]  # fmt: skip
-    rows = parted(pack, lambda row: row["label"], {POOL: 28, TEST: 12})
+    rows = parted(pack, lambda row: row["label"], {POOL: 28, TEST: 6, MORE: 6})
     task = small_task(
         read_task("emoji"), "emoji_vendors", rows, "emoji_vendors", title="Kinds of emoji, with a vendor left out",
         keys="index", classes={key: (name,) for key, name in KINDS.items()}, templates=("a picture of a {}.",),
