@@ -56,6 +56,7 @@ SPEC = Spec(
         "the learning rate moves in every step; the code moves it in every tenth",
         "no RandAugment: the settings ask for it, the call is commented out",
         "positions for as many frames as a clip has; the code has a row for each of the text's positions",
+        "with few videos an epoch is one pass over them; the code repeats them up to the length of the whole set",
     ),
 )
 
