@@ -77,7 +77,28 @@ class Moved:
         return None if any(self.scales) else 0
 
 
-Output = Mixed | Moved
+@dataclasses.dataclass(frozen=True)
+class ByTensor:
+    """Combinations that differ from tensor to tensor: `parts` by name, and `rest`."""
+
+    parts: Mapping[str, Mixed]
+    rest: Mixed
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        return self.rest.coefficients
+
+    @property
+    def only(self) -> int | None:
+        return None
+
+
+Output = Mixed | Moved | ByTensor
+
+
+def of_tensor(output: Output, name: str) -> Mixed | Moved:
+    """What an output is for one tensor."""
+    return output.parts.get(name, output.rest) if isinstance(output, ByTensor) else output
 
 
 def used(sources: Sequence[Source], output: Output) -> list[int]:
@@ -117,13 +138,14 @@ def _combine(sources: Sequence[Source], outputs: Sequence[Output], sinks: Sequen
         groups.setdefault(tuple(sink.names), []).append(index)
     for names, members in groups.items():
         for name in names:
+            wanted = {member: of_tensor(outputs[member], name) for member in members}
             for start, stop in spans(torch.Size(sources[0].shapes[name]).numel(), len(sources)):
                 blocks = {}
-                for source in sorted({index for member in members for index in used(sources, outputs[member])}):
+                for source in sorted({index for member in members for index in used(sources, wanted[member])}):
                     if name in sources[source].dtypes:
                         blocks[source] = sources[source].read(name, start, stop)
                 for member in members:
-                    sinks[member].write(block_of(sources, outputs[member], name, blocks, dtypes[member][name]))
+                    sinks[member].write(block_of(sources, wanted[member], name, blocks, dtypes[member][name]))
 
 
 def spans(count: int, sources: int) -> Iterator[tuple[int, int]]:
@@ -133,7 +155,9 @@ def spans(count: int, sources: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, count)
 
 
-def block_of(sources: Sequence[Source], output: Output, name: str, blocks: Mapping[int, Tensor], dtype: torch.dtype) -> Tensor:
+def block_of(
+    sources: Sequence[Source], output: Mixed | Moved, name: str, blocks: Mapping[int, Tensor], dtype: torch.dtype
+) -> Tensor:
     """One block of a result, its own memory.
 
     Args:
