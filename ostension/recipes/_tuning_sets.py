@@ -1,9 +1,9 @@
 """The sets of the study of tuned weights: small packs with a place where training pictures are from, and a shift away from it.
 
-    pacs_tuned_DOMAIN   seven classes; 60 a class of each of three domains to draw from, 10 of the same to test on ("test"),
-                        30 a class of the fourth domain ("shift")
-    emoji_vendors       twelve kinds of thing; 28 concepts of each in three vendors' drawings to draw from, 6 others in the same
-                        vendors' ("test"), and 12 others in a fourth vendor's ("shift")
+pacs_tuned_DOMAIN   seven classes; 60 a class of each of three domains to draw from, 10 of the same to test on ("test"),
+                    30 a class of the fourth domain ("shift")
+emoji_vendors       twelve kinds of thing; 28 concepts of each in three vendors' drawings to draw from, 6 others in the same
+                    vendors' ("test"), and 12 others in a fourth vendor's ("shift")
 """
 
 from __future__ import annotations
