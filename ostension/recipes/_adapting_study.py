@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from ostension.evals.adaptation import ZERO_SHOT, Plan, bind_to, plan_with, run_
 from ostension.evals.adaptation_runs import run_all
 from ostension.evals.adversarial import robust_accuracy
 from ostension.evals.records import Record, save_records
-from ostension.evals.results import Result, Results, read_result
+from ostension.evals.results import Result, Results, file_name, read_result
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits
 from ostension.formats.load import load
@@ -33,6 +33,7 @@ from ostension.train.attacks import Budget
 
 RECORD = "adapting.json"
 SEEDS, SHOTS = (1, 2, 3), (1, 2, 4, 8, 16)
+LAST = ("attack", "checks")  # parts that are no comparison of methods side by side
 PACS = tuple(f"pacs_without_{domain}" for domain in DOMAINS)
 Name = Literal["lite0", "vit"]
 
@@ -94,6 +95,34 @@ TECOA: Mapping[str, Any] = {"recipe.batch_size": 32, "recipe.epochs": 5, "recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """One method again with other settings, to find the reason of what is seen."""
+
+    model: Name
+    method: str
+    task: str
+    settings: Mapping[str, Any]
+    seeds: tuple[int, ...] = SEEDS
+
+
+CHECKS: Mapping[str, Check] = {
+    "probe on embeddings": Check(model="lite0", method="probe", task="cifar10_small", settings={"level": "post"}),
+    "coop, 200 epochs": Check(model="lite0", method="coop", task="cifar10_small", settings={"recipe.epochs": 200}),
+    "coop, contexts of each class": Check(
+        model="lite0", method="coop", task="cifar10_small", settings={"class_specific": True}
+    ),
+    "coop, begun with words": Check(model="lite0", method="coop", task="cifar10_small", settings={"words": "a photo of a"}),
+    "kgcoop, weight 1": Check(model="lite0", method="kgcoop", task="cifar10_small", settings={"weight": 1.0}),
+    "kgcoop, rate 0.02": Check(model="lite0", method="kgcoop", task="cifar10_small", settings={"recipe.lr": 0.02}),
+    "dpl, no step": Check(model="lite0", method="dpl", task="pacs_without_photo", settings={"recipe.epochs": 0}),
+    "dpl, 2,400 steps": Check(
+        model="lite0", method="dpl", task="pacs_without_photo", settings={"recipe.epochs": 2400}, seeds=SEEDS[:1]
+    ),
+    "vpt, 20 epochs": Check(model="vit", method="vpt", task="cifar10_small", settings={"recipe.epochs": 20}),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """What is asked for.
 
@@ -120,22 +149,33 @@ def run_study(config: StudyConfig, folder: Path) -> Path:
         ConfigError: for an unknown part.
     """
     for name in config.parts:
-        require(name in (*PARTS, "attack"), "--part", name, ", ".join((*PARTS, "attack")))
+        require(name in (*PARTS, *LAST), "--part", name, ", ".join((*PARTS, *LAST)))
     tasks = {path.stem: path for path in write_sets(config.data, folder / "sets")}
     results = Results(folder / "results")
-    made: dict[Name, Embedder] = {}
-    for name in config.parts or (*PARTS, "attack"):
-        part = PARTS.get(name)
-        model: Name = "vit" if part is None else part.model
-        if model not in made:
-            path = model_folder(model, config, folder)
-            made[model] = Embedder(load(path), Store(folder / "store"), name=model)
+    made: dict[tuple[Name, str], Embedder] = {}
+
+    def embedder(name: Name, dtype: str = "auto") -> Embedder:
+        if (name, dtype) not in made:
+            model = load(model_folder(name, config, folder), dtype=dtype)
+            made[name, dtype] = Embedder(model, Store(folder / "store"), name=name)
+        return made[name, dtype]
+
+    for name in config.parts or (*PARTS, *LAST):
         began = time.monotonic()
-        do = _attacks(config, tasks, made[model], results) if part is None else _part(part, config, tasks, made[model], results)
+        if name in PARTS:
+            do = _part(PARTS[name], config, tasks, embedder(PARTS[name].model), results)
+        elif name == "attack":  # small rates move nothing in bfloat16
+            do = _attacks(config, tasks, embedder("vit", "float32"), results)
+        else:
+            do = _checks(config, tasks, embedder, folder / "checks")
         for step in do:
             say(step if isinstance(step, str) else line_of(step))
         say(f"{name}: {(time.monotonic() - began) / 60:.1f} minutes")
     found = {f"{result.record.model}/{result.target}/{result.record.protocol}": lean(result.record) for result in results}
+    for name in CHECKS:
+        for result in Results(folder / "checks" / file_name(name)):
+            record = dataclasses.replace(lean(result.record), subject=name)
+            found[f"check/{name}/{record.protocol}"] = record
     save_records(folder / RECORD, found)
     return folder / RECORD
 
@@ -165,10 +205,22 @@ def _part(
         yield from run_all(plans, splits, embedder, results)
 
 
+def _checks(
+    config: StudyConfig, tasks: Mapping[str, Path], embedder: Callable[[Name], Embedder], folder: Path
+) -> Iterator[Result | str]:
+    """The results of all checks, 16 shots each, every check in a folder of its own."""
+    for name, check in list(CHECKS.items())[: 1 if config.smoke else None]:
+        plans = [
+            plan_of(check.method, shots=16, seed=seed, **{**check.settings, **_smoke(check.method, config)})
+            for seed in check.seeds[: 1 if config.smoke else None]
+        ]
+        splits = TaskSplits(tasks[check.task], measured="few" if check.model == "vit" else "test")
+        yield from run_all(plans, splits, embedder(check.model), Results(folder / file_name(name)))
+
+
 def _attacks(config: StudyConfig, tasks: Mapping[str, Path], embedder: Embedder, results: Results) -> Iterator[Result | str]:
     """Clean and robust accuracy of zero-shot and of TeCoA's tower, on the task it was trained on and on others."""
-    model = embedder.model.float()
-    own = Embedder(model, embedder.store, name=embedder.name)
+    model = embedder.model
     train = TaskSplits(tasks[ATTACKED[0]])
     samples = 4 if config.smoke else ATTACK_SAMPLES
     for method, seeds in ((ZERO_SHOT, SEEDS[:1]), ("tecoa", SEEDS)):
@@ -177,23 +229,23 @@ def _attacks(config: StudyConfig, tasks: Mapping[str, Path], embedder: Embedder,
             plan = plan_of(method, shots=0, seed=seed, **settings)
             identity = {
                 "plan": to_tree(dataclasses.replace(plan, config=None)), "samples": samples, "budget": to_tree(ATTACK),
-                "settings": None if plan.config is None else to_tree(plan.config), **own.hashes(train.task),
+                "settings": None if plan.config is None else to_tree(plan.config), **embedder.hashes(train.task),
             }  # fmt: skip
             predictor = None
             for task in ATTACKED:
                 splits = TaskSplits(tasks[task])
-                path = results.path(own.name, task, f"attack-{plan.name}")
+                path = results.path(embedder.name, task, f"attack-{plan.name}")
                 known = read_result(path) if path.exists() else None
                 if known is not None and known.identity == identity:
                     yield known
                     continue
                 began = time.monotonic()
                 if predictor is None and method != ZERO_SHOT:
-                    predictor = run_plan(plan, train, own, folder=path.parent / f"{plan.name}.fit")[1]
+                    predictor = run_plan(plan, train, embedder, folder=path.parent / f"{plan.name}.fit")[1]
                 bound = bind_to(predictor, model, splits.task)
                 found = robust_accuracy(bound, splits.split("test"), budget=ATTACK, attacks=("pgd",), limit=samples, seed=0)
                 record = dataclasses.replace(
-                    found, protocol=f"attack-{plan.name}", model=own.name, seeds=(seed,),
+                    found, protocol=f"attack-{plan.name}", model=embedder.name, seeds=(seed,),
                     config={**found.config, "method": method, "settings": identity["settings"], "trained_on": train.task.name},
                 )  # fmt: skip
                 yield results.write(Result(record=record, identity=identity, seconds=round(time.monotonic() - began, 3)), {})

@@ -99,7 +99,7 @@ def test_what_is_missing_or_unknown_is_said(tmp_path):
     with pytest.raises(DataError, match="there is no such pack"):
         run_study(StudyConfig(data=tmp_path), tmp_path / "work")
     with pytest.raises(ConfigError, match="--part"):
-        StudyConfig(data=tmp_path, parts=("everything",))
+        run_study(StudyConfig(data=tmp_path, parts=("everything",)), tmp_path / "work")
 
 
 @pytest.mark.slow
