@@ -42,6 +42,8 @@ class Labelled:
         domains: (N,) numbers of domains, or None.
         name: of the split, for the store.
         store: where features are kept; None keeps them in memory.
+        by_domain: whether a training batch is to hold as many pictures of every domain, whatever the method; a recipe's
+            `batch_size` then counts those of one.
     """
 
     source: PairSource
@@ -49,6 +51,7 @@ class Labelled:
     domains: Int[np.ndarray, " N"] | None = None
     name: str = ""
     store: Store | None = None
+    by_domain: bool = False
 
     def __post_init__(self):
         for what, values in (("targets", self.targets), ("domains", self.domains)):

@@ -196,7 +196,7 @@ class _Orders:
         self.addition, self.data, self.recipe, self.seed, self.epoch = addition, data, recipe, seed, epoch
         self.generator = numpy_generator(seed, "epoch", epoch)
         own = addition.order(data, epoch, self.generator)
-        usual = _by_domain if addition.by_domain else _mixed
+        usual = _by_domain if addition.by_domain or data.by_domain else _mixed
         self.orders = list(usual(data, recipe, self.generator) if own is None else own)
 
     def __len__(self) -> int:

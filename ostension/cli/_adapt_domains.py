@@ -32,8 +32,8 @@ class Domains:
         methods: Names of methods, separated by commas; zero-shot is the hand-written prompts.
         task: A task with domains, or a TOML file.
         test: Leave out only this domain; repeat the flag.
-        defaults: Where recipes come from: "method", the method's own; "domainbed", Adam at 5e-5 for 5,001 steps, which tunes CLIP
-            to below zero-shot; "recommended", the same at 1e-5. The latter two are for methods with a recipe.
+        defaults: Where recipes come from: "method", the method's own; "domainbed", Adam at 5e-5 for 5,001 steps, which tunes
+            CLIP to below zero-shot; "recommended", AdamW at 1e-5 for as many. The latter two are for methods with a recipe.
         trials: Splits that are drawn; the published tables have 3.
         draws: Settings that are tried in each trial: those given, then random learning rates and weight decays around them; the
             published tables have 20.
@@ -83,7 +83,7 @@ class Domains:
             defaults = self.defaults if getattr(config, "recipe", None) is not None else "method"
             plans.append(DomainPlan(
                 method=method, config=config, defaults=defaults, trials=self.trials, draws=self.draws,
-                rules=rules, test=self.test,  # type: ignore[arg-type]
+                rules=rules, test=self.test,
             ))  # fmt: skip
         embedder = embedder_of(self, models_of([self.model] if self.model else [])[0])
         results, failed = Results(self.output), 0
@@ -97,7 +97,7 @@ class Domains:
                     found.append(step)
                     told = ", ".join(f"{name} {100 * step.inside[name]:.1f} %" for name in step.test_domains)
                     print(f"{step.method}, trial {step.trial}, draw {step.draw}: left out {told}", file=sys.stderr)
-        rows = tabulate_all(found, rules)  # type: ignore[arg-type]
+        rows = tabulate_all(found, rules)
         if self.json:
             for method, rule, table in rows:
                 columns = {**table.domains, "mean": table.average}

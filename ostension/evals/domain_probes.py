@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from ostension.errors import ConfigError
-from ostension.evals.domainbed import Checkpoint, Rule, choose, folder_order, split_domain, tabulate
+from ostension.evals.domainbed import Checkpoint, choose, folder_order, split_domain, tabulate
 from ostension.evals.heads import one_label, rows_of
 from ostension.store import Features
 from ostension.store.key import Level
@@ -88,7 +88,7 @@ def fixed_checkpoints(
     return found
 
 
-def tables(checkpoints: list[Checkpoint], rules: tuple[Rule, ...]) -> dict[str, dict[str, dict[str, list[Any]]]]:
+def tables(checkpoints: list[Checkpoint], rules: Sequence[str]) -> dict[str, dict[str, dict[str, list[Any]]]]:
     """{method: {rule: {domain: [mean, standard error, trials]}}}."""
     found: dict[str, dict[str, dict[str, list[Any]]]] = {}
     for rule in rules:

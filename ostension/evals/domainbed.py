@@ -161,6 +161,14 @@ def tabulate(chosen: Iterable[Chosen]) -> dict[tuple[str, str], DomainTable]:
     return tables
 
 
+def tabulate_all(checkpoints: Sequence[Checkpoint], rules: Sequence[str] = RULES) -> list[tuple[str, str, DomainTable]]:
+    """The rows of a data set's table: (method, rule, table), methods as they first occur; rules whose runs are missing are
+    left out."""
+    tables = {rule: tabulate(choose(checkpoints, rule)) for rule in rules}
+    methods = dict.fromkeys((one.dataset, one.method) for one in checkpoints)
+    return [(key[1], rule, tables[rule][key]) for key in methods for rule in rules if key in tables[rule]]
+
+
 def mean_error(values: Sequence[float]) -> MeanError:
     """The mean and its standard error."""
     return MeanError(float(np.mean(values)), float(np.std(values) / math.sqrt(len(values))), len(values))

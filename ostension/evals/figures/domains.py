@@ -22,7 +22,8 @@ CHOSEN_BY = {
 def draw(records: Sequence[Record]) -> list[Figure]:
     joined = find(records, "domain-generalisation")
     known = {(record.model, record.task) for record in joined}
-    alone = [record for record in find(records, "domains") if (record.model, record.task) not in known]
+    parts = [record for record in records if record.protocol.partition("-")[0] == "domains"]
+    alone = [record for record in parts if (record.model, record.task) not in known]
     return [_of_record(record) for record in [*joined, *alone]]
 
 
@@ -34,10 +35,11 @@ def _of_record(record: Record) -> Figure:
     for method, rule, row in rows:
         how = "" if method == FIXED else CHOSEN_BY.get(rule, rule)
         body.append([Cell(words=method, aside=how), *(row.get(name, "") for name in columns)])
+    method = record.protocol.partition("domains-")[2]  # of a record of its own
     over = "sets" if any("sets" in row for rules in table.values() for row in rules.values()) else "domains"
     title = f"Left-out {over}, {task_title(record.task) if record.task else 'several sets'}: {record.model}"
     return Figure(
-        name=slug("domains", record.task, record.split, record.model), title=title, wide=True,
+        name=slug("domains", method, record.task, record.split, record.model), title=title, wide=True,
         says="Each column is a domain that was left out; accuracy is that of four fifths of it, the mean over trials with the "
         "standard error. What is chosen on the test domain has seen its labels: an upper bound, not a result.",
         more=report.table(["what", *columns], body, caption=title),

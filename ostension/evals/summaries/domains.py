@@ -1,7 +1,7 @@
 """DomainBed's tables: of each set the accuracy on every left-out domain by each rule, their mean, and the mean over sets.
 
 It takes the checkpoints of all records of the protocol `domains` of one model, whichever domain each of them left out, and of
-whatever other method wrote such records.
+those that methods wrote (`domains-METHOD`, of `ostension adapt domains`).
 
 Details: "table" {method: {rule: {"domains": {domain: [mean, standard error, trials]}, "average": [mean, standard error,
 trials]}}}; of several sets {method: {rule: {"sets": {task: mean}, "average": [mean]}}}.
@@ -29,7 +29,7 @@ def run(records: Sequence[Record]) -> list[Record]:
     """A record for each model and set, and one for each model that has several sets."""
     mine: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        if record.protocol == "domains" and record.details.get("checkpoints"):
+        if record.protocol.partition("-")[0] == "domains" and record.details.get("checkpoints"):
             mine[record.model, record.task].append(record)
     found: list[Record] = []
     tables: dict[str, dict[str, Table]] = defaultdict(dict)
