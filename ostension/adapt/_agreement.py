@@ -2,6 +2,10 @@
 
     H_i = entropy of softmax(s f_i T');   S = the k views with the lowest H;   L = entropy of 1/k sum_{i in S} softmax(s f_i T')
 
+Many pictures share the way. T, the classes' rows at V_0, is the same for all; per picture only dL/dT differs, so a block of
+pictures needs one graph and one batched product with its Jacobian. AdamW's first step from nothing is
+V_0 (1 - lr wd) - lr g / (|g| + eps), so no optimiser is needed.
+
 Letters: B pictures, V views, k of them, C classes, E embedding, N contexts, W width.
 """
 

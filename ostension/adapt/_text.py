@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ostension.config import require
@@ -41,6 +42,7 @@ class ClassTokens:
         self.rows: Int[Tensor, "C T"] = pack(rows, tokenizer.pad_id)
         self.model, self.position = model, position
         self.longest = max(zip(map(len, rows), class_names, strict=True), key=lambda pair: pair[0])
+        self._kept: tuple[object, Tensor] | None = None
 
     def encode(self, context: Tensor, *, deep: Tensor | None = None, normalize: bool = True) -> Float[Tensor, "*_B C E"]:
         """Unit rows of the prompts with `context` in them; (B, C, E) where there is one context a picture (B, 1, N, W).
@@ -58,6 +60,20 @@ class ClassTokens:
             )  # fmt: skip
         insert = TextInsert(context=context, position=self.position, deep=deep)
         return self.model.encode_text(self.rows, normalize=normalize, insert=insert)
+
+    def kept(self, context: Tensor) -> Float[Tensor, "C E"]:
+        """The rows as long as the tower makes them; those of a context that is not learned are computed once for its values."""
+        if torch.is_grad_enabled() and context.requires_grad:
+            return self.encode(context, normalize=False)
+        state = (id(context), context._version, context.dtype, context.device)
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, self.encode(context, normalize=False).detach()
+        return self._kept[1]
+
+
+def unit(rows: Float[Tensor, "C E"]) -> Float[Tensor, "C E"]:
+    """The rows in float32 or wider, each of length 1."""
+    return F.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=-1)
 
 
 def check_text_tower(model: CLIP) -> TextConfig:

@@ -5,34 +5,30 @@
     v' = (1 - u) v + u v-,                 as a unit row
     L  = CE + lambda log(1 + exp(cos(t, v') - cos(t, v))) + 0.07 ||u||,    t the right class's row for this picture
 
-u* needs no model: with n = v.t and s = ||v||^2, copying coordinate j makes them n + (d_j - v_j) t_j and s + d_j^2 - v_j^2, so
-all coordinates are tried in one pass. It is found once for every training picture, against the hand-written rows.
+u* is found once for every training picture, against the hand-written rows (`_counterfactual`).
 
 Source: He et al. 2022, "CPL: Counterfactual Prompt Learning for Vision and Language Models" (arXiv:2210.10362). The released
 code cannot run (a syntax error, and shapes that fit one picture only), so this is the formula.
-Letters: B batch, N pictures, C classes, E embedding.
+Letters: B batch, C classes, E embedding.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ostension.adapt._conditional import ConditionalContext, silence
+from ostension.adapt._counterfactual import flips, nearest_others, partners
 from ostension.adapt._examples import Examples
 from ostension.adapt._fit import Recipe, fit_addition
 from ostension.adapt.base import Addition, AdditionPredictor, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
-from ostension.runtime import numpy_generator
-from ostension.shapes import Float, Int
 
 SHARE, PENALTY = 0.999, 0.07
 
@@ -116,57 +112,10 @@ class CPL(Addition):
         return found + self.config.weight * F.softplus(gap).mean() + PENALTY * share.norm(dim=-1).mean()
 
 
-def nearest_others(rows: Float[Tensor, "C E"]) -> Int[Tensor, " C"]:
-    """For each class the other class with the closest row."""
-    closeness = rows @ rows.T
-    closeness.fill_diagonal_(-torch.inf)
-    return closeness.argmax(1)
-
-
-def partners(targets: Int[Tensor, " N"], rivals: Int[Tensor, " C"], seed: int) -> Int[Tensor, " N"]:
-    """For each picture one of its rival class's, drawn; where that class has none, one of any other class."""
-    generator = numpy_generator(seed, "cpl", "partners")
-    known = targets.numpy()
-    found = []
-    for label in known.tolist():
-        members = np.flatnonzero(known == int(rivals[label]))
-        if not len(members):
-            members = np.flatnonzero(known != label)
-        found.append(int(generator.choice(members)) if len(members) else int(np.flatnonzero(known == label)[0]))
-    return torch.tensor(found)
-
-
-def flips(
-    features: Float[Tensor, "N E"], borrowed: Float[Tensor, "N E"], own: Float[Tensor, "N E"], rival: Float[Tensor, "N E"]
-) -> Float[Tensor, "N E"]:
-    """u*: 1 on the coordinates that are copied, in the order in which each raises the rival's cosine most, until it wins."""
-    current, chosen = features.clone(), torch.zeros_like(features)
-    for _ in range(features.shape[1]):
-        open_ = ((current * rival).sum(1) <= (current * own).sum(1)).nonzero()[:, 0]
-        open_ = open_[~chosen[open_].bool().all(1)]
-        if not len(open_):
-            break
-        now, new, row = current[open_], borrowed[open_], rival[open_]
-        products = (now * row).sum(1, keepdim=True) + (new - now) * row
-        squares = (now * now).sum(1, keepdim=True) + new * new - now * now
-        cosines = (products / squares.clamp(min=1e-12).sqrt()).masked_fill(chosen[open_].bool(), -torch.inf)
-        best = cosines.argmax(1)
-        current[open_, best], chosen[open_, best] = new[torch.arange(len(open_)), best], 1.0
-    return chosen
-
-
-def fit(
-    model: CLIP,
-    examples: Examples,
-    config: Config,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    progress: Callable[[dict[str, float]], None] | None = None,
-) -> AdditionPredictor:
+def fit(model: CLIP, examples: Examples, config: Config, *, seed: int = 0, **run: Any) -> AdditionPredictor:
     """The predictor; U and the counterfactuals stay behind."""
     addition = CPL(model, config, examples.class_names, seed=seed)
     if config.weight > 0:
         addition.prepare(examples, seed)
-    fit_addition(addition, examples.train, config.recipe, seed=seed, folder=folder, progress=progress)
+    fit_addition(addition, examples.train, config.recipe, val=examples.val, seed=seed, **run)
     return addition.predictor()

@@ -1,49 +1,43 @@
 """DPT with CAVPT: text and image tokens learned together, and in the top blocks image tokens made of the likeliest classes.
 
-For each picture the frozen model ranks the classes with hand-written prompts; the top K give, from their learned text rows g_k,
-which are as long as the tower makes them,
-
-    q_k = A g_k;   o_k = B sum_j softmax_j(Q q_k . K z_j / sqrt(32)) z_j;   token_k = LN'(o_k + q_k)
-
-where z_j are what enters the block (class token and patches, without gradients) and ten learned tokens. The tokens stand beside
-the patches for that block alone; blocks below have learned tokens of their own.
+For each picture the frozen model ranks the classes with hand-written prompts; the top K make tokens of their learned text rows,
+which are as long as the tower makes them (`_class_aware`). Blocks below have learned tokens.
 
     L = CE(both), after C0 epochs of  CE(text: frozen picture, learned rows) + CE(image: learned picture, hand-written rows)
         + 0.1 CE(both);    + alpha CE(D LN(o_y), y) where the right class y is among the top K
 
 Source: Xing et al. 2023, "Dual Modality Prompt Tuning for Vision-Language Pre-Trained Model" (arXiv:2208.08340), and its code.
-Letters: B batch, C classes, K of them, N tokens, P patches, W width of the image tower, E embedding.
+Letters: B batch, C classes, K of them, E embedding.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ostension.adapt._class_aware import ClassAware, encode
 from ostension.adapt._fit import Recipe, fitting
 from ostension.adapt._init import linear, normal
-from ostension.adapt._text import ClassTokens
+from ostension.adapt._text import ClassTokens, unit
 from ostension.adapt._visual import vit_of
 from ostension.adapt.base import TEMPLATE, Addition, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
-from ostension.model.insert import VisualInsert
 from ostension.runtime import torch_generator
 from ostension.shapes import Float, Int
 
-ATTENTION, EARLY_BOTH = 32, 0.1  # width of queries and keys; weight of the joint loss at first
+EARLY_BOTH = 0.1  # weight of the joint loss at first
 
 SPEC = Spec(
     title="DPT",
     paper='Xing, Wu, Cheng, Zhang, Liang, Wang, Zhang. "Dual Modality Prompt Tuning for Vision-Language Pre-Trained Model". '
     "IEEE Transactions on Multimedia 2023, arXiv:2208.08340",
     trains="text contexts (16, W), image tokens (J, 10, W'), the attention of class-aware tokens and an auxiliary classifier",
-    neutral=None,
     departures=(
         "one optimiser, with the image side's learning rate five times the text's and one warm-up epoch for both; the code "
         "has three optimisers, with 1 and 10",
@@ -80,34 +74,10 @@ class Config:
     recipe: Recipe = dataclasses.field(default_factory=lambda: Recipe(epochs=60, lr=0.01, rates={"context": 0.2}))
 
     def __post_init__(self):
-        require(self.length >= 1, "length", self.length, "1 or more")
-        for key in ("visual_length", "top", "extra", "alone_epochs"):
+        for key in ("length", "class_aware"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
+        for key in ("visual_length", "top", "extra", "alone_epochs", "auxiliary"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
-        require(self.class_aware >= 1, "class_aware", self.class_aware, "1 or more")
-        require(self.auxiliary >= 0, "auxiliary", self.auxiliary, "0 or more")
-
-
-class ClassAware(nn.Module):
-    """The tokens of one block."""
-
-    def __init__(self, width: int, embed_dim: int, extra: int, generator: torch.Generator):
-        super().__init__()
-        self.enter = linear(embed_dim, width, generator)
-        self.query = linear(width, ATTENTION, generator, bias=False)
-        self.key = linear(width, ATTENTION, generator, bias=False)
-        self.out = linear(width, width, generator, bias=False)
-        self.extra = nn.Parameter(normal((extra, width), generator))
-        self.norm, self.read_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-
-    def forward(
-        self, rows: Float[Tensor, "B K E"], patches: Float[Tensor, "B P W"]
-    ) -> tuple[Float[Tensor, "B K W"], Float[Tensor, "B K W"]]:
-        """Tokens, and LN(o) for the auxiliary classifier. No gradient goes down through the patches."""
-        asked = self.enter(rows)
-        seen = torch.cat([patches.detach(), self.extra.expand(len(patches), *self.extra.shape)], dim=1)
-        attention = (self.query(asked) @ self.key(seen).mT / ATTENTION**0.5).softmax(-1)
-        found = self.out(attention @ seen)
-        return self.norm(found + asked), self.read_norm(found)
 
 
 class DPT(Addition):
@@ -121,72 +91,43 @@ class DPT(Addition):
         vision = vit_of(model, self.kind)
         require(config.class_aware <= vision.layers, "class_aware", config.class_aware, f"at most {vision.layers} blocks")
         generator, device = torch_generator(seed, "dpt"), model.device
-        self.first_aware = vision.layers - config.class_aware
         self.context = nn.Parameter(normal((config.length, model.text.config.width), generator).to(device))
-        blocks = self.first_aware if config.top else vision.layers
+        blocks = vision.layers - config.class_aware if config.top else vision.layers
         self.tokens = nn.Parameter(normal((blocks, config.visual_length, vision.width), generator).to(device))
         self.aware = nn.ModuleList(
             ClassAware(vision.width, model.config.embed_dim, config.extra, generator) for _ in range(config.class_aware)
         ).to(device)
-        hand_written = model.classifier(self.class_names, [config.template or TEMPLATE]).weights
-        self.register_buffer("hand_written", hand_written, persistent=False)
+        words = model.classifier(self.class_names, [config.template or TEMPLATE])
+        self.register_buffer("hand_written", words.weights, persistent=False)
         self.prompts = ClassTokens(model, self.class_names)
         self.classifiers: nn.ModuleList | None = None
         if config.top and config.auxiliary:
             made = (linear(vision.width, self.num_classes, generator, bias=False) for _ in range(config.class_aware))
             self.classifiers = nn.ModuleList(made).to(device)
-        self._known: Tensor | None = None
 
     def rows(self) -> Float[Tensor, "C E"]:
-        """The learned prompts' rows, as long as the tower makes them; computed once where nothing is learned any more."""
-        if torch.is_grad_enabled() and self.context.requires_grad:
-            return self.prompts.encode(self.context, normalize=False)
-        if self._known is None:
-            self._known = self.prompts.encode(self.context, normalize=False).detach()
-        return self._known
-
-    def train(self, mode: bool = True) -> DPT:
-        self._known = None
-        return super().train(mode)
-
-    def receive(self, tensors: Mapping[str, Tensor]) -> None:
-        super().receive(tensors)
-        self._known = None
+        """The learned prompts' rows, as long as the tower makes them."""
+        return self.prompts.kept(self.context)
 
     def weights(self, features: Tensor | None = None) -> Tensor:
         return unit(self.rows())
 
     def image(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            frozen = self.model.encode_image(images, normalize=True)
-        return self._prompted(images, frozen, self.rows())[0]
+        return self._prompted(images, self._frozen(images), self.rows())[0]
+
+    @torch.no_grad()
+    def _frozen(self, images: Tensor) -> Tensor:
+        return self.model.encode_image(images, normalize=True)
 
     def _prompted(self, images: Tensor, frozen: Tensor, rows: Tensor) -> tuple[Tensor, Int[Tensor, "B K"], list[Tensor]]:
         """Embeddings, the classes that tokens were made of, and what the auxiliary classifier reads of each block."""
-        config = self.config
-        if config.top == 0 and config.visual_length == 0:
-            return self.model.encode_image(images, normalize=True), torch.empty(len(images), 0, dtype=torch.long), []
-        top = min(config.top, self.num_classes)
-        chosen = (frozen @ self.hand_written.T.to(frozen)).topk(top, dim=1).indices if top else frozen.new_zeros(len(images), 0)
-        likely = rows[chosen.long()].float() if top else None
-        read: list[Tensor] = []
-
-        def tokens(index: int, patches: Tensor) -> Tensor:
-            if likely is None or index < self.first_aware:
-                return self.tokens[index].expand(len(patches), -1, -1)
-            made, seen = self.aware[index - self.first_aware](likely, patches.float())
-            read.append(seen)
-            return made
-
-        none = images.new_zeros(0, self.tokens.shape[-1])  # the function is asked before the first block too
-        insert = VisualInsert(tokens=none, deep=tokens, place="after_ln_pre")
-        return self.model.encode_image(images, normalize=True, insert=insert), chosen, read
+        top = min(self.config.top, self.num_classes)
+        chosen = (frozen @ self.hand_written.T.to(frozen)).topk(top, dim=1).indices
+        features, read = encode(self.model, images, self.tokens, self.aware, rows[chosen].float() if top else None)
+        return features, chosen, read
 
     def loss(self, batch: Any) -> Tensor:
-        config, targets = self.config, batch.targets
-        with torch.no_grad():
-            frozen = self.model.encode_image(batch.images, normalize=True)
-        long = self.rows()
+        config, targets, long, frozen = self.config, batch.targets, self.rows(), self._frozen(batch.images)
         features, chosen, read = self._prompted(batch.images, frozen, long)
         rows = unit(long)
 
@@ -205,11 +146,6 @@ class DPT(Addition):
 
     def settle(self) -> None:
         self.classifiers = None
-
-
-def unit(rows: Tensor) -> Tensor:
-    """The rows in float32 or wider, each of length 1."""
-    return F.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=-1)
 
 
 fit = fitting(DPT)

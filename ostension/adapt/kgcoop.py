@@ -27,7 +27,9 @@ SPEC = Spec(
     "arXiv:2303.13283",
     trains="the contexts (4, W)",
     neutral={},
-    departures=("features of K random crops are computed once, and an epoch takes one of each; K = 0 trains on the centre crop alone",),
+    departures=(
+        "features of K random crops are computed once, and an epoch takes one of each; K = 0 trains on the centre crop alone",
+    ),
 )
 
 

@@ -3,11 +3,9 @@
     H_i = entropy of softmax(s f_i T'),  i = 0 .. V - 1;   S = the k views with the lowest H,  k = int(rho V)
     L = entropy of 1/k sum_{i in S} softmax(s f_i T');     V* = one step of AdamW on L from V_0;    answer: view 0 with V*
 
-Many pictures share the way there. T, the classes' rows at V_0, is the same for all; per picture only dL/dT differs, so a block
-of pictures needs one graph and one batched product with its Jacobian. AdamW's first step from nothing is
-V_0 (1 - lr wd) - lr g / (|g| + eps), so no optimiser is needed; further steps go picture by picture in a batch. All of it is
-equal to the plain loop (`_agreement.plain_tuned`, tested in float64). Contexts that a net makes of view 0 (CoCoOp's) differ
-from the beginning and take the way of further steps; the net stays as it is.
+The first step of many pictures goes through one graph, without an optimiser (`_agreement`), further ones in a batch, equal to
+the plain loop (tested in float64). Contexts that a net makes of view 0 (CoCoOp's) take the way of further steps from the
+beginning; the net stays as it is.
 
 Source: Shu et al. 2022, "Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models" (arXiv:2209.07511),
 and its code.

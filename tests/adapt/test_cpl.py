@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ostension.adapt import cocoop, cpl
+from ostension.adapt._counterfactual import flips, partners
 from ostension.model.clip import CLIP
 from ostension.model.presets import preset
 
@@ -23,7 +24,7 @@ def test_the_copied_coordinates_flip_the_decision_and_all_but_the_last_do_not():
     own, rival = rows(6, 0), rows(6, 1)
     features = F.normalize(own + 0.3 * rows(6, 2), dim=-1)
     borrowed = F.normalize(rival + 0.3 * rows(6, 3), dim=-1)
-    found = cpl.flips(features, borrowed, own, rival)
+    found = flips(features, borrowed, own, rival)
     assert ((found == 0) | (found == 1)).all()
     mixed = torch.where(found.bool(), borrowed, features)
     assert ((mixed * rival).sum(1) > (mixed * own).sum(1)).all()
@@ -42,16 +43,16 @@ def test_the_copied_coordinates_flip_the_decision_and_all_but_the_last_do_not():
 
 def test_a_picture_that_is_lost_already_borrows_nothing():
     own, rival = rows(2, 0), rows(2, 1)
-    assert cpl.flips(rival.clone(), rival, own, rival).sum() == 0
+    assert flips(rival.clone(), rival, own, rival).sum() == 0
 
 
 def test_partners_are_of_the_rival_class():
     targets = torch.tensor([0, 0, 1, 1, 2])
     rivals = torch.tensor([1, 0, 0])
-    found = cpl.partners(targets, rivals, 0)
+    found = partners(targets, rivals, 0)
     assert targets[found].tolist() == [1, 1, 0, 0, 0]
-    assert torch.equal(found, cpl.partners(targets, rivals, 0))
-    lonely = cpl.partners(torch.tensor([0, 0, 2]), rivals, 0)
+    assert torch.equal(found, partners(targets, rivals, 0))
+    lonely = partners(torch.tensor([0, 0, 2]), rivals, 0)
     assert lonely.tolist()[:2] == [2, 2]  # the rival has no picture, so any other class stands in
 
 
