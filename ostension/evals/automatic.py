@@ -135,7 +135,7 @@ def choose(
     shots: int = 16,
     seed: int = 1,
     folder: Path | None = None,
-    candidates: Sequence[Candidate] = CANDIDATES,
+    candidates: Sequence[Candidate] | None = None,
     told: Callable[[Tried], None] | None = None,
 ) -> Choice:
     """Fit what suits the case, judge, take one.
@@ -143,6 +143,7 @@ def choose(
     Args:
         shots: labelled pictures a class; 0 takes all.
         folder: where fits keep their state.
+        candidates: instead of all of `CANDIDATES`.
         told: of each candidate, as it is done.
 
     Raises:
@@ -152,7 +153,7 @@ def choose(
     own, judging = halves(held)
     tried: list[Tried] = []
     found: list[tuple[Plan, Predictor]] = []
-    for number, candidate in enumerate(candidates):
+    for number, candidate in enumerate(CANDIDATES if candidates is None else candidates):
         plan, name = plan_with(candidate.method, candidate.settings, shots=shots, seed=seed), _name(candidate)
         began = time.monotonic()
         try:
