@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -19,7 +19,77 @@ Models = Annotated[tuple[str, ...], tyro.conf.Positional]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Interpolate:
+class _Writes:
+    """What every command that writes a folder asks for.
+
+    Args:
+        output: The folder to write.
+        force: Go on although models differ in start, preprocessing, tokenizer, class list or templates.
+        overwrite: Replace a folder that has something in it.
+    """
+
+    output: Output
+    force: bool = False
+    overwrite: bool = False
+
+    def options(self) -> dict[str, Any]:
+        return {"force": self.force, "overwrite": self.overwrite}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Averages(_Writes):
+    """What every command that averages models asks for, too.
+
+    Args:
+        recalibrate: Estimate statistics of batch normalisation anew on pictures: a task, TASK@SPLIT (default: train), or pairs.
+        recalibrate_limit: Look at so many pictures of these at most. Default: 1024.
+        data: The folder of all data, for tasks. Default: OSTENSION_DATA.
+    """
+
+    recalibrate: str | None = None
+    recalibrate_limit: int | None = None
+    data: Path | None = None
+
+    def options(self) -> dict[str, Any]:
+        from ostension.evals.held_out import pictures_of
+
+        if self.recalibrate is None:
+            if self.recalibrate_limit is not None:
+                raise UsageError("--recalibrate-limit has no effect", expected="--recalibrate with it")
+            return super().options()
+        return {
+            **super().options(),
+            "recalibrate": pictures_of(self.recalibrate, self.data, limit=self.recalibrate_limit or 1024),
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Decides(_Averages):
+    """What every command that decides on held-out samples asks for, too.
+
+    Args:
+        split: The split that decides; never the one that is measured.
+        limit: Look at so many samples of a task, of every class its share.
+        device: Where to compute: auto, cpu, cuda, cuda:N.
+    """
+
+    split: str = "val"
+    limit: int | None = None
+    device: str = "auto"
+
+    def held_out(self, task: str, dtype: str) -> Any:
+        """The samples of a task that decide."""
+        from ostension.evals.held_out import HeldOut
+        from ostension.evals.targets import find_targets
+        from ostension.evals.task_splits import TaskSplits
+
+        target = find_targets([task])[0]
+        splits = TaskSplits(target.task, self.data, measured=target.split, limit=self.limit)
+        return HeldOut(splits, self.split, device=self.device, dtype=dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interpolate(_Averages):
     """Write (1 - alpha) A + alpha B, such as the zero-shot and the fine-tuned model's (WiSE-FT); several alphas in one pass.
 
     Examples:
@@ -27,20 +97,15 @@ class Interpolate:
       ostension weights interpolate zero-shot tuned --alpha 0.25 --alpha 0.5 --alpha 0.75 -o line
 
     Args:
-        start: A model's folder, file or hub name.
-        end: Another one with the same architecture.
+        start: A model's folder, file or hub name, or a tuned predictor's folder.
+        end: Another one with the same architecture; a predictor tuned from the start goes with its start.
         output: The folder to write; with several alphas a folder for each in it, such as alpha-0.5.
         alpha: How far from A to B; repeat the flag. Default: 0.5.
-        force: Average models that differ in start, preprocessing, tokenizer, class list or templates.
-        overwrite: Replace a folder that has something in it.
     """
 
     start: Annotated[str, tyro.conf.Positional]
     end: Annotated[str, tyro.conf.Positional]
-    output: Output
     alpha: tyro.conf.UseAppendAction[tuple[float, ...]] = ()
-    force: bool = False
-    overwrite: bool = False
 
     def run(self) -> int:
         from ostension.weights.arithmetic import interpolate
@@ -48,11 +113,11 @@ class Interpolate:
         alphas = tuple(dict.fromkeys(self.alpha)) or (0.5,)
         one = len(alphas) == 1
         targets = {alpha: self.output if one else self.output / f"alpha-{alpha:g}" for alpha in alphas}
-        return _done(interpolate(self.start, self.end, targets, **_flags(self)), list(targets.values()))
+        return _done(interpolate(self.start, self.end, targets, **self.options()), list(targets.values()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mix:
+class Mix(_Averages):
     """Write a weighted mean of models.
 
     Example:
@@ -60,22 +125,16 @@ class Mix:
 
     Args:
         models: Models as NAME:COEFFICIENT; the coefficients sum to 1.
-        output: The folder to write.
-        force: Average models that differ in start, preprocessing, tokenizer, class list or templates, or any coefficients.
-        overwrite: Replace a folder that has something in it.
     """
 
     models: Models
-    output: Output
-    force: bool = False
-    overwrite: bool = False
 
     def run(self) -> int:
         from ostension.weights.arithmetic import mix
 
         pairs = [_pair(word) for word in self.models]
         names, coefficients = [name for name, _ in pairs], [value for _, value in pairs]
-        return _done(mix(names, coefficients, self.output, **_flags(self)), [self.output])
+        return _done(mix(names, coefficients, self.output, **self.options()), [self.output])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +163,7 @@ class Diff:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Apply:
+class Apply(_Writes):
     """Write BASE + scale x VECTOR, for one task vector or several; a negative scale forgets.
 
     Examples:
@@ -114,18 +173,12 @@ class Apply:
     Args:
         base: A model's folder, file or hub name.
         vectors: Files that `ostension weights diff` wrote.
-        output: The folder to write.
         scale: One for each vector, or one for all; repeat the flag. Default: 1.
-        force: Add vectors of models that the base has nothing to do with.
-        overwrite: Replace a folder that has something in it.
     """
 
     base: Annotated[str, tyro.conf.Positional]
     vectors: Models
-    output: Output
     scale: tyro.conf.UseAppendAction[tuple[float, ...]] = ()
-    force: bool = False
-    overwrite: bool = False
 
     def run(self) -> int:
         from ostension.weights.arithmetic import apply
@@ -135,85 +188,108 @@ class Apply:
             scales *= len(self.vectors)
         if not self.vectors or len(scales) != len(self.vectors):
             raise UsageError(f"{len(self.vectors)} vectors and {len(scales)} scales", expected="one for each, or one for all")
-        return _done(apply(self.base, self.vectors, scales, self.output, **_flags(self)), [self.output])
+        return _done(apply(self.base, self.vectors, scales, self.output, **self.options()), [self.output])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Uniform:
+class Uniform(_Averages):
     """Write the mean of models (a uniform soup); their order does not matter, to the bit.
 
     Example:
       ostension weights soup uniform run-1 run-2 run-3 -o soup
 
     Args:
-        models: Models' folders, files or hub names.
-        output: The folder to write.
-        force: Average models that differ in start, preprocessing, tokenizer, class list or templates.
-        overwrite: Replace a folder that has something in it.
+        models: Models' folders, files or hub names, or folders of tuned predictors.
     """
 
     models: Models
-    output: Output
-    force: bool = False
-    overwrite: bool = False
 
     def run(self) -> int:
         from ostension.weights.arithmetic import soup
 
         _some(self.models)
-        return _done(soup(self.models, self.output, **_flags(self)), [self.output])
+        return _done(soup(self.models, self.output, **self.options()), [self.output])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Greedy:
+class Greedy(_Decides):
     """Write a greedy soup: models join in the order of their scores, each if the mean does not get worse on held-out samples.
 
     Example:
       ostension weights soup greedy run-1 run-2 run-3 --task my.toml --data pictures -o soup
 
     Args:
-        models: Models' folders, files or hub names.
+        models: Models' folders, files or hub names, or folders of tuned predictors.
         task: The task whose held-out samples decide, zero-shot with its own prompts.
-        split: The split that decides; never the one that is measured.
-        data: The folder of all data. Default: OSTENSION_DATA.
-        limit: Look at so many samples, of every class its share.
-        output: The folder to write.
-        force: Average models that differ in start, preprocessing, tokenizer, class list or templates.
-        overwrite: Replace a folder that has something in it.
-        device: Where to compute: auto, cpu, cuda, cuda:N.
         dtype: Type of the weights while they are judged: auto, float32, bfloat16, float16.
     """
 
     models: Models
     task: str
-    output: Output
-    split: str = "val"
-    data: Path | None = None
-    limit: int | None = None
-    force: bool = False
-    overwrite: bool = False
-    device: str = "auto"
     dtype: str = "auto"
 
     def run(self) -> int:
         from ostension.weights.soups import greedy_soup
 
         _some(self.models)
-        score = _held_out(self, self.task)
+        score = self.held_out(self.task, self.dtype)
 
         def told(step: Any) -> None:
             said = "rejected early" if step.together is None else f"{100 * step.together:.2f} % together"
             kept = "joins" if step.kept else "stays out"
             print(f"{step.model}: {100 * step.alone:.2f} % alone, {said}: {kept}", file=sys.stderr)
 
-        found = greedy_soup(self.models, self.output, score, told=told, **_flags(self))
+        found = greedy_soup(self.models, self.output, score, told=told, **self.options())
         words = f"{len(found.members)} of {len(self.models)} models, {100 * found.score:.2f} % of {score.count:,} samples"
         print(f"ostension: {words} of {self.split!r}, on which they were chosen", file=sys.stderr)
         return _done(found.notes, [self.output])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Patch:
+class Learned(_Decides):
+    """Write a learned soup: coefficients of the models for each tensor, by gradients on held-out samples; memory of two models.
+
+    Example:
+      ostension weights soup learned run-1 run-2 run-3 --task my.toml --data pictures -o soup
+
+    Args:
+        models: Models' folders, files or hub names, or folders of tuned predictors.
+        task: The task whose held-out samples are learned from, with its own prompts or the predictors' heads.
+        by: "tensor": coefficients for each tensor. "model": the same for all.
+        epochs: Passes over the samples.
+        lr: Learning rate.
+        seed: Of the order of the samples.
+    """
+
+    models: Models
+    task: str
+    by: Literal["tensor", "model"] = "tensor"
+    epochs: int = 5
+    lr: float = 0.05
+    seed: int = 0
+
+    def run(self) -> int:
+        from ostension.weights.learned import learned_soup
+
+        _some(self.models)
+        samples = self.held_out(self.task, "float32")
+        samples.seed = self.seed
+
+        def told(epoch: int, loss: float) -> None:
+            print(f"epoch {epoch}: loss {loss:.4f}", file=sys.stderr)
+
+        found = learned_soup(
+            self.models, self.output, samples, by=self.by, epochs=self.epochs, lr=self.lr, told=told, **self.options()
+        )  # fmt: skip
+        for place, name in enumerate(self.models):
+            shares = [row[place] for row in found.coefficients.values()]
+            print(f"{name}: {min(shares):.3f} to {max(shares):.3f} of a tensor", file=sys.stderr)
+        print(f"ostension: learned on {samples.count:,} samples of {self.split!r}", file=sys.stderr)
+        return _done(found.notes, [self.output])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Patch(_Decides):
     """Patch a model: go from it towards one tuned on new tasks as far as new and old tasks together gain (PAINT).
 
     Example:
@@ -224,45 +300,32 @@ class Patch:
         end: The model that was tuned from it.
         learn: Tasks that it is to learn; repeat the flag.
         keep: Tasks that it is to keep; repeat the flag.
-        split: The split of each task that decides; never the one that is measured.
-        data: The folder of all data. Default: OSTENSION_DATA.
-        limit: Look at so many samples of each task, of every class its share.
-        output: The folder to write.
-        force: Go between models that differ in start, preprocessing, tokenizer, class list or templates.
-        overwrite: Replace a folder that has something in it.
-        device: Where to compute: auto, cpu, cuda, cuda:N.
         dtype: Type of the weights while they are judged: auto, float32, bfloat16, float16.
     """
 
     start: Annotated[str, tyro.conf.Positional]
     end: Annotated[str, tyro.conf.Positional]
-    output: Output
     learn: tyro.conf.UseAppendAction[tuple[str, ...]]
     keep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    split: str = "val"
-    data: Path | None = None
-    limit: int | None = None
-    force: bool = False
-    overwrite: bool = False
-    device: str = "auto"
     dtype: str = "auto"
 
     def run(self) -> int:
-        import ostension
         from ostension.weights.arithmetic import interpolate
         from ostension.weights.line import GRID, Line, choose, curve
 
         if not self.learn:
             raise UsageError("no task to learn is given", expected="--learn TASK")
-        tasks = {name: _held_out(self, name) for name in dict.fromkeys((*self.learn, *self.keep))}
-        ends = (ostension.load(path, device=self.device, dtype=self.dtype) for path in (self.start, self.end))
-        points = curve(Line(*ends), GRID, lambda model: {name: held.accuracy(model) for name, held in tasks.items()})
+        tasks = {name: self.held_out(name, self.dtype) for name in dict.fromkeys((*self.learn, *self.keep))}
+        options = self.options()
+        given: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "recalibrate": options.get("recalibrate")}
+        with Line.of_files(self.start, self.end, **given) as line:
+            points = curve(line, GRID, lambda model: {name: held.accuracy(model) for name, held in tasks.items()})
         for point in points:
             scores = ", ".join(f"{name} {100 * value:.2f} %" for name, value in point.scores.items())
             print(f"alpha {point.alpha:g}: {scores}", file=sys.stderr)
         best = choose(points, patch=self.learn, keep=self.keep)
         print(f"ostension: alpha {best.alpha:g}, chosen on {self.split!r}", file=sys.stderr)
-        return _done(interpolate(self.start, self.end, {best.alpha: self.output}, **_flags(self)), [self.output])
+        return _done(interpolate(self.start, self.end, {best.alpha: self.output}, **options), [self.output])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -295,25 +358,13 @@ COMMAND: dict[str, Any] = {
     "mix": Mix,
     "diff": Diff,
     "apply": Apply,
-    "soup": Group("Average models: all of them, or those that help.", {"uniform": Uniform, "greedy": Greedy}),
+    "soup": Group(
+        "Average models: all of them, those that help, or by learned coefficients.",
+        {"uniform": Uniform, "greedy": Greedy, "learned": Learned},
+    ),
     "patch": Patch,
     "check": Check,
 }
-
-
-def _held_out(command: Greedy | Patch, task: str) -> Any:
-    """The samples of a task that decide."""
-    from ostension.evals.held_out import HeldOut
-    from ostension.evals.targets import find_targets
-    from ostension.evals.task_splits import TaskSplits
-
-    target = find_targets([task])[0]
-    splits = TaskSplits(target.task, command.data, measured=target.split, limit=command.limit)
-    return HeldOut(splits, command.split, device=command.device, dtype=command.dtype)
-
-
-def _flags(command: Interpolate | Mix | Apply | Uniform | Greedy | Patch) -> dict[str, bool]:
-    return {"force": command.force, "overwrite": command.overwrite}
 
 
 def _pair(word: str) -> tuple[str, float]:

@@ -312,14 +312,19 @@ class BeforeWeights(Weights):
         return []
 
 
+def is_predictor(folder: Path) -> bool:
+    """Whether a folder holds a predictor's own tensors and no model."""
+    return (folder / RECORD).is_file() and (folder / TENSORS).is_file() and not (folder / ours.CONFIG).is_file()
+
+
 def weight_file(folder: Path) -> str:
     """The name of the weight file in a folder of ours, a model's or a predictor's."""
-    return TENSORS if (folder / RECORD).is_file() and not (folder / ours.CONFIG).is_file() else ours.WEIGHTS
+    return TENSORS if is_predictor(folder) else ours.WEIGHTS
 
 
 def live_model(folder: Path) -> CLIP:
     """The model of a folder that was just written, in float32: its own, or a predictor's with what was tuned in it."""
-    if weight_file(folder) == ours.WEIGHTS:
+    if not is_predictor(folder):
         return load(folder, dtype="float32", verify=False)
     return Predictor.load(folder).module.live  # type: ignore[attr-defined]
 
@@ -362,7 +367,7 @@ def open_models(
         CheckpointError: for a model that cannot be found, understood or trusted.
         ConfigError: for a predictor without towers of its own, or where none is of use.
     """
-    tuned = [index for index, name in enumerate(names) if (Path(name) / RECORD).is_file() and (Path(name) / TENSORS).is_file()]
+    tuned = [index for index, name in enumerate(names) if is_predictor(Path(name))]
     if tuned and not predictors:
         raise ConfigError(
             f"{Path(names[tuned[0]]).name} is a predictor", expected="a model; interpolate, mix and soup read both"

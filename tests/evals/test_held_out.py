@@ -11,7 +11,7 @@ from PIL import Image
 
 from ostension.cli.main import main
 from ostension.errors import ConfigError, DataError
-from ostension.evals.held_out import HeldOut
+from ostension.evals.held_out import HeldOut, pictures_of
 from ostension.evals.task_splits import TaskSplits
 from ostension.formats.load import load, save
 from ostension.model.clip import CLIP
@@ -87,3 +87,41 @@ def test_a_patch_by_command_takes_the_best_point_of_the_line(task, runs, tmp_pat
     found = held.accuracy(load(tmp_path / "patched", device="cpu", dtype="float32"))
     assert len(scores) == 21 and 100 * found == pytest.approx(max(scores), abs=0.006)
     assert json.loads((tmp_path / "patched" / "provenance.json").read_text())
+
+
+def test_a_learned_soup_by_command_lowers_the_loss_on_what_it_learned_from(task, runs, tmp_path, capsys):
+    models = [str(runs / f"run-{seed}") for seed in (1, 2)]
+    asked = ["weights", "soup", "learned", *models, "--task", str(task), "--device", "cpu", "--epochs", "3"]
+    assert main([*asked, "-o", str(tmp_path / "soup")]) == 0
+    losses = [float(line.split()[-1]) for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert len(losses) == 3 and losses[2] < losses[0]
+    held = HeldOut(TaskSplits(task), device="cpu", dtype="float32")
+    soup = load(tmp_path / "soup", device="cpu", dtype="float32")
+    with torch.no_grad():
+        assert float(held.loss(soup, np.arange(held.count))) < losses[0]
+        soup.requires_grad_(False)
+        constant = float(held.loss(soup, np.arange(held.count)))  # prompts encoded once
+        soup.requires_grad_(True)
+        assert float(held.loss(soup, np.arange(held.count))) == pytest.approx(constant, abs=1e-5)
+
+
+def test_statistics_are_estimated_on_the_pictures_that_are_named(task, tmp_path, capsys):
+    base = CLIP(preset("tiny-resnet"), seed=0).eval()
+    save(base, tmp_path / "a")
+    other = load(tmp_path / "a", device="cpu", dtype="float32")
+    with torch.no_grad():
+        other.visual.conv1.weight.mul_(1.5)
+    save(other, tmp_path / "b")
+    asked = ["weights", "soup", "uniform", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path / "soup")]
+    assert main([*asked, "--recalibrate", f"{task}@val"]) == 0
+    record = json.loads((tmp_path / "soup" / "provenance.json").read_text())["weights"]["batch_norm"]
+    assert record["split"] == "val" and record["pictures"] == 12
+    soup = load(tmp_path / "soup", device="cpu", dtype="float32")
+    pictures = pictures_of(f"{task}@val")
+    with torch.no_grad():
+        seen = torch.cat([soup.visual.conv1(batch) for batch in pictures.batches(soup)])
+    assert torch.allclose(soup.visual.bn1.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(soup.visual.bn1.running_var, seen.transpose(0, 1).flatten(1).var(1), rtol=1e-4)
+    assert main([*asked, "--recalibrate", f"{task}@test", "--overwrite"]) == 1
+    assert "measured on" in capsys.readouterr().err
+    assert main([*asked, "--recalibrate-limit", "5", "--overwrite"]) == 2
