@@ -57,16 +57,16 @@ def splits_of(words: Sequence[str], data: Path | None) -> list[TaskSplits]:
     return [TaskSplits(target.task, data, measured=target.split) for word in words for target in find_targets([word])]
 
 
-def sources_of(text: str | None, data: Path | None, methods: Sequence[str]) -> list[TaskSplits]:
-    """The tasks to learn from besides, each once."""
+def others_of(flag: str, text: str | None, data: Path | None, methods: Sequence[str]) -> list[TaskSplits]:
+    """The other tasks that a flag ("sources", "keep") names, each once."""
     from ostension.evals.adaptation import takes
 
     if text is None:
         return []
-    if not any(takes(method, "sources") for method in methods):
-        able = [name for name in METHODS.names() if takes(name, "sources")]
-        raise UsageError(f"--sources has no effect on {', '.join(methods)}", expected=f"a method such as {', '.join(able)}")
-    return list({one.task.name: one for one in splits_of(words_of(text, "--sources"), data)}.values())
+    if not any(takes(method, flag) for method in methods):
+        able = [name for name in METHODS.names() if takes(name, flag)]
+        raise UsageError(f"--{flag} has no effect on {', '.join(methods)}", expected=f"a method such as {', '.join(able)}")
+    return list({one.task.name: one for one in splits_of(words_of(text, f"--{flag}"), data)}.values())
 
 
 def task_names(sources: Sequence[TaskSplits]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -19,10 +19,10 @@ from ostension.cli._adapt_shared import (
     alphas_of,
     embedder_of,
     numbers_of,
+    others_of,
     own_settings,
     percent,
     plan_from,
-    sources_of,
     splits_of,
     task_names,
     words_of,
@@ -31,6 +31,9 @@ from ostension.cli._adapt_study import Study, TuningStudy
 from ostension.cli._adapt_tables import line_of, side_by_side
 from ostension.cli._eval_run import STORE, models_of
 from ostension.errors import UsageError
+
+if TYPE_CHECKING:
+    from ostension.model.predictor import Predictor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,12 +46,15 @@ class Adapt:
         shots: Labelled pictures a class, drawn as the published results drew them; 0 takes all.
         seed: Of the draw and of the training.
         base_to_new: Train on the first half of the classes and measure both halves.
+        val: The split of the pictures that settings are chosen by, such as id_val of a WILDS task, whose val is shifted.
         test: Further tasks to measure, as TASK or TASK@SPLIT.
         data: The folder of all data. Default: OSTENSION_DATA.
         store: The folder of embeddings.
         output: The folder of the predictor, with its result beside it.
+        model_out: Also write the whole model with what was tuned in it, for methods that tune a tower.
         start: A predictor's folder that the method begins with, such as coop's or cocoop's contexts for tpt.
-        sources: Other tasks that the method learns from besides (mvlpt), separated by commas.
+        sources: Other tasks that the method learns from besides (mvlpt, paint), separated by commas.
+        keep: Tasks whose accuracy is to stay (paint), separated by commas; their validation pictures are looked at.
         set: A setting of the method, such as length=4 or recipe.epochs=50; repeat the flag.
         device: Where to compute: auto, cpu, cuda, cuda:N.
         dtype: Type of the weights: auto, float32, bfloat16, float16.
@@ -61,12 +67,15 @@ class Adapt:
     shots: int = 16
     seed: int = 1
     base_to_new: bool = False
+    val: str = "val"
     test: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     data: Path | None = None
     store: Path = STORE
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("adapted")
+    model_out: Path | None = None
     start: Path | None = None
     sources: str | None = None
+    keep: str | None = None
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     device: str = "auto"
     dtype: str = "auto"
@@ -77,9 +86,12 @@ class Adapt:
         from ostension.files import write_json
         from ostension.model.predictor import Predictor
 
-        sources = sources_of(self.sources, self.data, [self.method])
+        sources, keep = (others_of(flag, getattr(self, flag), self.data, [self.method]) for flag in ("sources", "keep"))
+        if self.model_out is not None and self.model_out.exists():
+            raise UsageError(f"--model-out is {self.model_out}, which is already there", expected="a new folder")
         plan = plan_from(
-            self.method, self.set, shots=self.shots, seed=self.seed, base_to_new=self.base_to_new, sources=task_names(sources)
+            self.method, self.set, shots=self.shots, seed=self.seed, base_to_new=self.base_to_new, sources=task_names(sources),
+            keep=task_names(keep), val=self.val,
         )
         embedder = embedder_of(self, models_of([self.model] if self.model else [])[0])
         splits, *targets = splits_of([self.task, *self.test], self.data)
@@ -90,14 +102,28 @@ class Adapt:
 
         start = None if self.start is None else Predictor.load(self.start, embedder.model)
         record, predictor = run_plan(
-            plan, splits, embedder, targets=targets, folder=self.output / "fit", progress=told, start=start, sources=sources
+            plan, splits, embedder, targets=targets, folder=self.output / "fit", progress=told, start=start, sources=sources,
+            keep=keep,
         )
         predictor.save(self.output)
         write_json(self.output / "result.json", to_tree(record))
         for name, metric in record.metrics.items():
             print(f"{name}: {percent(metric.value)}" + (f" (chance {percent(metric.chance)})" if metric.chance else ""))
         print(f"wrote {self.output}; use it with: ostension classify PICTURE --predictor {self.output}", file=sys.stderr)
+        if self.model_out is not None:
+            _write_model(predictor, self.model_out)
         return 0
+
+
+def _write_model(predictor: Predictor, folder: Path) -> None:
+    """The tuned model as a folder."""
+    from ostension.formats.load import save
+
+    module = getattr(predictor, "module", None)
+    if module is None or not hasattr(module, "tuned_model"):
+        raise UsageError(f"--model-out has no effect: {predictor.kind} tunes no tower", expected="finetune, paint, ...")
+    save(module.tuned_model(), folder)
+    print(f"wrote {folder}, a model like any other", file=sys.stderr)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,8 +148,10 @@ class Compare:
         shots: Numbers of labelled pictures a class, separated by commas; 0 takes all.
         seeds: Seeds of draw and training, separated by commas; the published results have 1, 2 and 3.
         base_to_new: Train on the first half of the classes and measure both halves.
+        val: The split of the pictures that settings are chosen by, such as id_val of a WILDS task, whose val is shifted.
         test: Further tasks to measure each predictor on, as TASK or TASK@SPLIT; repeat the flag.
-        sources: Other tasks, separated by commas, that those methods learn from besides that can (mvlpt).
+        sources: Other tasks, separated by commas, that those methods learn from besides that can (mvlpt, paint).
+        keep: Tasks whose accuracy is to stay, separated by commas, for those methods that look at them (paint).
         alphas: Points between zero-shot weights (0) and tuned ones (1) to measure besides, separated by commas, of methods that
             tune a tower; nothing is chosen among them.
         line: Methods whose models, of all shots and seeds, make the line of effective robustness; separated by commas.
@@ -142,8 +170,10 @@ class Compare:
     shots: str = "16"
     seeds: str = "1,2,3"
     base_to_new: bool = False
+    val: str = "val"
     test: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     sources: str | None = None
+    keep: str | None = None
     alphas: str = ""
     line: str = ""
     model: str | None = None
@@ -168,7 +198,7 @@ class Compare:
             raise UsageError("--line needs something out of distribution", fix="give one --test or more")
         if unknown := [name for name in line if name not in methods]:
             raise UsageError(f"--line names {unknown[0]!r}", expected=f"one of {', '.join(methods)}")
-        sources = sources_of(self.sources, self.data, methods)
+        sources, keep = (others_of(flag, getattr(self, flag), self.data, methods) for flag in ("sources", "keep"))
         plans = [
             plan_from(
                 method,
@@ -176,8 +206,10 @@ class Compare:
                 shots=number,
                 seed=seed,
                 base_to_new=self.base_to_new,
+                val=self.val,
                 alphas=alphas,
                 sources=task_names(sources) if takes(method, "sources") else (),
+                keep=task_names(keep) if takes(method, "keep") else (),
             )
             for method in methods
             for number in (shots if method != ZERO_SHOT else shots[:1])
@@ -187,7 +219,7 @@ class Compare:
         results, failed, kept = Results(self.output), 0, []
         targets = splits_of(self.test, self.data)
         for splits in splits_of(words_of(self.tasks, "--tasks"), self.data):
-            for step in run_all(plans, splits, embedder, results, targets=targets, sources=sources):
+            for step in run_all(plans, splits, embedder, results, targets=targets, sources=sources, keep=keep):
                 if isinstance(step, str):
                     failed += 1
                     print(step, file=sys.stderr)

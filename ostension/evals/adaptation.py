@@ -4,6 +4,7 @@ saw, and on other tasks.
     task          trained on K shots of all classes, tested on all
     base-to-new   trained on K shots of the first half of the classes; each half tested against its own names; harmonic mean
     sources       other tasks that the method learns from besides, K shots of each
+    keep          other tasks whose accuracy is to stay, of which the method looks at validation pictures
     targets       the same predictor, bound to other tasks' names: cross-data-set transfer, and domain shift
 
 Shots are drawn as the published results drew theirs (`data.few_shot`), before classes are parted. Settings are never chosen on
@@ -33,12 +34,13 @@ from ostension.data.sets.videos import videos_of
 from ostension.data.task import Task
 from ostension.data.task_data import TaskData
 from ostension.errors import ConfigError, DataError
-from ostension.evals.answers import bound, logits_of, names_of
+from ostension.evals.answers import bound, domain_field, logits_of, names_of
 from ostension.evals.group_robustness import by_group, worst_group
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import accuracy, score_name, scores
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits
+from ostension.evals.typographic import attack_scores, written_classes
 from ostension.files import sha256_json
 from ostension.model.predictor import Predictor
 from ostension.shapes import Int
@@ -59,8 +61,10 @@ class Plan:
         seed: of the draw and of the training.
         base_to_new: train on the first half of the classes.
         sources: the names of other tasks that the method learns from besides.
+        keep: the names of tasks whose accuracy is to stay.
         alphas: points on the line from zero-shot weights to tuned ones that are measured besides, of methods that tune a
             tower (WiSE-FT's curve).
+        val: the split of the pictures that settings are chosen by; of WILDS "val" is out of distribution, "id_val" in it.
     """
 
     method: str
@@ -69,7 +73,9 @@ class Plan:
     seed: int = 1
     base_to_new: bool = False
     sources: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
     alphas: tuple[float, ...] = ()
+    val: str = "val"
 
     def __post_init__(self):
         require(all(0 <= alpha <= 1 for alpha in self.alphas), "alphas", self.alphas, "numbers from 0 to 1")
@@ -78,14 +84,18 @@ class Plan:
     def name(self) -> str:
         """The name under which its result is kept."""
         halves = "-base-to-new" if self.base_to_new else ""
-        return f"adapt-{self.label.replace(' ', '-')}{halves}-{self.shots or 'all'}shot-seed{self.seed}"
+        chosen = "" if self.val == "val" else f"-by-{self.val}"
+        return f"adapt-{self.label.replace(' ', '-')}{halves}-{self.shots or 'all'}shot{chosen}-seed{self.seed}"
 
     @property
     def label(self) -> str:
-        """The method, and what it learns from besides."""
-        named = "+".join(self.sources)
-        several = named if len(named) <= LONGEST else f"{len(self.sources)} tasks {sha256_json(list(self.sources))[:8]}"
-        return f"{self.method} from {several}" if self.sources else self.method
+        """The method, what it learns from besides, and what it is to keep."""
+        parts = [self.method]
+        for word, tasks in (("from", self.sources), ("keeping", self.keep)):
+            named = "+".join(tasks)
+            several = named if len(named) <= LONGEST else f"{len(tasks)} tasks {sha256_json(list(tasks))[:8]}"
+            parts += [word, several] if tasks else []
+        return " ".join(parts)
 
 
 def spec_of(method: str) -> Spec:
@@ -121,7 +131,7 @@ def plan_with(method: str, settings: Mapping[str, Any], **fields: Any) -> Plan:
 
 
 def takes(method: str, parameter: str) -> bool:
-    """Whether a method's `fit` takes something of its own: "start", another predictor, or "sources", other tasks."""
+    """Whether a method's `fit` takes something of its own: "start", another predictor, "sources" or "keep", other tasks."""
     return method != ZERO_SHOT and parameter in inspect.signature(METHODS.load(method).fit).parameters
 
 
@@ -130,7 +140,7 @@ def _that_take(parameter: str) -> list[str]:
 
 
 def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Sequence[int] | None = None) -> Examples:
-    """The pictures that a plan learns from: K shots of "train", and min(K, 4) of "val" where there is one.
+    """The pictures that a plan learns from: K shots of "train", and min(K, 4) of the plan's "val" where there is one.
 
     A method that chooses by validation pictures gets some of "train" where there is none. One whose settings say
     selection="test", for a published protocol that did so, gets all test pictures; the facts then say it, too.
@@ -141,7 +151,11 @@ def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Seq
     if (missing := splits.missing("train")) is not None:
         raise DataError(missing, fix="adapt on a task with a training split")
     train = _split(splits, "train")
-    val = _split(splits, "val") if splits.missing("val") is None else None
+    if plan.val in ("train", splits.measured):
+        raise ConfigError(f"{plan.val!r} is to choose and is learned from or measured", expected="validation pictures")
+    if plan.val != "val" and (missing := splits.missing(plan.val)) is not None:
+        raise DataError(missing, fix="name a split of the task that is there")
+    val = _split(splits, plan.val) if splits.missing(plan.val) is None else None
     for part in (train, val):
         if part is not None and (part.targets is None or part.targets.ndim != 1):
             raise ConfigError(f"{splits.task.name!r} has several labels a sample", expected="a task with one label a sample")
@@ -186,9 +200,8 @@ def _labelled(data: TaskData, chosen: np.ndarray, place: np.ndarray, embedder: E
     assert data.targets is not None
     kept = chosen[place[data.targets[chosen]] >= 0]
     domains = None
-    if data.groups:
-        values = next(iter(data.groups.values()))[kept]
-        domains = np.unique(values, return_inverse=True)[1]
+    if (field := domain_field(data)) is not None:
+        domains = np.unique(data.groups[field][kept], return_inverse=True)[1]
     return Labelled(
         source=SelectedSet(data.samples, kept), targets=place[data.targets[kept]], domains=domains, name=data.split,
         store=embedder.store,
@@ -205,6 +218,7 @@ def run_plan(
     progress: Callable[[dict[str, float]], None] | None = None,
     start: Predictor | None = None,
     sources: Sequence[TaskSplits] = (),
+    keep: Sequence[TaskSplits] = (),
 ) -> tuple[Record, Predictor]:
     """Adapt as the plan says and measure; the record has the task's own score first, then those of the predictor's rivals
     ("mix/accuracy") and of the targets, and what the fit says of itself in its details. Where a task's record lists groups, the
@@ -215,9 +229,10 @@ def run_plan(
         folder: where a fit keeps its state, so that one that was stopped goes on.
         start: a predictor that the method begins with.
         sources: the plan's other tasks.
+        keep: the plan's tasks to keep; all of their validation pictures (or some of their training ones) are there.
 
     Raises:
-        ConfigError: for a start or sources with a method that takes none.
+        ConfigError: for a start, sources or tasks to keep with a method that takes none.
     """
     model, count = embedder.model, len(splits.task.display_names())
     base, new = base_and_new(count) if plan.base_to_new else (range(count), range(0))
@@ -230,7 +245,9 @@ def run_plan(
         method = METHODS.load(plan.method)
         given: dict[str, Any] = {} if start is None else {"start": start}
         if sources:
-            given["sources"] = [examples_of(source, embedder, plan) for source in sources]
+            given["sources"] = [examples_of(source, embedder, dataclasses.replace(plan, val="val")) for source in sources]
+        if keep:
+            given["keep"] = [examples_of(one, embedder, dataclasses.replace(plan, shots=0, val="val")) for one in keep]
         for parameter in given:
             if not takes(plan.method, parameter):
                 raise ConfigError(f"{plan.method} takes no {parameter}", expected=", ".join(_that_take(parameter)))
@@ -249,7 +266,7 @@ def run_plan(
     else:
         logits = logits_of(predictor, test, embedder)
         measured |= scores(splits.task, logits, _targets(test), test.groups, seed=plan.seed)
-        measured |= worst_group(splits.task, logits, _targets(test), test.groups)
+        measured |= worst_group(splits.task, logits, _targets(test), test.groups) | _attacked(test, logits)
         if score == "worst_group":
             found = by_group(splits.task, logits.argmax(axis=1), _targets(test), test.groups)
             measured["gap"] = found.metrics()["gap"]
@@ -289,9 +306,18 @@ def _on_targets(
         data, where = _split(target, "test"), f"{target.task.name}@{target.measured}"
         logits = logits_of(_renamed(predictor, names_of(target.task), target.task), data, embedder)
         measured[where] = scores(target.task, logits, _targets(data), data.groups, seed=seed)[score_name(target.task)]
-        cells = worst_group(target.task, logits, _targets(data), data.groups)
+        cells = worst_group(target.task, logits, _targets(data), data.groups) | _attacked(data, logits)
         measured |= {f"{where}/{name}": metric for name, metric in cells.items()}
     return measured
+
+
+def _attacked(data: TaskData, logits: np.ndarray) -> dict[str, Metric]:
+    """What words on the pictures do, where they have some: "two_way" and "deceived"."""
+    texts = data.groups.get(data.task.written or "")
+    if texts is None or not all(texts):
+        return {}
+    found = attack_scores(logits, _targets(data), written_classes(texts.tolist(), data.classes, _targets(data)))
+    return {name: found[name] for name in ("two_way", "deceived")}
 
 
 def points_between(predictor: Predictor, alphas: Sequence[float]) -> Iterator[tuple[str, Predictor]]:
@@ -329,8 +355,12 @@ def _half(predictor: Predictor, data: TaskData, classes: range, embedder: Embedd
 
 def _renamed(predictor: Predictor, names: Sequence[str], task: Task) -> Predictor:
     """The predictor for other class names: hand-written prompts are the task's, else the method binds what it has learned."""
-    if type(predictor) is Predictor and predictor.templates and tuple(names) != predictor.class_names:
+    if tuple(names) == predictor.class_names:
+        return predictor
+    if type(predictor) is Predictor and predictor.templates:
         return predictor.encoder.classifier(list(names), task.prompt_templates())
+    if isinstance(predictor, AdditionPredictor):
+        return predictor.bind(names, task.prompt_templates())
     return bound(predictor, names)
 
 
@@ -338,7 +368,7 @@ def bind_to(predictor: Predictor | None, encoder: Any, task: Task) -> Predictor:
     """The predictor with a task's class names; without one, the encoder's hand-written prompts for them."""
     if predictor is None:
         return encoder.classifier(list(names_of(task)), task.prompt_templates())
-    return bound(predictor, names_of(task))
+    return _renamed(predictor, names_of(task), task)
 
 
 def _targets(data: TaskData) -> Int[np.ndarray, " N"]:

@@ -26,21 +26,24 @@ def run_all(
     *,
     targets: Sequence[TaskSplits] = (),
     sources: Sequence[TaskSplits] = (),
+    keep: Sequence[TaskSplits] = (),
 ) -> Iterator[Result | str]:
-    """The result of every plan, or in one line why there is none; plans with `sources` learn from those tasks besides."""
+    """The result of every plan, or in one line why there is none; plans with `sources` learn from those tasks besides, plans
+    with `keep` look at those."""
     for plan in plans:
         target = target_name(splits.task.name, splits.measured)
         path = results.path(embedder.name, target, plan.name)
         try:
             others = sources if plan.sources else ()
-            identity = _identity(plan, splits, embedder, targets, others)
+            held = keep if plan.keep else ()
+            identity = _identity(plan, splits, embedder, targets, others, held)
             known = _known(path)
             if known is not None and known.identity == identity:
                 yield known
                 continue
             began = time.monotonic()
             fit = path.with_suffix(".fit") / sha256_json(identity)[:16]
-            record, _ = run_plan(plan, splits, embedder, targets=targets, folder=fit, sources=others)
+            record, _ = run_plan(plan, splits, embedder, targets=targets, folder=fit, sources=others, keep=held)
             result = Result(record=record, identity=identity, seconds=round(time.monotonic() - began, 3))
             yield results.write(result, {})
             shutil.rmtree(path.with_suffix(".fit"), ignore_errors=True)
@@ -56,11 +59,16 @@ def _known(path: Any) -> Result | None:
 
 
 def _identity(
-    plan: Plan, splits: TaskSplits, embedder: Embedder, targets: Sequence[TaskSplits], sources: Sequence[TaskSplits]
-) -> dict[str, Any]:
+    plan: Plan, splits: TaskSplits, embedder: Embedder, targets: Sequence[TaskSplits], sources: Sequence[TaskSplits],
+    keep: Sequence[TaskSplits],
+) -> dict[str, Any]:  # fmt: skip
     learned: dict[str, Any] = {"alphas": list(plan.alphas)} if plan.alphas else {}
+    if plan.val != "val":
+        learned["val"] = {plan.val: splits.fingerprint(plan.val) or ""}
     if sources:
         learned["sources"] = {task_sha256(one.task): one.fingerprint("train") or "" for one in sources}
+    if keep:
+        learned["keep"] = {task_sha256(one.task): [one.fingerprint(name) or "" for name in ("train", "val")] for one in keep}
     return {
         **learned,
         "method": plan.method, "code": sha256_json(METHODS.source(plan.method)), "shots": plan.shots, "seed": plan.seed,

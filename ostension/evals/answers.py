@@ -119,10 +119,16 @@ def _blocks(members: np.ndarray) -> list[np.ndarray]:
 
 def _domains(data: TaskData) -> list[np.ndarray]:
     """The samples of each domain; all of them where the task has none."""
-    if not data.groups:
+    field = domain_field(data)
+    if field is None:
         return [np.arange(len(data))]
-    values = next(iter(data.groups.values()))
+    values = data.groups[field]
     return [np.flatnonzero(values == value) for value in np.unique(values)]
+
+
+def domain_field(data: TaskData) -> str | None:
+    """The first of the task's groups that the data has, whose values count as domains."""
+    return next((name for name in data.task.groups if name in data.groups), None)
 
 
 def _device(predictor: Predictor) -> torch.device:
