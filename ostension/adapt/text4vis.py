@@ -107,6 +107,8 @@ class Config:
         if self.recipe.warmup_steps or (self.warmup_epochs and self.recipe.schedule != "cosine_by_step"):
             what = f"warmup_epochs {self.warmup_epochs} with the schedule {self.recipe.schedule} and warmup_steps of its own"
             raise ConfigError(what, expected="schedule cosine_by_step without warmup_steps, or warmup_epochs 0")
+        if self.shrinkage and self.classifier != "lda":
+            raise ConfigError(f"shrinkage {self.shrinkage} with classifier {self.classifier}", expected="classifier lda, or 0")
         if (self.classifier == "language-model") != bool(self.language_model):
             raise ConfigError(
                 f"classifier {self.classifier} with language_model {self.language_model!r}",

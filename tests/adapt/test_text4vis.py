@@ -312,6 +312,8 @@ def test_settings_that_do_nothing_are_refused(method):
         method.Config(classifier="language-model")
     with pytest.raises(ConfigError, match="language_model"):
         method.Config(language_model="rows.npy")
+    with pytest.raises(ConfigError, match="shrinkage 0.1 with classifier text"):
+        method.Config(shrinkage=0.1)
     with pytest.raises(ConfigError, match="warmup_epochs"):
         method.Config(recipe=dataclasses.replace(method.Config().recipe, schedule="constant"))
 
