@@ -106,6 +106,22 @@ def test_several_vectors_do_not_depend_on_the_order(pair, tmp_path):
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
+def test_patches_that_moved_different_weights_can_be_applied_in_any_order_or_together(pair, tmp_path):
+    start = load(pair[0], dtype="float32")
+    for name, part in (("image", "visual."), ("text", "text.")):
+        tuned = moved(start, 7)
+        tuned.load_state_dict({key: value if key.startswith(part) else start.state_dict()[key]
+                               for key, value in tuned.state_dict().items()})  # fmt: skip
+        arithmetic.diff(pair[0], written(tuned, tmp_path / name), tmp_path / f"{name}.safetensors")
+    vectors = [tmp_path / "image.safetensors", tmp_path / "text.safetensors"]
+    arithmetic.apply(pair[0], vectors, [0.4, 0.7], tmp_path / "together")
+    for first, second, scales in ((*vectors, (0.4, 0.7)), (*vectors[::-1], (0.7, 0.4))):
+        step, both = tmp_path / f"after-{first.stem}", tmp_path / f"both-{first.stem}"
+        arithmetic.apply(pair[0], [first], [scales[0]], step, force=True)
+        arithmetic.apply(step, [second], [scales[1]], both, force=True)
+        assert weights(both) == weights(tmp_path / "together")
+
+
 def test_another_layout_is_converted_on_reading(pair, tmp_path):
     for layout in ("open_clip", "hf"):
         save(load(pair[1], dtype="float32"), tmp_path / layout, layout=layout)

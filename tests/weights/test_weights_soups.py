@@ -143,8 +143,35 @@ def test_a_live_model_has_the_numbers_of_the_file(folders, tmp_path):
     line = Line(start, end)
     for alpha in (0.0, 0.35, 1.0):
         arithmetic.interpolate(*folders[:2], {alpha: tmp_path / f"{alpha}"})
+        live = line.at(alpha).state_dict()
+        with Line.of_files(*folders[:2], dtype="float32") as between:
+            read = between.at(alpha).state_dict()
         for name, value in state(tmp_path / f"{alpha}").items():
-            assert torch.equal(line.at(alpha).state_dict()[name], value), name
+            assert torch.equal(live[name], value) and torch.equal(read[name], value), name
+
+
+def test_a_live_model_shares_what_both_ends_have_in_common_and_changes_neither():
+    start = tiny()
+    with torch.no_grad():
+        start.visual.conv1.weight.view(-1)[:5] = -0.0
+    end = moved(start, 1)
+    end.text.load_state_dict(start.text.state_dict())
+    before = [{name: value.clone() for name, value in model.state_dict().items()} for model in (start, end)]
+    line = Line(start, end)
+    for alpha in (0.3, 0.0, 1.0):
+        live = line.at(alpha).state_dict()
+        assert live["text.text_projection"].data_ptr() == start.state_dict()["text.text_projection"].data_ptr()
+        for model, kept, place in ((start, before[0], 0.0), (end, before[1], 1.0)):
+            for name, value in model.state_dict().items():
+                assert torch.equal(value, kept[name])
+                if alpha == place and value.is_floating_point():
+                    assert torch.equal(live[name].view(torch.int32), value.view(torch.int32)), name
+
+
+def test_lines_of_decimal_shares_do_not_depend_on_which_end_comes_first(folders, tmp_path):
+    arithmetic.interpolate(*folders[:2], {0.35: tmp_path / "one"})
+    arithmetic.interpolate(*folders[1::-1], {0.65: tmp_path / "other"})
+    assert weights(tmp_path / "one") == weights(tmp_path / "other")
 
 
 def test_a_curve_is_measured_and_its_point_chosen_on_both_sides(folders):
