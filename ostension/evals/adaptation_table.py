@@ -34,7 +34,7 @@ from ostension.evals.results import Result
 from ostension.evals.statistics import seeds_and_samples
 from ostension.evals.testbed import read_testbed
 
-OOD, EFFECTIVE, WORST = "out_of_distribution", "effective_robustness", "worst_group"
+OOD, EFFECTIVE = "out_of_distribution", "effective_robustness"
 PUBLISHED = ("imagenet_v2", "imagenet_sketch")  # shifts of ImageNet's classes whose x is the accuracy on all of them
 Fit = Mapping[str, Metric]  # what one fit reached, by the metric's name
 
@@ -113,12 +113,12 @@ def fits_of(record: Record) -> dict[str, Fit]:
     score = next(iter(record.metrics))
     for name, metric in record.metrics.items():
         rival, _, own = name.rpartition("/")
-        if own == WORST and "@" in rival:  # of another task, whose name stands before it
+        if "@" in rival:  # of another task, whose name stands before it
             rival, own = "", name
         parts.setdefault(rival, {})[own] = metric
     ordered: dict[str, Fit] = {}
     for rival, measured in parts.items():
-        others = {name: metric for name, metric in measured.items() if "@" in name and not name.endswith(f"/{WORST}")}
+        others = {name: metric for name, metric in measured.items() if "@" in name and "/" not in name}
         mean = {OOD: _mean(list(others.values()))} if others else {}
         rest = {name: metric for name, metric in measured.items() if name not in others}
         first = {score: rest.pop(score)} if score in rest else {}
@@ -181,7 +181,7 @@ def _with_effective(task: str, fit: Fit, line: Baseline | None) -> Fit:
     if task == "imagenet" and "accuracy" in fit and 0 < x < 1:
         for name, metric in fit.items():
             shift = name.partition("@")[0]
-            if shift in PUBLISHED and not name.endswith(f"/{WORST}"):
+            if shift in PUBLISHED and "/" not in name:
                 found[f"{shift}/{EFFECTIVE}"] = _above(baseline_of(read_testbed(), shift), x, metric)
     return found
 

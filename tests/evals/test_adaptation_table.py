@@ -14,7 +14,7 @@ from ostension.adapt import finetune
 from ostension.adapt._tuning import tuning
 from ostension.cli.main import main
 from ostension.errors import ConfigError, DataError
-from ostension.evals.adaptation import Plan, points_between, run_plan
+from ostension.evals.adaptation import Plan, examples_of, points_between, run_plan
 from ostension.evals.adaptation_table import OOD, fits_of, rows_of_records
 from ostension.evals.effective_robustness import baseline_of, fit_baseline
 from ostension.evals.figures.adapting_shifted import draw
@@ -136,6 +136,27 @@ def task(tmp_path_factory):
         '[[sources]]\nkind = "csv"\npath = "list.csv"\nimage = "file"\nlabel = "label"\nsplit = "split"\n'
     )
     return root / "colours.toml"
+
+
+def test_settings_are_chosen_by_the_split_that_is_named(task, model, tmp_path):
+    from ostension.adapt import probe
+    from ostension.data.task import read_task
+    from ostension.data.task_parts import Split
+
+    base = read_task(task)
+    splits = {**base.splits, "id_val": Split(count=4, select={"size": ("small",), "split": ("test",)})}
+    splits["test"] = Split(count=4, select={"size": ("large",), "split": ("test",)})
+    here = TaskSplits(dataclasses.replace(base, splits=splits), task.parent)
+    embedder = Embedder(model, Store(tmp_path / "store"), name="tiny")
+    plan = Plan(method="probe", config=probe.Config(), shots=2, val="id_val")
+    record, _ = run_plan(plan, here, embedder)
+    assert record.config["selection"] == "id_val" and "by-id_val" in record.protocol
+    found = examples_of(here, embedder, plan)
+    assert {found.val.source.key(index).split("-")[2] for index in range(len(found.val))} == {"small"}
+    with pytest.raises(ConfigError, match="measured"):
+        examples_of(here, embedder, dataclasses.replace(plan, val="test"))
+    with pytest.raises(DataError, match="ood_val"):
+        examples_of(here, embedder, dataclasses.replace(plan, val="ood_val"))
 
 
 def tuned(**changes):
