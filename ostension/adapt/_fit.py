@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ from ostension.shapes import Float, Int
 __all__ = ["Batch", "Fit", "Recipe", "fit_addition", "fitting", "frozen"]
 
 STATE = "fit.safetensors"
+KEEP_S = 5.0  # work that a stop may lose; writing after every epoch would take longer than epochs of milliseconds
 Progress = Callable[[dict[str, float]], None]
 
 
@@ -113,7 +115,8 @@ def fit_addition(
 
     Args:
         val: what the best epoch is chosen by.
-        folder: where the state is kept after every epoch, so that a fit that was stopped goes on; None keeps none.
+        folder: where the state is kept, after an epoch, every few seconds, so that a fit that was stopped goes on; None keeps
+            none.
         progress: told after each epoch.
 
     Raises:
@@ -132,6 +135,7 @@ def fit_addition(
     identity = _identity(addition, data, recipe, seed)
     judge = Judge(addition, val) if recipe.select == "best" and val is not None else None
     history = [] if folder is None else _restore(folder, addition, optimizer, identity, judge)
+    kept = time.monotonic()
     with frozen(addition.model):
         if judge is not None and not history:
             judge.look(-1)
@@ -159,7 +163,8 @@ def fit_addition(
             history.append({"epoch": epoch, "loss": float(np.mean(losses)), "lr": recipe.rate(epoch), **means})
             if judge is not None:
                 history[-1]["score"] = judge.look(epoch)
-            if folder is not None:
+            if folder is not None and time.monotonic() - kept >= KEEP_S:
+                kept = time.monotonic()
                 _keep(folder, addition, optimizer, identity, history, judge)
             if progress is not None:
                 progress(history[-1])
