@@ -4,7 +4,7 @@
 files that are in memory already. `memory` is what a process holds besides files that it maps (RssAnon) at its peak, above what
 it held before the call: for a line between two checkpoints and for a uniform soup of many.
 
-    python benchmarks/weights.py [--model ViT-L-14] [--soup 72] [--record FILE]
+    python benchmarks/weights.py [--model ViT-L-14] [--soup 72] [--soup-model ViT-B-32] [--record FILE]
 
 It writes five files of the model's size to the folder of temporary files, and removes them.
 """
@@ -79,8 +79,15 @@ def peak(small: list[str], models: list[str], target: Path) -> int:
     return int(found.stdout)
 
 
+def largest_tensor(name: str) -> int:
+    """Bytes of a model's largest tensor in float32."""
+    with torch.device("meta"):
+        return max(tensor.numel() for tensor in CLIP(preset(name), seed=None).parameters()) * 4
+
+
 def main() -> None:
-    options = _measure.arguments(__doc__, model=("ViT-L-14", "a preset"), soup=(72, "models in the soup"))
+    options = _measure.arguments(__doc__, model=("ViT-L-14", "a preset"), soup=(72, "models in the soup"),
+                                  soup_model=("ViT-B-32", "their preset"))  # fmt: skip
     from ostension.weights import arithmetic
 
     with tempfile.TemporaryDirectory(prefix="ostension-weights-") as name:
@@ -98,22 +105,23 @@ def main() -> None:
             seconds["processor"].append(time.process_time() - used)
             shutil.rmtree(root / "out")
         best = {what: min(values[1:]) for what, values in seconds.items()}
-        largest = max(tensor.numel() for tensor in CLIP(preset(options.model), seed=None).parameters()) * 4
         row = {
             "GB": file.stat().st_size / 1e9, "copy s": best["copy"], "interpolate s": best["interpolate"],
             "ratio": best["interpolate"] / best["copy"], "processor s": best["processor"],
         }  # fmt: skip
         memory = {"line of 2": {"models GB": 2 * row["GB"], "MB": peak(tiny, list(map(str, models)), root / "line") / 1e6}}
-        many = [str(models[index % 2]) for index in range(options.soup)]
+        memory["line of 2"]["largest tensor MB"] = largest_tensor(options.model) / 1e6
+        parts = [str(made(root / f"part-{seed}", options.soup_model, seed)) for seed in (1, 2)]
+        many = [parts[index % 2] for index in range(options.soup)]
+        size = (Path(parts[0]) / "model.safetensors").stat().st_size / 1e9
         memory[f"soup of {options.soup}"] = {
-            "models GB": options.soup * row["GB"], "MB": peak(tiny, many, root / "soup") / 1e6,
+            "models GB": options.soup * size, "MB": peak(tiny, many, root / "soup") / 1e6,
+            "largest tensor MB": largest_tensor(options.soup_model) / 1e6,
         }  # fmt: skip
-        for found in memory.values():
-            found["largest tensor MB"] = largest / 1e6
-    figures = {f"time, {options.model}": {"float32": row}, "memory": memory}
+    figures = {f"time, {options.model}": {"float32": row}, "memory besides mapped files": memory}
     for title, rows in figures.items():
         _measure.table(title, rows)
-    settings = {"model": options.model, "soup": options.soup, "rounds": options.rounds}
+    settings = {name: getattr(options, name) for name in ("model", "soup", "soup_model", "rounds")}
     _measure.write_record(options.record, "weights", settings, figures)
 
 
