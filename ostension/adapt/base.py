@@ -55,7 +55,8 @@ class Spec:
         labels: whether it needs labelled pictures.
         test_gradients: whether it takes gradients when it predicts.
         domains: whether it needs several source domains.
-        selects: whether it chooses settings or an epoch on `examples.val`, which is then always there.
+        selects: whether it chooses settings or an epoch on `examples.val`, which is then always there. A property `chooses` of
+            its `Config` says it of these settings.
         depends: what W looks at: nothing, a picture's feature, the batch, or several views of a picture.
         takes: what a sample is: a picture, or a video.
         neutral: settings of its `Config` with which an untrained method is zero-shot with `neutral_template`; None where there

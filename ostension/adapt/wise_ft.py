@@ -58,6 +58,11 @@ class Config:
         require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", self.alpha, "0 to 1, or nothing to choose it")
         require(self.method.replace("_", "-") != "wise-ft", "method", self.method, "a method that tunes a tower")
 
+    @property
+    def chooses(self) -> bool:
+        """Whether validation pictures are asked for: not where alpha is given."""
+        return self.alpha is None
+
 
 def fit(
     model: CLIP, examples: Examples, config: Config, *, seed: int = 0, folder: Path | None = None, progress: Any = None,

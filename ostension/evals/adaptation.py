@@ -193,7 +193,8 @@ def _split(splits: TaskSplits, name: str) -> TaskData:
 def _selects(plan: Plan) -> bool:
     """Whether the plan chooses anything by validation pictures."""
     recipe = getattr(plan.config, "recipe", None)
-    return spec_of(plan.method).selects or (recipe is not None and recipe.select == "best")
+    chooses = getattr(plan.config, "chooses", spec_of(plan.method).selects)
+    return chooses or (recipe is not None and recipe.select == "best")
 
 
 def _labelled(data: TaskData, chosen: np.ndarray, place: np.ndarray, embedder: Embedder) -> Labelled:
