@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 
@@ -141,6 +142,24 @@ def audit_reach(record: dict[str, Any]) -> str:
     lines += [f"| {what} | {size:g} | {percent(share)} |" for what, size, share in record["reach"]]
     kinds = ", ".join(f"{kind} {count}" for kind, count in alarms["by_kind"].items())
     return "\n".join([*lines, f"| nothing | | {alarms['any']} of {alarms['lists']} lists ({kinds}) |"])
+
+
+def text4vis_table(record: dict[str, Any]) -> str:
+    """A row for each part of the study, a column for each classifier: mean over seeds and their spread."""
+    groups: dict[str, dict[str, list[float]]] = {}
+    for name, found in record["records"].items():
+        part, classifier, _ = name.split("/")
+        groups.setdefault(part, {}).setdefault(classifier, []).append(found["metrics"]["accuracy"]["value"])
+    heads = ("zero-shot", "text", "lda", "orthonormal", "random")
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for part, columns in groups.items():
+        cells = []
+        for head in heads:
+            values = columns.get(head, [])
+            spread = f" ({100 * statistics.pstdev(values):.1f})" if len(values) > 1 else ""
+            cells.append(f"{percent(statistics.fmean(values))}{spread}" if values else "")
+        lines.append(f"| {part.replace('-', ', ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def detector_table(record: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ was measured on cached features of released models; as long as the record of a l
 stands between its markers stays.
 
 `measuring` is what one small model reaches on a suite, by several protocols.
+`text4vis` is what videos reach with different frozen classifiers, mean and spread over seeds.
 `adapting` is what methods make of few labels, mean and spread over seeds.
 `detector` is what a near-duplicate detector finds of planted copies.
 `audit-close`, `audit-attractors` and `audit-reach` are what the class-design audit found and missed.
@@ -41,6 +42,7 @@ from measured_tables import (
     interval_cell,
     measuring_table,
     percent,
+    text4vis_table,
 )
 
 from ostension.data.suite import read_suite
@@ -50,6 +52,7 @@ from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
+    "text4vis|"
     "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|adapting|speed|demo|figure2|lit|plans|scaling|cached"
     "|tasks|suites|traps|methods"
 )
@@ -278,7 +281,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "plans": plan_table, "scaling": scaling_tables,
     "detector": detector_table, "figure2": figure2_tables, "lit": lit_table, "audit-close": audit_close,
     "audit-attractors": audit_attractors, "audit-reach": audit_reach, "cached": cached_table,
-    "measuring": measuring_table, "adapting": adapting_tables,
+    "text4vis": text4vis_table, "measuring": measuring_table, "adapting": adapting_tables,
 }  # fmt: skip
 LISTS: dict[str, Callable[[Path], str]] = {
     "tasks": task_table, "suites": suite_table, "traps": trap_list, "methods": method_list, "testbed": testbed_table,
