@@ -132,7 +132,7 @@ def fit_addition(
     parameters = {name: parameter for name, parameter in addition.named_parameters() if parameter.requires_grad}
     optimizer = _optimizer(parameters, recipe)
     cached = None if addition.needs_images else data.features(addition.model, recipe.views, crop=recipe.crop)
-    identity = _identity(addition, data, recipe, seed)
+    identity = _identity(addition, data, val if recipe.select == "best" else None, recipe, seed)
     judge = Judge(addition, val) if recipe.select == "best" and val is not None else None
     history = [] if folder is None else _restore(folder, addition, optimizer, identity, judge)
     kept = time.monotonic()
@@ -261,12 +261,13 @@ def _optimizer(parameters: dict[str, nn.Parameter], recipe: Recipe) -> torch.opt
     return torch.optim.AdamW(groups, lr=0.0, eps=recipe.eps, weight_decay=recipe.weight_decay)
 
 
-def _identity(addition: Addition, data: Labelled, recipe: Recipe, seed: int) -> str:
+def _identity(addition: Addition, data: Labelled, val: Labelled | None, recipe: Recipe, seed: int) -> str:
     from ostension.model.fingerprint import fingerprint
 
     return files.sha256_json({
         "kind": addition.kind, "config": to_tree(addition.config), "classes": list(addition.class_names), "seed": seed,
         "recipe": to_tree(recipe), "data": data.source.fingerprint(), "targets": np.asarray(data.targets).tolist(),
+        "val": None if val is None else [val.source.fingerprint(), np.asarray(val.targets).tolist()],
         "model": fingerprint(addition.model), "start": files.sha256_bytes(safetensors.torch.save(addition.tensors())),
     })  # fmt: skip
 
