@@ -29,6 +29,7 @@ from ostension.config import require
 from ostension.data.task import Task
 from ostension.data.task_data import TaskData
 from ostension.errors import ConfigError
+from ostension.evals.adaptation import points_between
 from ostension.evals.answers import BLOCK, bound, logits_of, names_of
 from ostension.evals.records import Metric, Record
 from ostension.evals.scores import score_name, score_value, scores
@@ -39,7 +40,6 @@ from ostension.model.predictor import Predictor
 from ostension.runtime import torch_generator
 from ostension.shapes import Float
 from ostension.weights.line import head_line
-from ostension.weights.states import mixed_state
 
 ALPHAS = tuple(step / 10 for step in range(11))
 PROBES = 8  # pairs of rows on which a head shows that it is linear
@@ -184,26 +184,17 @@ def tuned_answers(
     """Answers of live weights, one alpha after another; the predictor has its own again in the end."""
     if predictor.takes != "pictures":
         raise ConfigError(f"a {predictor.kind!r} predictor takes {predictor.takes}", expected="one of pictures")
-    module = predictor.module
-    assert isinstance(module, Tuned)
-    ends = [{name: value.clone() for name, value in one.state_dict().items()} for one in (module.untrained(), module)]
     pictures = {
         place.name: Decoded(place.data, embedder.transform(place.task), folder / str(number))
         for number, place in enumerate(places) if predictor.own_images
     }  # fmt: skip
+    for alpha, (_, now) in zip(alphas, points_between(predictor, alphas), strict=True):
 
-    def answers(alpha: float, place: Place) -> np.ndarray:
-        now = bound(module.predictor(predictor.templates), names_of(place.task))
-        if not predictor.own_images:
-            return logits_of(now, place.data, embedder)
-        return pictures[place.name].logits(now)
+        def answers(alpha: float, place: Place, now: Predictor = now) -> np.ndarray:
+            at = bound(now, names_of(place.task))
+            return pictures[place.name].logits(at) if predictor.own_images else logits_of(at, place.data, embedder)
 
-    try:
-        for alpha in alphas:
-            module.load_state_dict(mixed_state(ends, [1 - alpha, alpha]))
-            yield alpha, answers
-    finally:
-        module.load_state_dict(ends[1])
+        yield alpha, answers
 
 
 class Decoded:
