@@ -14,6 +14,7 @@ Letters: R rows, T positions, n nodes, r rows of a group, s nodes that a row of 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from itertools import pairwise
 
 import numpy as np
@@ -21,11 +22,12 @@ import torch
 from torch import Tensor
 
 from ostension.model.layers import Block, Transformer
-from ostension.shapes import Float, Int
+from ostension.shapes import Bool, Float, Int
 
-# Nodes that a group of its own is worth: the fixed cost of one more attention call, in tokens through a block (measured
-# at width 512: 0.1 to 0.2 ms a call against 0.03 to 0.06 ms a token).
-GROUP_COST = 8
+# Nodes that a group of its own is worth: the fixed cost of one more attention call, in tokens through a block (measured at
+# width 512: 0.1 to 0.2 ms a call against 0.03 to 0.06 ms a token; at width 32 a step is fastest with 16 to 48).
+GROUP_COST, AT_WIDTH = 8, 512
+PLANS = 4  # the latest plans that are kept: training asks for the same one in every step
 # Borrowing costs a gather and a copy of keys and values; below this share of the tokens it does not pay.
 WORTH_SHARING = 0.15
 
@@ -54,6 +56,26 @@ class Group:
     def nodes(self) -> slice:
         return slice(self.first, self.first + self.rows * (self.length - self.start))
 
+    @functools.cached_property
+    def common(self) -> slice | None:
+        """The nodes before, if all rows borrow the same ones and they lie side by side."""
+        if self.borrowed.numel() == 0:
+            return None
+        first = self.borrowed[0]
+        steps = torch.arange(self.start, device=first.device) + first[0]
+        return slice(int(first[0]), int(first[0]) + self.start) if bool((self.borrowed == steps).all()) else None
+
+    @functools.cached_property
+    def end_nodes(self) -> Int[Tensor, " r"]:
+        """The nodes that are read."""
+        rows = torch.arange(self.rows, device=self.ends.device)
+        return self.first + rows * (self.length - self.start) + self.ends - self.start
+
+    @functools.cached_property
+    def seen_at_ends(self) -> Bool[Tensor, "r length"]:
+        """Which positions the ends see."""
+        return torch.arange(self.length, device=self.ends.device) <= self.ends[:, None]
+
 
 @dataclasses.dataclass(frozen=True)
 class PrefixTree:
@@ -71,20 +93,35 @@ class PrefixTree:
     groups: tuple[Group, ...]
     rows: Int[Tensor, " R"]
 
+    @functools.cached_property
+    def end_nodes(self) -> Int[Tensor, " R2"]:
+        """The nodes that are read, in the groups' order."""
+        return torch.cat([group.end_nodes for group in self.groups])
 
-def plan(
-    keys: Int[Tensor, "R T"], ends: Int[Tensor, " R"], max_nodes: int | None = None
-) -> list[tuple[PrefixTree, Int[Tensor, " r"]]]:
+
+Plan = tuple[tuple[PrefixTree, Tensor], ...]
+
+
+def plan(keys: Int[Tensor, "R T"], ends: Int[Tensor, " R"], max_nodes: int | None = None, *, width: int = 512) -> Plan:
     """Trees that cover all rows, each with the rows that it covers.
 
     Args:
         keys: what stands at each position; equal keys at a position after equal prefixes are computed once.
         ends: the position of each row that is read; nothing after it matters.
         max_nodes: about the most nodes of one tree, which bounds the memory; None makes one tree.
+        width: of the transformer; the narrower, the cheaper a node beside a group of its own.
     """
-    device = keys.device
     lengths = ends.cpu().numpy().astype(np.int64) + 1
-    table = keys[:, : int(lengths.max())].cpu().numpy()
+    table = np.ascontiguousarray(keys[:, : int(lengths.max())].cpu().numpy(), dtype=np.int64)
+    group_cost = round(GROUP_COST * (AT_WIDTH / width) ** 0.5)
+    return _plan(table.tobytes(), lengths.tobytes(), table.shape, max_nodes, group_cost, keys.device)
+
+
+@functools.lru_cache(maxsize=PLANS)
+def _plan(
+    keys: bytes, ends: bytes, shape: tuple[int, int], max_nodes: int | None, group_cost: int, device: torch.device
+) -> Plan:
+    table, lengths = np.frombuffer(keys, np.int64).reshape(shape), np.frombuffer(ends, np.int64)
     outside = np.arange(table.shape[1]) >= lengths[:, None]
     table = np.where(outside, np.iinfo(np.int64).min, table)  # sorts before every key: a prefix comes before what it begins
     order = np.lexsort(table.T[::-1])
@@ -94,9 +131,9 @@ def plan(
     shared = np.minimum(shared, lengths)
     trees = []
     for part in _cuts(lengths - shared, max_nodes):
-        tree = _tree(table[part], lengths[part], shared[part], device)
+        tree = _tree(table[part], lengths[part], shared[part], group_cost, device)
         trees.append((tree, torch.from_numpy(order[part]).to(device)))
-    return trees
+    return tuple(trees)
 
 
 def _cuts(own: np.ndarray, max_nodes: int | None) -> list[slice]:
@@ -108,7 +145,9 @@ def _cuts(own: np.ndarray, max_nodes: int | None) -> list[slice]:
     return [slice(first, last) for first, last in pairwise(edges)]
 
 
-def _tree(table: np.ndarray, lengths: np.ndarray, shared: np.ndarray, device: torch.device) -> PrefixTree:
+def _tree(
+    table: np.ndarray, lengths: np.ndarray, shared: np.ndarray, group_cost: int, device: torch.device
+) -> PrefixTree:  # fmt: skip
     """The tree of sorted rows."""
     shared = shared.copy()
     shared[0] = 0
@@ -116,7 +155,7 @@ def _tree(table: np.ndarray, lengths: np.ndarray, shared: np.ndarray, device: to
     sources = np.maximum.accumulate(np.where(copies, 0, np.arange(len(table))))  # the row that stands for each
     kept = np.flatnonzero(~copies)
     table, lengths, shared = table[kept], lengths[kept], shared[kept]
-    starts, stops = _groups(shared, lengths)
+    starts, stops = _groups(shared, lengths, group_cost)
     by_group = np.lexsort((np.arange(len(kept)), stops, starts))
     counts = (stops - starts)[by_group]
     base = np.empty(len(kept), np.int64)  # the first node of each row
@@ -147,18 +186,18 @@ def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
 
-def _groups(shared: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _groups(shared: np.ndarray, lengths: np.ndarray, group_cost: int) -> tuple[np.ndarray, np.ndarray]:
     """For each row the position from which it owns its nodes and the length that it is computed to."""
     starts = shared if shared.sum() >= WORTH_SHARING * lengths.sum() else np.zeros_like(shared)
-    starts = -_merge(-starts)
+    starts = -_merge(-starts, group_cost)
     stops = np.empty_like(lengths)
     for start in np.unique(starts):
         rows = starts == start
-        stops[rows] = _merge(lengths[rows])
+        stops[rows] = _merge(lengths[rows], group_cost)
     return starts, stops
 
 
-def _merge(values: np.ndarray) -> np.ndarray:
+def _merge(values: np.ndarray, group_cost: int) -> np.ndarray:
     """Raise values to a larger one that occurs, wherever that costs less than keeping a group for them."""
     levels, counts = np.unique(values, return_counts=True)
     target = levels.copy()
@@ -167,7 +206,7 @@ def _merge(values: np.ndarray) -> np.ndarray:
     for i in range(len(levels) - 1):
         rows += counts[i]
         cost += rows * (levels[i + 1] - levels[i])
-        if cost > GROUP_COST * (i + 1 - run):
+        if cost > group_cost * (i + 1 - run):
             rows, cost, run = 0, 0, i + 1
         else:
             target[run : i + 1] = levels[i + 1]
@@ -205,23 +244,21 @@ def _all(block: Block, x: Tensor, tree: PrefixTree) -> Tensor:
 def _ends(block: Block, x: Tensor, tree: PrefixTree) -> Tensor:
     """A block's output at the ends of the rows alone, in the groups' order."""
     attn, normed = block.attn, block.ln_1(x)
-    ends = torch.cat([_end_nodes(group) for group in tree.groups])
+    ends = tree.end_nodes
     q, kv = attn.queries(normed[ends]), attn.keys_values(normed)
     read, first = [], 0
     for group in tree.groups:
-        mask = torch.arange(group.length, device=x.device) <= group.ends[:, None]
         rows = q[first : first + group.rows, None]
-        read.append(attn.read(rows, _keys_values(kv, group), mask=mask[:, None, None])[:, 0])
+        read.append(attn.read(rows, _keys_values(kv, group), mask=group.seen_at_ends[:, None, None])[:, 0])
         first += group.rows
     return block.mix(x[ends] + attn.project(torch.cat(read)))
-
-
-def _end_nodes(group: Group) -> Tensor:
-    rows = torch.arange(group.rows, device=group.ends.device)
-    return group.first + rows * (group.length - group.start) + group.ends - group.start
 
 
 def _keys_values(kv: Tensor, group: Group) -> Tensor:
     """The keys and values that a group's rows see (r, length, 2 W)."""
     own = kv[group.nodes].view(group.rows, -1, kv.shape[-1])
-    return own if group.start == 0 else torch.cat([kv[group.borrowed], own], dim=1)
+    if group.start == 0:
+        return own
+    # Of nodes that all rows share a view will do, whose gradient is a sum; that of a gather is written number by number.
+    shared = kv[group.borrowed] if group.common is None else kv[group.common].expand(group.rows, -1, -1)
+    return torch.cat([shared, own], dim=1)

@@ -110,7 +110,8 @@ class TextTransformer(nn.Module):
 
     def _read_tree(self, layout: Layout) -> Tensor:
         """The last block's output (R, W) at the position of each row that is read, each distinct prefix computed once."""
-        trees = plan(layout.keys, layout.ends, None if torch.is_grad_enabled() else MAX_NODES)
+        most = None if torch.is_grad_enabled() else MAX_NODES
+        trees = plan(layout.keys, layout.ends, most, width=self.config.width)
         read = []
         for tree, _ in trees:
             x = self._embed(tree.keys, layout.bank) + self.positional_embedding[tree.positions]
