@@ -6,7 +6,7 @@ Letters: B batch, N samples, C classes, E embedding.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ostension.model.clip import CLIP
 from ostension.model.predictor import Predictor
 from ostension.runtime import numpy_generator
 from ostension.weights.fan import Fan, search
-from ostension.weights.line import Line, Point, balance, choose
+from ostension.weights.line import Line, balance
 
 BLOCK = 64  # pictures that are answered together
 
@@ -79,13 +79,14 @@ class Choice:
 
 def go(
     start: CLIP, ends: Sequence[CLIP], patch: dict[str, Held], keep: dict[str, Held], grid: Sequence[float],
-    *, refine: bool = False,
+    *, within: float | None = None, refine: bool = False,
 ) -> tuple[CLIP, Choice]:  # fmt: skip
-    """The model between start and ends with the best mean of the two sides, and how it was chosen.
+    """The model between start and ends that is best for the two sides (`worth`), and how it was chosen.
 
     A grid of one point leaves nothing to choose, and nothing is looked at.
 
     Args:
+        within: as in `worth`.
         refine: of one end, look at every fourth part of the grid first and then nearer and nearer to the best.
 
     Of one end the line is that of `ostension weights patch`; of several their differences are added.
@@ -97,20 +98,22 @@ def go(
         seen.append((alphas, scores))
         return scores
 
+    def value(scores: dict[str, float]) -> float:
+        return worth(scores, seen[0][1], list(patch), list(keep), within)
+
     if len(grid) == 1:
         alphas = tuple(grid) * len(ends)
         return (Line(start, ends[0]).at(grid[0]) if len(ends) == 1 else Fan(start, ends).at(alphas)), Choice(alphas, ())
 
     if len(ends) == 1:
         line = Line(start, ends[0])
-        points: dict[int, Point] = {}
+        values: dict[int, float] = {}
 
         def best(places: Iterable[int]) -> int:
             for place in places:
-                if place not in points and 0 <= place < len(grid):
-                    points[place] = Point(grid[place], 0.0, measure(line.at(grid[place]), (grid[place],)))
-            chosen = choose(list(points.values()), list(patch), list(keep))
-            return next(place for place, point in points.items() if point is chosen)
+                if place not in values and 0 <= place < len(grid):
+                    values[place] = value(measure(line.at(grid[place]), (grid[place],)))
+            return max(values, key=lambda place: (values[place], -place))
 
         if refine:
             step = max(1, len(grid) // 4)
@@ -122,8 +125,23 @@ def go(
             found = best(range(len(grid)))
         return line.at(grid[found]), Choice((grid[found],), tuple(seen))
     fan = Fan(start, ends)
-    alphas = search(lambda at: balance(measure(fan.at(at), at), list(patch), list(keep)), len(ends), grid)
+    alphas = search(lambda at: value(measure(fan.at(at), at)), len(ends), grid)
     return fan.at(alphas), Choice(alphas, tuple(seen))
+
+
+def worth(
+    scores: Mapping[str, float], start: Mapping[str, float], patch: Sequence[str], keep: Sequence[str], within: float | None
+) -> float:
+    """What a point is chosen by: the mean of both sides, or, with `within`, the new tasks alone as long as the kept ones have
+    lost no more than that on average; points beyond are worth the less the more they lose, and less than all others.
+
+    Args:
+        start: the scores of the first point that was looked at, where alphas are 0.
+    """
+    if within is None or not keep:
+        return balance(scores, patch, keep)
+    lost = float(np.mean([start[name] - scores[name] for name in keep]))
+    return float(np.mean([scores[name] for name in patch])) if lost <= within + 1e-9 else -lost
 
 
 def name_of(task: Examples) -> str:

@@ -8,8 +8,8 @@ Nothing is added and the text tower stays, so the model takes any class names, a
     sequential     one after the other, each from the patched model before, with an alpha of its own
     parallel       each from theta_0;  theta = theta_0 + sum_i alpha_i (theta_i - theta_0)
 
-The alpha of a point is judged by the mean of two sides: accuracy on the new tasks, and on those to keep. In a sequence the
-tasks learned so far are the new ones.
+A point is judged by the mean of two sides: accuracy on the new tasks, and on those to keep. In a sequence the tasks learned so
+far are the new ones. Or (`within`) the new tasks count alone, as long as those to keep stay near where they were.
 
 Source: Ilharco et al. 2022, "Patching open-vocabulary models by interpolating weights" (arXiv:2208.05592), and its code, which
 has the single task.
@@ -55,7 +55,7 @@ SPEC = Spec(
         "search, from memory)",
         "in a sequence the tasks learned so far count as new ones, with one half of the weight together",
         "the warm-up of 500 steps is a quarter of all steps at most",
-        "where no task to keep is named, alpha is chosen on the new ones alone",
+        "where no task to keep is named, alpha is chosen on the new ones alone; `within` is ours",
     ),
 )
 
@@ -67,6 +67,8 @@ class Config:
     Attributes:
         several: how several new tasks are learned: "joint", "sequential" or "parallel".
         alpha: how far to go; None chooses it.
+        within: choose the point with the best accuracy on new tasks at which those to keep have lost no more than this on
+            average (in each step of a sequence), such as 0.01; None takes the best mean of both sides, which may give up more.
         grid: steps of the grid that alpha is chosen from, 0 to 1.
         refine: look at every fourth part of the grid first, then nearer and nearer to the best: half the work where the
             mean of both sides has one peak.
@@ -78,6 +80,7 @@ class Config:
 
     several: Literal["joint", "sequential", "parallel"] = "joint"
     alpha: float | None = None
+    within: float | None = None
     grid: int = len(GRID) - 1
     refine: bool = False
     val_limit: int = 5000
@@ -89,6 +92,8 @@ class Config:
         require(self.several in MODES, "several", self.several, f"one of {', '.join(MODES)}")
         require(not (self.refine and self.several == "parallel"), "refine", True, "false where patches are side by side")
         require(self.alpha is None or 0 <= self.alpha <= 1, "alpha", self.alpha, "0 to 1, or nothing to choose it")
+        require(self.within is None or 0 <= self.within < 1, "within", self.within, "a share of 1, such as 0.01, or nothing")
+        require(self.within is None or self.alpha is None, "within", self.within, "nothing where alpha is given")
         require(self.grid >= 1, "grid", self.grid, "1 step or more")
         require(self.val_limit >= 1, "val_limit", self.val_limit, "1 or more")
         require(self.recipe.select == "last", "recipe.select", self.recipe.select, "last: alpha is chosen, and no epoch")
@@ -192,7 +197,7 @@ def fit(
     def patched(start: CLIP, ends: Sequence[CLIP], number: int) -> CLIP:
         """From `start` towards `ends`, which learned the tasks up to `number`."""
         found, choice = go(start, ends, {name: new[name] for name in named[:number] if name in new}, kept, grid,
-                           refine=config.refine)  # fmt: skip
+                           within=config.within, refine=config.refine)  # fmt: skip
         order.append({"tasks": named[:number], **choice.tree()})
         return found
 

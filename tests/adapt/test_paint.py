@@ -15,7 +15,7 @@ from adapt_making import NAMES, Pictures, tiny_clip
 
 from ostension.adapt import paint
 from ostension.adapt._examples import Examples, Labelled
-from ostension.adapt._patching import Held, go
+from ostension.adapt._patching import Held, go, worth
 from ostension.adapt.paint import Config, Paint
 from ostension.errors import ConfigError
 from ostension.image.augment import CropConfig
@@ -243,3 +243,25 @@ def test_looking_nearer_and_nearer_finds_a_single_peak_with_half_the_work(peak, 
             patched.setattr(Line, "at", lambda line, share: (alpha.append(share), plain_at(line, share))[1])
             _, choice = go(model, [model], {"new": hill}, {}, GRID, refine=refine)
         assert choice.alphas == (peak,) and hill.asked == len(choice.seen) <= (12 if refine else 21)
+
+
+def test_a_point_is_worth_the_new_tasks_alone_while_the_kept_ones_stay():
+    start = {"new": 0.1, "old": 0.8, "older": 0.6}
+    patch, keep = ["new"], ["old", "older"]
+    near, far = {"new": 0.4, "old": 0.79, "older": 0.6}, {"new": 0.9, "old": 0.7, "older": 0.5}
+    assert worth(near, start, patch, keep, 0.01) == 0.4 and worth(start, start, patch, keep, 0.0) == 0.1
+    assert worth(far, start, patch, keep, 0.01) == pytest.approx(-0.1)
+    assert worth(far, start, patch, keep, None) == pytest.approx((0.9 + 0.6) / 2)
+    assert worth(near, start, patch, keep, None) < worth(far, start, patch, keep, None)
+    assert worth(far, start, patch, [], 0.01) == 0.9
+    with pytest.raises(ConfigError, match="within"):
+        Config(alpha=0.5, within=0.01)
+
+
+@pytest.mark.parametrize("several", ["joint", "parallel"])
+def test_within_a_limit_the_kept_tasks_have_lost_no_more(several, model):
+    limited = config(several=several, within=0.0)
+    found = paint.fit(model, task("one"), limited, sources=[task("two", seed=7)], keep=[task("old", seed=5)])
+    patch = found.facts["patches"][0]
+    chosen = next(row["scores"] for row in patch["seen"] if row["alphas"] == patch["alphas"])
+    assert chosen["old"] >= patch["seen"][0]["scores"]["old"]
