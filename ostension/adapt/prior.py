@@ -26,7 +26,7 @@ from ostension.model.clip import CLIP
 from ostension.model.predictor import Predictor
 from ostension.train.strength_search import GRID, PathProbe, whole_grid
 from ostension.weights.line import GRID as ALPHAS
-from ostension.weights.line import head_line
+from ostension.weights.line import head_line, ratio_of_spreads
 
 STRENGTHS = GRID[::4]
 
@@ -95,8 +95,9 @@ def fit(
     """The predictor; `seed`, `folder` and `progress` are of methods that train, and do nothing here.
 
     A class without a picture keeps its words and gets no bias. Beside a strength that was chosen stand its rivals: zero-shot,
-    the pull at its weakest ("unpulled"), a probe without prior on the same rows ("probe"), and the best mixture of zero-shot
-    and that probe ("mix"), for which mixing logits and mixing weights is the same.
+    the pull at its weakest ("unpulled"), a probe without prior on the same rows ("probe"), the best point of the line between
+    both heads' weights ("wise"), and the best mixture of their logits, the probe's brought to the spread of zero-shot's first
+    ("mix"). Without that a probe of a strong penalty, whose logits are small, is not heard until the end of the line.
 
     Raises:
         ConfigError: without validation pictures where the strength is to be chosen.
@@ -104,7 +105,8 @@ def fit(
     config = dataclasses.replace(config, templates=config.templates or examples.templates)
     words = model.classifier(examples.class_names, config.templates or ())
     rows = rows_of(examples.train, model, "post")
-    path = PathProbe(rows, examples.train.targets, len(examples.class_names), offset=shown(words, rows))
+    known = shown(words, rows)
+    path = PathProbe(rows, examples.train.targets, len(examples.class_names), offset=known)
     if config.strength is not None:
         return pulled(words, config, path, config.strength)
     val = validation("prior", examples.val)
@@ -115,16 +117,21 @@ def fit(
     predictor = pulled(words, config, path, 0.0 if plain >= choice.score else choice.strength)
     method = METHODS.load("probe")
     probe = method.fit(model, examples, method.Config(level="post"))
-    ends = offset, shown(probe, judged)
-    curve = {alpha: right(head_line(*ends, alpha), val.targets) for alpha in ALPHAS}
-    alpha = max(curve, key=lambda one: (curve[one], -one))
+    size = ratio_of_spreads(known, shown(probe, rows))
+    facts: dict[str, Any] = {}
+    lines = {"wise": 1.0, "mix": size}
+    for name, factor in lines.items():
+        ends = offset, factor * shown(probe, judged)
+        curve = {alpha: right(head_line(*ends, alpha), val.targets) for alpha in ALPHAS}
+        facts[f"{name}_curve"] = [list(point) for point in curve.items()]
+        facts[name] = max(curve, key=lambda alpha: (curve[alpha], -alpha))
     predictor.facts |= {
-        **told(choice), "validation": max(plain, choice.score), "validation_zero_shot": plain, "mix": alpha,
-        "mix_curve": [list(point) for point in curve.items()], "probe_strength": probe.facts["strength"],
+        **told(choice), "validation": max(plain, choice.score), "validation_zero_shot": plain, **facts, "spread": size,
+        "probe_strength": probe.facts["strength"],
     }  # fmt: skip
     predictor.rivals = {
         "zero-shot": words, "unpulled": pulled(words, config, path, STRENGTHS[-1]), "probe": probe,
-        "mix": mixed(words, config, probe, alpha),
+        **{name: mixed(words, config, probe, facts[name], factor) for name, factor in lines.items()},
     }  # fmt: skip
     return predictor
 
@@ -150,9 +157,9 @@ def pulled(words: Predictor, config: Config, path: PathProbe, strength: float) -
     return predictor
 
 
-def mixed(words: Predictor, config: Config, probe: Any, alpha: float) -> AdditionPredictor:
-    """The head (1 - alpha) W_zs + alpha W_probe, and alpha b."""
+def mixed(words: Predictor, config: Config, probe: Any, alpha: float, factor: float = 1.0) -> AdditionPredictor:
+    """The head (1 - alpha) W_zs + alpha k W_probe, and alpha k b, for the factor k."""
     made = Prior(words.encoder, config, words.class_names, words=words)
     if alpha > 0:
-        made.put(alpha * (probe.module.weight - made.weights()), alpha * probe.module.bias)
+        made.put(alpha * (factor * probe.module.weight - made.weights()), alpha * factor * probe.module.bias)
     return made.predictor(words.templates)

@@ -29,6 +29,7 @@ class Curve:
         task: What it was adapted to: a shipped task's name, or a TOML file; TASK@SPLIT measures that split.
         test: Further tasks, out of distribution, as TASK or TASK@SPLIT; repeat the flag.
         alpha: A point of the line, repeat the flag. Default: 0, 0.1, ..., 1.
+        same_spread: Bring the logits of a head to the spread of zero-shot's first; a probe's may be of any size.
         model: The encoder's folder, file or hub name, if it has moved.
         data: The folder of all data. Default: OSTENSION_DATA.
         store: The folder of embeddings.
@@ -41,6 +42,7 @@ class Curve:
     task: str
     test: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     alpha: tyro.conf.UseAppendAction[tuple[float, ...]] = ()
+    same_spread: bool = False
     model: str | None = None
     data: Path | None = None
     store: Path = STORE
@@ -71,7 +73,9 @@ class Curve:
             print(f"embedding {name}: {now}", file=sys.stderr)
 
         embedder = Embedder(predictor.encoder, Store(self.store), progress=told)
-        record = adapt_curve(predictor, splits, embedder, targets=targets, alphas=self.alpha or ALPHAS)
+        record = adapt_curve(
+            predictor, splits, embedder, targets=targets, alphas=self.alpha or ALPHAS, same_spread=self.same_spread
+        )
         if self.output is not None:
             write_json(self.output, to_tree(record))
         found = record.details

@@ -6,7 +6,7 @@
 
 alpha is chosen on the split "val" of the task, where it has one; what is measured never chooses. Details of the record: "how",
 "alphas", "scores" {task@split: [score at each alpha]}, of which the first is in distribution, "outside" (the mean over the
-others), "validation" and "chosen" (None without "val").
+others), "validation" and "chosen" (None without "val"), "factor" (of the predictor's logits, see `same_spread`).
 
 Letters: N samples, C classes, S pixels a side.
 Source: Wortsman et al. 2022 (arXiv:2109.01903), section 4.
@@ -39,7 +39,7 @@ from ostension.image.transforms import Transform
 from ostension.model.predictor import Predictor
 from ostension.runtime import torch_generator
 from ostension.shapes import Float
-from ostension.weights.line import head_line
+from ostension.weights.line import head_line, ratio_of_spreads
 
 ALPHAS = tuple(step / 10 for step in range(11))
 PROBES = 8  # pairs of rows on which a head shows that it is linear
@@ -75,6 +75,7 @@ def adapt_curve(
     *,
     targets: Sequence[TaskSplits] = (),
     alphas: Sequence[float] = ALPHAS,
+    same_spread: bool = False,
     seed: int = 0,
 ) -> Record:
     """The scores at every alpha; the metrics are those of the chosen one (of the predictor, where none is), of zero-shot and of
@@ -85,6 +86,8 @@ def adapt_curve(
 
     Args:
         targets: other tasks, out of distribution.
+        same_spread: multiply a head's logits so that they spread over the classes as zero-shot's do (on the task's measured
+            pictures, whose labels are not looked at). A probe that was chosen by accuracy may have logits of any size.
         seed: of bootstraps.
 
     Raises:
@@ -98,12 +101,14 @@ def adapt_curve(
     judged = [*places, *([val] if val is not None else [])]
     known: dict[str, list[float]] = {place.name: [] for place in judged}
     kept: dict[tuple[str, float], Metric] = {}
-    how, best = "weights", (-1.0, 1.0)
+    how, best, factor = "weights", (-1.0, 1.0), 1.0
     with tempfile.TemporaryDirectory(prefix="ostension-curve-") as folder:
         if is_tuned(predictor):
+            if same_spread:
+                raise ConfigError("same_spread has no effect on a tuned tower, whose weights are interpolated")
             steps = tuned_answers(predictor, wanted, judged, embedder, Path(folder))  # type: ignore[arg-type]
         else:
-            how, steps = frozen_answers(predictor, wanted, judged, embedder, splits.task)
+            how, factor, steps = frozen_answers(predictor, wanted, judged, embedder, splits.task, same_spread)
         for alpha, answers in steps:
             found = {place.name: answers(alpha, place) for place in judged}
             for place in judged:
@@ -122,13 +127,15 @@ def adapt_curve(
     shown = [wanted.index(alpha) for alpha in given]
     curves = {name: [values[at] for at in shown] for name, values in known.items()}
     details: dict[str, Any] = {
-        "how": how, "alphas": given, "scores": {place.name: curves[place.name] for place in places}, "chosen": chosen,
+        "how": how, "factor": factor, "alphas": given,
+        "scores": {place.name: curves[place.name] for place in places}, "chosen": chosen,
         "outside": np.mean([curves[place.name] for place in outside], axis=0).tolist() if outside else [],
         "validation": curves[val.name] if val is not None else [],
     }  # fmt: skip
     return Record(
-        protocol="adapt-curve", subject=f"{predictor.kind} along alpha", metrics=measured, config={"alphas": given},
-        hashes=embedder.hashes(splits.task), counts={place.name: len(place.data) for place in places}, seeds=(seed,),
+        protocol="adapt-curve", subject=f"{predictor.kind} along alpha", metrics=measured,
+        config={"alphas": given, "same_spread": same_spread}, hashes=embedder.hashes(splits.task),
+        counts={place.name: len(place.data) for place in places}, seeds=(seed,),
         task=splits.task.name, model=embedder.name, split=inside.data.split, details=details,
     )  # fmt: skip
 
@@ -152,9 +159,9 @@ def is_head(predictor: Predictor) -> bool:
 
 
 def frozen_answers(
-    predictor: Predictor, alphas: Sequence[float], places: Sequence[Place], embedder: Embedder, task: Task
-) -> tuple[str, Iterator[tuple[float, Answers]]]:
-    """Answers from the logits of both ends, which are computed once.
+    predictor: Predictor, alphas: Sequence[float], places: Sequence[Place], embedder: Embedder, task: Task, same_spread: bool
+) -> tuple[str, float, Iterator[tuple[float, Answers]]]:
+    """What is mixed, the factor of the predictor's logits, and answers from the logits of both ends, which are computed once.
 
     Raises:
         ConfigError: for a predictor that changes the image side.
@@ -171,11 +178,14 @@ def frozen_answers(
         start = Predictor.zero_shot(predictor.encoder, list(names), templates)
         both = (logits_of(one, place.data, embedder) for one in (start, bound(predictor, names)))
         ends[place.name] = next(both), next(both)
+    factor = ratio_of_spreads(*ends[places[0].name]) if same_spread else 1.0
+    if factor != 1:
+        ends = {name: (start, (factor * end).astype(end.dtype)) for name, (start, end) in ends.items()}
 
     def answers(alpha: float, place: Place) -> np.ndarray:
         return head_line(*ends[place.name], alpha)
 
-    return "heads" if is_head(predictor) else "logits", ((alpha, answers) for alpha in alphas)
+    return "heads" if is_head(predictor) else "logits", factor, ((alpha, answers) for alpha in alphas)
 
 
 def tuned_answers(

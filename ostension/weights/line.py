@@ -141,6 +141,16 @@ def head_line(start: np.ndarray, end: np.ndarray, alpha: float) -> np.ndarray:
     return ((1 - alpha) * start.astype(np.float64) + alpha * end.astype(np.float64)).astype(start.dtype)
 
 
+def ratio_of_spreads(start: np.ndarray, end: np.ndarray) -> float:
+    """How much wider logits (N, C) spread over the classes than others; 1 where those do not spread at all.
+
+    Columns that are minus infinity throughout, of classes that are never given, are left out.
+    """
+    there = np.isfinite(end).all(axis=0)
+    spreads = [float((part[:, there] - part[:, there].mean(axis=1, keepdims=True)).std()) for part in (start, end)]
+    return spreads[0] / spreads[1] if spreads[1] > 0 else 1.0
+
+
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether all bits are the same."""
     equal = one.dtype == other.dtype and torch.equal(one, other)

@@ -19,7 +19,7 @@ from ostension.adapt import prior, probe
 from ostension.adapt._examples import Examples, Labelled
 from ostension.errors import ConfigError
 from ostension.model.predictor import Predictor
-from ostension.weights.line import head_line
+from ostension.weights.line import head_line, ratio_of_spreads
 
 MODEL = tiny_clip()
 
@@ -162,13 +162,23 @@ def test_of_equal_ones_zero_shot_is_chosen_and_rivals_stand_beside():
         facts, tried = found.facts, [score for _, score in found.facts["curve"]]
         assert facts["validation"] == max(*tried, facts["validation_zero_shot"])
         assert (facts["strength"] == 0) == (facts["validation_zero_shot"] >= max(tried))
-        assert list(found.rivals) == ["zero-shot", "unpulled", "probe", "mix"]
+        assert list(found.rivals) == ["zero-shot", "unpulled", "probe", "wise", "mix"]
     rows = rows_of(DATA.val)
     ends = [found.rivals[name].logits(rows).numpy() for name in ("zero-shot", "probe")]
     assert np.array_equal(ends[0], words.logits(rows).numpy())
-    alpha, curve = facts["mix"], dict(map(tuple, facts["mix_curve"]))
-    assert curve[alpha] == max(curve.values()) and alpha == min(at for at, score in curve.items() if score == curve[alpha])
-    np.testing.assert_allclose(found.rivals["mix"].logits(rows).numpy(), head_line(*ends, alpha), rtol=1e-4, atol=1e-4)
+    for name, factor in (("wise", 1.0), ("mix", facts["spread"])):
+        alpha, curve = facts[name], dict(map(tuple, facts[f"{name}_curve"]))
+        assert curve[alpha] == max(curve.values()) and alpha == min(at for at, score in curve.items() if score == curve[alpha])
+        expected = head_line(ends[0], (factor * ends[1]).astype(np.float32), alpha)
+        np.testing.assert_allclose(found.rivals[name].logits(rows).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mixture_hears_a_probe_whose_logits_are_small():
+    wide, small = np.array([[1.0, -1.0], [2.0, -2.0]]), np.array([[-0.01, 0.01], [0.02, -0.02]])
+    assert ratio_of_spreads(wide, small) == pytest.approx(100.0)
+    never = np.column_stack([small, [-np.inf, -np.inf]])
+    assert ratio_of_spreads(np.column_stack([wide, [0.0, 0.0]]), never) == pytest.approx(100.0)
+    assert ratio_of_spreads(wide, np.zeros((2, 2))) == 1.0
 
 
 def test_a_saved_head_says_what_was_chosen_and_answers_the_same(tmp_path):

@@ -91,6 +91,18 @@ def test_alpha_is_the_smallest_of_the_best_on_the_split_val(root, embedder):
         assert record.metrics["accuracy"].value == at
 
 
+def test_a_head_of_small_logits_is_heard_along_the_line_where_spreads_are_made_the_same(root, embedder):
+    splits = TaskSplits(root / "colours.toml")
+    head = learned(probe, embedder, splits, probe.Config(level="post", strength=1e-4))
+    plain, same = (adapt_curve(head, splits, embedder, same_spread=wanted).details for wanted in (False, True))
+    scores = [found["scores"]["colours@test"] for found in (plain, same)]
+    assert plain["factor"] == 1 and same["factor"] > 100
+    assert scores[0][0] == scores[1][0] == scores[0][9] and scores[0][10] == scores[1][10] == scores[1][9]
+    tuned = learned(finetune, embedder, splits, finetune.Config(recipe=dataclasses.replace(TUNING, epochs=0)))
+    with pytest.raises(ConfigError, match="no effect on a tuned tower"):
+        adapt_curve(tuned, splits, embedder, same_spread=True)
+
+
 def test_every_alpha_of_a_head_comes_from_one_pass(root, embedder, monkeypatch):
     splits = TaskSplits(root / "plain.toml")
     predictor = learned(probe, embedder, splits, probe.Config())

@@ -76,13 +76,14 @@ def test_a_prior_s_record_has_its_rivals_on_every_split_and_what_was_chosen(task
     plan = Plan(method="prior", config=prior.Config(), shots=2)
     record, predictor = run_plan(plan, splits, embedder, targets=[TaskSplits(task.parent / "dark.toml")])
     places = ("accuracy", "dark@test")
-    rivals = ("zero-shot", "unpulled", "probe", "mix")
+    rivals = ("zero-shot", "unpulled", "probe", "wise", "mix")
     assert set(record.metrics) == {*places, *(f"{name}/{place}" for name in rivals for place in places)}
     assert next(iter(record.metrics)) == "accuracy"
     zero_shot, _ = run_plan(Plan(method="zero-shot"), splits, embedder)
     assert record.metrics["zero-shot/accuracy"] == zero_shot.metrics["accuracy"]
     fit = record.details["fit"]
-    assert fit["strength"] == predictor.facts["strength"] and len(fit["curve"]) == 25 and len(fit["mix_curve"]) == 21
+    assert fit["strength"] == predictor.facts["strength"]
+    assert [len(fit[name]) for name in ("curve", "mix_curve", "wise_curve")] == [25, 21, 21]
 
 
 def test_heads_of_labels_have_no_new_classes(task, embedder):
