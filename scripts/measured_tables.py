@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
+from collections.abc import Callable
 from typing import Any
+
+from ostension.config import from_tree
+from ostension.evals.figure import Figure
+from ostension.evals.figures.adapting import draw
+from ostension.evals.records import Record
 
 
 def percent(share: float) -> str:
@@ -61,43 +68,136 @@ def measuring_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+SEEDS = 3
+MODELS = {"lite0": "locked EfficientNet-Lite0", "vit": "small vision transformer"}
+
+
 def adapting_tables(record: dict[str, Any]) -> str:
-    """Accuracy against shots, base to new, and left-out domains: mean over seeds (and their spread)."""
-    groups: dict[tuple[str, str, str, int], list[float]] = {}
-    for found in record["records"].values():
-        config = found["config"]
-        kind = "halves" if config["base_to_new"] else "shift" if found["task"].startswith("pacs_without_") else "shots"
-        shots = 0 if config["method"] == "zero-shot" else config["shots"]
-        for name, metric in found["metrics"].items():
-            key = (kind, f"{found['task']}/{name}", config["method"], shots)
-            groups.setdefault(key, []).append(metric["value"])
+    """Accuracy against shots, base to new, domains left out, views, attacks: mean over seeds (and their spread) in percent."""
+    checks = [one for key, one in record["records"].items() if key.startswith("check/")]
+    found = [one for key, one in record["records"].items() if not key.startswith("check/")]
+    attacked = [one for one in found if one["protocol"].startswith("attack-")]
+    rest = [one for one in found if not one["protocol"].startswith("attack-")]
+    halves = [one for one in rest if one["config"]["base_to_new"]]
+    whole = [one for one in rest if not one["config"]["base_to_new"] and one["config"]["method"] != "tpt"]
+    shift = [one for one in whole if one["task"].startswith("pacs_without_")]
+    tables = []
+    for model, words in MODELS.items():
+        kinds = (
+            ("all classes", [one for one in whole if one not in shift], lambda task, name, k: f"{task}, K = {k}"),
+            ("base to new, K = 16", halves, lambda task, name, k: f"{task}, {name.replace('_', ' ')}"),
+            ("domain left out, K = 16", shift, lambda task, name, k: task.removeprefix("pacs_without_").replace("_", " ")),
+        )
+        for title, part, row in kinds:
+            own = [one for one in part if one["model"] == model]
+            if own:
+                tables.append(_methods_table(f"{words}: {title}", own, row, average=part is shift))
+    views = [one for one in rest if one["config"]["method"] in ("tpt", "zero-shot") and one["model"] == "vit"]
+    tasks = dict.fromkeys(one["task"] for one in views if one["config"]["method"] == "tpt")
+    views = [one for one in views if one["task"] in tasks and not one["config"]["base_to_new"]]
+    if views:
+        tables.append(_methods_table(f"{MODELS['vit']}: no labels", views, lambda task, name, k: task))
+    if attacked:
+        tables.append(_attack_table(attacked))
+    if checks:
+        tables.append(_check_table(checks, whole))
+    return "\n\n".join(tables)
 
-    def cell(kind: str, what: str, method: str, shots: int) -> str:
-        values = groups.get((kind, what, method, 0 if method == "zero-shot" else shots), [])
-        if not values:
-            return ""
-        mean = sum(values) / len(values)
-        spread = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
-        return percent(mean) + (f" ({percent(spread).removesuffix(' %')})" if len(values) > 1 else "")
 
-    lines: list[str] = []
-    for kind, title in (
-        ("shots", "K pictures a class"),
-        ("halves", "16 a class, half of the classes"),
-        ("shift", "domain left out"),
-    ):
-        own = [key for key in groups if key[0] == kind]
-        methods = list(dict.fromkeys(key[2] for key in own))
-        shots = sorted({key[3] for key in own if key[3]})
-        rows = [(what, k) for what in dict.fromkeys(key[1] for key in own) for k in shots]
-        lines += ["", f"| {title} | " + " | ".join(methods) + " |", "|---" * (1 + len(methods)) + "|"]
-        for what, k in rows:
-            task, _, name = what.partition("/")
-            head = {"shots": f"{task}, K = {k}", "halves": f"{task}, {name.replace('_', ' ')}"}.get(
-                kind, task.removeprefix("pacs_without_").replace("_", " ")
+def _methods_table(
+    title: str, found: list[dict[str, Any]], row: Callable[[str, str, int], str], *, average: bool = False
+) -> str:
+    """Methods side by side; a method without labelled pictures has the same cell in every row of a task."""
+    cells: dict[tuple[str, str, str, int], list[float]] = {}
+    for one in found:
+        method = one["config"]["method"]
+        labels = 0 if method in ("zero-shot", "tpt") else one["config"]["shots"]
+        for name, metric in list(one["metrics"].items())[: 3 if one["config"]["base_to_new"] else 1]:
+            cells.setdefault((one["task"], name, method, labels), []).append(metric["value"])
+    order = ("zero-shot", "probe")
+    methods = sorted({key[2] for key in cells}, key=lambda name: (order.index(name) if name in order else len(order), name))
+    ks = sorted({key[3] for key in cells if key[3]}) or [0]
+    heads = dict.fromkeys(key[:2] for key in cells)
+    lines = [f"| {title} | " + " | ".join(methods) + " |", "|---" * (1 + len(methods)) + "|"]
+    columns: dict[str, list[float]] = {method: [] for method in methods}
+    for task, name in heads:
+        for k in (k for k in ks if not k or any(key[:2] == (task, name) and key[3] == k for key in cells)):
+            shown = []
+            for method in methods:
+                values = cells.get((task, name, method, k)) or cells.get((task, name, method, 0), [])
+                shown.append(_spread(values, 0 if method in ("zero-shot", "tpt") else SEEDS))
+                columns[method] += [sum(values) / len(values)] if values else []
+            lines.append(f"| {row(task, name, k)} | " + " | ".join(shown) + " |")
+    if average and all(len(column) == len(heads) for column in columns.values()):
+        means = [f"{100 * sum(column) / len(column):.1f}" for column in columns.values()]
+        lines.append("| mean | " + " | ".join(means) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], seeds: int = 0) -> str:
+    """Mean, the population's spread where there are several seeds, and how many if fewer than `seeds`."""
+    if not values:
+        return ""
+    mean = sum(values) / len(values)
+    spread = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+    fewer = f" [{len(values)}]" if len(values) < seeds else ""
+    return f"{100 * mean:.1f}" + (f" ({100 * spread:.1f})" if len(values) > 1 else "") + fewer
+
+
+def _attack_table(found: list[dict[str, Any]]) -> str:
+    """Clean and robust accuracy of zero-shot and of what was trained on attacks."""
+    methods = list(dict.fromkeys(one["config"]["method"] for one in found))
+    methods.sort(key=lambda name: name != "zero-shot")
+    heads = [f"{method}, {what}" for method in methods for what in ("clean", "attacked")]
+    lines = [f"| {MODELS['vit']}: attacks | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+    for task in dict.fromkeys(one["task"] for one in found):
+        own = [one for one in found if one["task"] == task]
+        shown = [
+            _spread(
+                [one["metrics"][what]["value"] for one in own if one["config"]["method"] == method],
+                0 if method == "zero-shot" else SEEDS,
             )
-            lines.append(f"| {head} | " + " | ".join(cell(kind, what, method, k) for method in methods) + " |")
-    return "\n".join(lines).strip()
+            for method in methods
+            for what in ("clean", "robust")
+        ]
+        lines.append(f"| {task} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _check_table(checks: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
+    """A method with other settings beside itself with the study's, K = 16."""
+    lines = ["| check, K = 16 | task | seeds | came | with the study's settings | zero-shot |", "|---|---|---|---|---|---|"]
+    for name in dict.fromkeys(one["subject"] for one in checks):
+        own = [one for one in checks if one["subject"] == name]
+        place = {key: own[0][key] for key in ("task", "model", "split")}
+        same = [one for one in found if all(one[key] == value for key, value in place.items())]
+        method = own[0]["config"]["method"]
+        columns = [
+            own,
+            [one for one in same if one["config"]["method"] == method and one["config"]["shots"] == 16],
+            [one for one in same if one["config"]["method"] == "zero-shot"],
+        ]
+        shown = " | ".join(_spread([next(iter(one["metrics"].values()))["value"] for one in column]) for column in columns)
+        lines.append(f"| {name} | {place['task']} | {len(own)} | {shown} |")
+    return "\n".join(lines)
+
+
+def adapting_figures(record: dict[str, Any]) -> list[Figure]:
+    """Accuracy against labelled pictures a class, one figure a (model, set) that has several numbers of them."""
+    kept = []
+    for key, tree in record["records"].items():
+        compared = tree["config"].get("base_to_new") is False and not tree["task"].startswith("pacs_without_")
+        if compared and not key.startswith("check/"):
+            kept.append(dataclasses.replace(from_tree(Record, tree), split=""))
+    shots = {(one.model, one.task): set[int]() for one in kept}
+    for one in kept:
+        shots[one.model, one.task].add(one.config["shots"])
+    return draw([one for one in kept if len(shots[one.model, one.task]) > 1])
+
+
+def adapting_plots(record: dict[str, Any]) -> str:
+    """The figures on the page: links to the files, which `write_tables` writes beside it."""
+    return "\n\n".join(f"![{figure.title}. {figure.says}](adapting/{figure.name}.svg)" for figure in adapting_figures(record))
 
 
 def shown_metric(metric: dict[str, Any]) -> str:

@@ -15,7 +15,9 @@ stands between its markers stays.
 
 `measuring` is what one small model reaches on a suite, by several protocols.
 `text4vis` is what videos reach with different frozen classifiers, mean and spread over seeds.
-`adapting` is what methods make of few labels, mean and spread over seeds.
+`controlled` is the ImageNet-Captions study, and `controlled-plots` its plot.
+`adapting` is what methods make of few labels, mean and spread over seeds; `adapting-plots` draws it, into a folder beside the
+page that is called as the page.
 `detector` is what a near-duplicate detector finds of planted copies.
 `audit-close`, `audit-attractors` and `audit-reach` are what the class-design audit found and missed.
 
@@ -32,7 +34,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from controlled_tables import controlled_figures, controlled_plot, controlled_table
 from measured_tables import (
+    adapting_figures,
+    adapting_plots,
     adapting_tables,
     audit_attractors,
     audit_close,
@@ -48,13 +53,14 @@ from measured_tables import (
 from ostension.data.suite import read_suite
 from ostension.data.task import read_task
 from ostension.evals.effective_robustness import baseline_of
+from ostension.evals.plots import standalone
 from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
     "text4vis|"
-    "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|adapting|speed|demo|figure2|lit|plans|scaling|cached"
-    "|tasks|suites|traps|methods"
+    "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|adapting-plots|adapting|controlled-plots|controlled|speed|demo|figure2|lit|plans"
+    "|scaling|cached|tasks|suites|traps|methods"
 )
 MARKED = re.compile(rf"(<!-- ({KINDS}): (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # The demo's rows: the record, its metric, and how the row is headed.
@@ -281,8 +287,10 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "plans": plan_table, "scaling": scaling_tables,
     "detector": detector_table, "figure2": figure2_tables, "lit": lit_table, "audit-close": audit_close,
     "audit-attractors": audit_attractors, "audit-reach": audit_reach, "cached": cached_table,
-    "text4vis": text4vis_table, "measuring": measuring_table, "adapting": adapting_tables,
+    "text4vis": text4vis_table, "measuring": measuring_table, "adapting": adapting_tables, "adapting-plots": adapting_plots,
+    "controlled": controlled_table, "controlled-plots": controlled_plot,
 }  # fmt: skip
+PLOTS = {"adapting-plots": adapting_figures, "controlled-plots": controlled_figures}
 LISTS: dict[str, Callable[[Path], str]] = {
     "tasks": task_table, "suites": suite_table, "traps": trap_list, "methods": method_list, "testbed": testbed_table,
 }  # fmt: skip
@@ -303,6 +311,17 @@ def filled(text: str) -> str:
     return MARKED.sub(fill, text)
 
 
+def plots(text: str, page: Path) -> dict[Path, str]:
+    """The files that a page's plots lie in, and what belongs into them."""
+    found = {}
+    for match in MARKED.finditer(text):
+        if match[2] in PLOTS:
+            record = json.loads((ROOT / match[3]).read_text(encoding="utf-8"))
+            for figure in PLOTS[match[2]](record):
+                found[page.with_suffix("") / f"{figure.name}.svg"] = standalone(figure)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
@@ -310,10 +329,12 @@ def main() -> int:
     stale = []
     for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]):
         text = path.read_text(encoding="utf-8")
-        if filled(text) != text:
-            stale.append(path)
-            if not check:
-                path.write_text(filled(text), encoding="utf-8")
+        for file, text_of in {path: filled(text), **plots(text, path)}.items():
+            if not file.exists() or file.read_text(encoding="utf-8") != text_of:
+                stale.append(file)
+                if not check:
+                    file.parent.mkdir(exist_ok=True)
+                    file.write_text(text_of, encoding="utf-8")
     for path in stale:
         print(f"{'out of date' if check else 'wrote'}: {path.relative_to(ROOT)}")
     return int(check and bool(stale))

@@ -30,7 +30,7 @@ from ostension.train.schedule import ScheduleConfig
 from ostension.train.towers import TowersConfig
 from ostension.train.train_config import TrainConfig
 
-LITE0_STEPS, VIT_STEPS, SMOKE_STEPS = 1500, 1200, 2
+LITE0_STEPS, VIT_STEPS, SMOKE_STEPS = 1500, 900, 2
 SIDE, BATCH, SMOKE_SIDE = 96, 64, 32
 TEXT = TextConfig(context_length=32, width=256, layers=4, activation="gelu")
 SMOKE_STAGES = (Stage(blocks=1, kernel=3, stride=2, expansion=1, channels=8),)
@@ -70,7 +70,7 @@ def vit(pairs: Path, taught_by: Path, *, smoke: bool = False) -> Pretraining:
         train=TrainConfig(
             steps=steps, log_every=max(1, steps // 40),
             optim=OptimConfig(lr=1e-3, weight_decay=0.05, decay_rule="ndim"),
-            schedule=ScheduleConfig(warmup_steps=max(1, steps // 12)),
+            schedule=ScheduleConfig(warmup_steps=max(1, steps // 9)),
             checkpoint=CheckpointConfig(every=max(1, steps // 10), keep=1),
         ),
         objective=DistillationConfig(teacher=taught_by, loss=LossConfig(duplicates="share"), weight=3.0),

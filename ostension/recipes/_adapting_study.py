@@ -126,8 +126,8 @@ CHECKS: Mapping[str, Check] = {
     "probe on embeddings": Check(model="lite0", method="probe", task="cifar10_small", settings={"level": "post"}),
     "kgcoop, weight 1": Check(model="lite0", method="kgcoop", task="cifar10_small", settings={"weight": 1.0}),
     "dpl, no step": Check(model="lite0", method="dpl", task="pacs_without_photo", settings={"recipe.epochs": 0}),
-    "dpl, 2,400 steps": Check(
-        model="lite0", method="dpl", task="pacs_without_photo", settings={"recipe.epochs": 2400}, seeds=SEEDS[:1]
+    "dpl, 1,000 steps": Check(
+        model="lite0", method="dpl", task="pacs_without_photo", settings={"recipe.epochs": 1000}, seeds=SEEDS[:1]
     ),
 }
 
