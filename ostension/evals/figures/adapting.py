@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ostension.adapt.base import METHODS
 from ostension.evals.chart_frame import Frame, linear, shots
-from ostension.evals.chart_marks import Key, style_of
+from ostension.evals.chart_marks import Key, Style, style_of
 from ostension.evals.figure import Figure
 from ostension.evals.figures.few_shot import Curve, curve_parts, zero_shot_parts
 from ostension.evals.records import Record
@@ -25,11 +25,13 @@ def draw(records: Sequence[Record]) -> list[Figure]:
         if record.protocol.startswith("adapt-") and not record.config["base_to_new"]:
             groups.setdefault((record.model, target(record)), []).append(record)
     several = len({model for model, _ in groups}) > 1
-    found = (_figure(model, task, kept, several=several) for (model, task), kept in groups.items())
+    names = sorted({record.config["method"] for kept in groups.values() for record in kept} - {ZERO_SHOT})
+    looks = {name: style_of(place) for place, name in enumerate(names, 1)}  # a method looks the same in every figure
+    found = (_figure(model, task, kept, looks, several=several) for (model, task), kept in groups.items())
     return [figure for figure in found if figure is not None]
 
 
-def _figure(model: str, task: str, records: Sequence[Record], *, several: bool) -> Figure | None:
+def _figure(model: str, task: str, records: Sequence[Record], looks: Mapping[str, Style], *, several: bool) -> Figure | None:
     zero_shot = [record.headline.value for record in records if record.config["method"] == ZERO_SHOT]
     alone = {record.config["method"]: record.headline.value for record in records if _needs_no_labels(record)}
     methods = [method for method in dict.fromkeys(record.config["method"] for record in records) if method not in alone]
@@ -45,12 +47,12 @@ def _figure(model: str, task: str, records: Sequence[Record], *, several: bool) 
         x_label="labelled pictures a class", y_label="score on the test split", width=420, height=330,
     )  # fmt: skip
     parts, keys = [], []
-    for index, (method, curve) in enumerate(curves.items()):
-        parts += curve_parts(frame, curve, style_of(index + 1), method)
-        keys.append(Key(name=method, style=style_of(index + 1), what="both"))
-    for index, (method, value) in enumerate(alone.items(), len(curves) + 1):
-        parts += zero_shot_parts(frame, value, style_of(index), method)
-        keys.append(Key(name=f"{method}, with no labels", style=style_of(index), what="star"))
+    for method, curve in curves.items():
+        parts += curve_parts(frame, curve, looks[method], method)
+        keys.append(Key(name=method, style=looks[method], what="both"))
+    for method, value in alone.items():
+        parts += zero_shot_parts(frame, value, looks[method], method)
+        keys.append(Key(name=f"{method}, with no labels", style=looks[method], what="star"))
     if zero_shot:
         parts += zero_shot_parts(frame, zero_shot[0], style_of(0), model)
         keys.append(Key(name="zero-shot, with no labels", style=style_of(0), what="star"))
