@@ -203,7 +203,7 @@ def _part(
 ) -> Iterator[Result | str]:
     """The results of a part, task after task."""
     if config.smoke:
-        part = dataclasses.replace(part, tasks=part.tasks[:1], shots=part.shots[:1], seeds=part.seeds[:1])
+        part = dataclasses.replace(part, tasks=part.tasks[:1], shots=(1,), seeds=part.seeds[:1])
     for task in part.tasks:
         splits = TaskSplits(tasks[task], measured="few" if part.few else "test")
         plans = [
