@@ -25,7 +25,7 @@ import torch
 
 from ostension.adapt._examples import Examples, Labelled
 from ostension.adapt.base import METHODS
-from ostension.data.sets.base import SelectedSet
+from ostension.data.pairs import Subset
 from ostension.errors import DataError, OstensionError
 from ostension.evals.adaptation import ZERO_SHOT, Plan, examples_of, plan_with
 from ostension.evals.store_inputs import Embedder
@@ -34,6 +34,7 @@ from ostension.model.predictor import Predictor
 from ostension.shapes import Bool
 
 BLOCK = 64
+WEAK = 2.0  # so many times zero-shot's score say that there is little to hold on to (docs/papers/tuning.md)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ class Wishes:
 
     Attributes:
         open_vocabulary: other class names will be asked for later.
-        shift: pictures will be of another kind than the labelled ones.
+        shift: pictures will be of another kind than the labelled ones. What does not hold on to what the model knew is then set
+            aside, unless it has more than twice zero-shot's score: a model that knows that little has little to hold on to.
         towers: there is time to tune a tower, minutes to hours.
     """
 
@@ -57,7 +59,7 @@ class Candidate:
 
     Attributes:
         any_names: what it learns serves other class names.
-        steady: it holds on to what the model knew, which pictures of another kind need.
+        steady: it holds on to what the model knew, which pictures of another kind need where that is worth something.
         tower: it tunes a tower.
     """
 
@@ -71,8 +73,6 @@ class Candidate:
         """Why it is not tried; empty where it is."""
         if wishes.open_vocabulary and not self.any_names:
             return "what it learns belongs to its classes"
-        if wishes.shift and not self.steady:
-            return "it does not hold on to what the model knew"
         return "it tunes a tower" if self.tower and not wishes.towers else ""
 
 
@@ -98,7 +98,7 @@ class Tried:
 
     Attributes:
         score: on the judging pictures; None where it was not tried or failed.
-        why: why not.
+        why: why not, or why it does not count.
         seconds: of its fit.
     """
 
@@ -153,7 +153,8 @@ def choose(
     own, judging = halves(held)
     tried: list[Tried] = []
     found: list[tuple[Plan, Predictor]] = []
-    for number, candidate in enumerate(CANDIDATES if candidates is None else candidates):
+    listed = CANDIDATES if candidates is None else candidates
+    for number, candidate in enumerate(listed):
         plan, name = plan_with(candidate.method, candidate.settings, shots=shots, seed=seed), _name(candidate)
         began = time.monotonic()
         try:
@@ -169,12 +170,27 @@ def choose(
             tried.append(Tried(name=name, why=str(error)))
         if told is not None:
             told(tried[-1])
-    scored = [one for one in tried if one.score is not None]
-    if not scored:
+    if not found:
         raise DataError("no method could be fitted", fix=f"{tried[0].name}: {tried[0].why}")
-    place, reason = decide([(one.name, float(one.score or 0)) for one in scored], len(judging))
-    plan, predictor = found[place]
+    if wishes.shift:
+        tried = set_aside(tried, listed)
+    scored = [one for one in tried if one.score is not None]
+    left = [number for number, one in enumerate(scored) if not one.why]
+    best, reason = decide([(scored[number].name, float(scored[number].score or 0)) for number in left], len(judging))
+    plan, predictor = found[left[best]]
     return Choice(predictor=predictor, plan=plan, tried=tuple(tried), pictures=len(judging), reason=reason)
+
+
+def set_aside(tried: Sequence[Tried], candidates: Sequence[Candidate]) -> list[Tried]:
+    """The same with the reason why what is not steady does not count, where zero-shot is worth holding on to."""
+    words = next((one.score for one in tried if one.name == ZERO_SHOT and one.score is not None), 0.0)
+    why = "set aside: it does not hold on to what the model knew"
+    return [
+        dataclasses.replace(one, why=why)
+        if one.score is not None and not candidate.steady and one.score <= WEAK * words
+        else one
+        for one, candidate in zip(tried, candidates, strict=True)
+    ]
 
 
 def decide(scores: Sequence[tuple[str, float]], pictures: int) -> tuple[int, str]:
@@ -229,7 +245,7 @@ def right(predictor: Predictor, data: Labelled, embedder: Embedder) -> Bool[np.n
 def _part(data: Labelled, chosen: np.ndarray) -> Labelled:
     places = np.flatnonzero(chosen)
     domains = None if data.domains is None else data.domains[places]
-    return dataclasses.replace(data, source=SelectedSet(data.source, places), targets=data.targets[places], domains=domains)
+    return dataclasses.replace(data, source=Subset(data.source, places), targets=data.targets[places], domains=domains)
 
 
 def _fit(plan: Plan, embedder: Embedder, examples: Examples, folder: Path | None) -> Predictor:

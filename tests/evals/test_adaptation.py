@@ -162,10 +162,10 @@ def test_the_commands(task, model, tmp_path, capsys):
 
 
 def test_a_setting_that_a_method_does_not_have_is_named():
-    from ostension.cli.adapt import _plan
+    from ostension.cli._adapt_shared import plan_from
 
     with pytest.raises(ConfigError, match="lenght"):
-        _plan("coop", ["lenght=3"], shots=1)
+        plan_from("coop", ["lenght=3"], shots=1)
 
 
 def test_robust_accuracy_is_never_above_that_of_one_attack(task, embedder, model):

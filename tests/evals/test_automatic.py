@@ -10,7 +10,7 @@ from PIL import Image
 
 from ostension.cli.main import main
 from ostension.errors import DataError
-from ostension.evals.automatic import CANDIDATES, Candidate, Wishes, choose, decide, halves
+from ostension.evals.automatic import CANDIDATES, Candidate, Tried, Wishes, choose, decide, halves, set_aside
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits
 from ostension.formats.load import save
@@ -47,12 +47,23 @@ def model():
     [
         (Wishes(), {"zero-shot", "kgcoop", "clip-adapter", "coop", "prior", "tip-adapter", "tip-adapter-f", "probe"}),
         (Wishes(open_vocabulary=True), {"zero-shot", "kgcoop", "clip-adapter", "coop"}),
-        (Wishes(shift=True), {"zero-shot", "kgcoop", "prior", "tip-adapter"}),
-        (Wishes(open_vocabulary=True, shift=True, towers=True), {"zero-shot", "kgcoop", "wise-ft"}),
+        (Wishes(open_vocabulary=True, towers=True), {"zero-shot", "kgcoop", "clip-adapter", "coop", "wise-ft", "flyp"}),
     ],
 )
 def test_a_case_rules_methods_out(wishes, kept):
     assert {candidate.method for candidate in CANDIDATES if not candidate.unfit(wishes)} == kept
+
+
+def test_under_a_shift_what_lets_go_of_the_model_counts_only_where_that_knows_little():
+    some = [Candidate(method="zero-shot", steady=True), Candidate(method="prior", steady=True), Candidate(method="probe")]
+    names = ("zero-shot", "prior", "probe")
+
+    def counts(*scores):
+        tried = [Tried(name=name, score=score) for name, score in zip(names, scores, strict=True)]
+        return [one.name for one in set_aside(tried, some) if not one.why]
+
+    assert counts(0.5, 0.6, 0.9) == ["zero-shot", "prior"]
+    assert counts(0.2, 0.3, 0.6) == ["zero-shot", "prior", "probe"]
 
 
 def test_what_changes_less_is_taken_within_a_standard_error_of_the_best():
