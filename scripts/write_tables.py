@@ -15,6 +15,7 @@ stands between its markers stays.
 
 `measuring` is what one small model reaches on a suite, by several protocols.
 `text4vis` is what videos reach with different frozen classifiers, mean and spread over seeds.
+`tuning` is what tuned weights reach where their pictures are from and elsewhere.
 `controlled` is the ImageNet-Captions study, and `controlled-plots` its plot.
 `adapting` is what methods make of few labels, mean and spread over seeds; `adapting-plots` draws it, into a folder beside the
 page that is called as the page.
@@ -49,6 +50,7 @@ from measured_tables import (
     percent,
     text4vis_table,
 )
+from tuning_tables import tuning_tables
 
 from ostension.data.suite import read_suite
 from ostension.data.task import read_task
@@ -58,7 +60,7 @@ from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
-    "text4vis|"
+    "text4vis|tuning|"
     "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|adapting-plots|adapting|controlled-plots|controlled|speed|demo|figure2|lit|plans"
     "|scaling|cached|tasks|suites|traps|methods"
 )
@@ -287,7 +289,8 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "plans": plan_table, "scaling": scaling_tables,
     "detector": detector_table, "figure2": figure2_tables, "lit": lit_table, "audit-close": audit_close,
     "audit-attractors": audit_attractors, "audit-reach": audit_reach, "cached": cached_table,
-    "text4vis": text4vis_table, "measuring": measuring_table, "adapting": adapting_tables, "adapting-plots": adapting_plots,
+    "text4vis": text4vis_table, "tuning": tuning_tables,
+    "measuring": measuring_table, "adapting": adapting_tables, "adapting-plots": adapting_plots,
     "controlled": controlled_table, "controlled-plots": controlled_plot,
 }  # fmt: skip
 PLOTS = {"adapting-plots": adapting_figures, "controlled-plots": controlled_figures}
