@@ -28,7 +28,21 @@ def tuning_tables(record: dict[str, Any]) -> str:
         tables.append(_soups(soups))
     if groups := [one for one in found if one["task"] == "emoji_backgrounds"]:
         tables.append(_groups(groups))
+    tables += [_patch(one) for one in found if one["config"]["method"].startswith("paint")]
     return "\n\n".join(tables)
+
+
+def _patch(record: dict[str, Any]) -> str:
+    """Every second point that was looked at on validation pictures, and the one that was chosen."""
+    (patch,) = record["details"]["fit"]["patches"]
+    points = [point for number, point in enumerate(patch["seen"]) if number % 2 == 0 or point["alphas"] == patch["alphas"]]
+    names = list(points[0]["scores"])
+    lines = [f"| {record['config']['method']}, validation | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    for point in sorted(points, key=lambda one: one["alphas"]):
+        chosen = ", chosen" if point["alphas"] == patch["alphas"] else ""
+        cells = [spread([point["scores"][name]]) for name in names]
+        lines.append(f"| α {point['alphas'][0]:g}{chosen} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def is_method(record: dict[str, Any]) -> bool:

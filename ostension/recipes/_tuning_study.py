@@ -19,7 +19,7 @@ from ostension.config import require
 from ostension.data.task import read_task
 from ostension.evals.adaptation import ZERO_SHOT, Plan
 from ostension.evals.adaptation_runs import run_all
-from ostension.evals.records import save_records
+from ostension.evals.records import Record, save_records
 from ostension.evals.results import Result, Results
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits
@@ -97,9 +97,14 @@ def run_study(config: StudyConfig, folder: Path) -> Path:
         for step in steps:
             say(step if isinstance(step, str) else line_of(step))
         say(f"{name}: {(time.monotonic() - began) / 60:.1f} minutes")
-    found = {f"{result.record.model}/{result.target}/{result.record.protocol}": lean(result.record) for result in results}
+    found = {f"{result.record.model}/{result.target}/{result.record.protocol}": _kept(result.record) for result in results}
     save_records(folder / RECORD, found)
     return folder / RECORD
+
+
+def _kept(record: Record) -> Record:
+    """What the record of the study has of a result: of patches the whole line, of the others the scores."""
+    return record if record.config["method"].startswith("paint") else lean(record)
 
 
 def _part(
