@@ -85,7 +85,8 @@ def test_a_run_from_features_is_the_run_from_pictures(freeze, data, tmp_path):
     from_features, same = run(tmp_path / "cached", cached, batches)
     assert from_features == pytest.approx(losses, abs=1e-5)
     for name, value in weights.items():
-        torch.testing.assert_close(same[name], value, rtol=1e-3, atol=1e-5)
+        # Adam divides a small gradient by its own size, and with it what rounding left of another order of captions.
+        torch.testing.assert_close(same[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_features_are_those_of_the_tower_in_full_precision_and_nearly_so_in_half(data, tmp_path):
