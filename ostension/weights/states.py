@@ -32,13 +32,7 @@ def mixed_state(states: Sequence[Mapping[str, Tensor]], coefficients: Sequence[f
         CheckpointError: for states with other tensors or shapes than the first, or for numbers that are not finite.
     """
     sources: list[Source] = [StateSource(f"state {number}", state) for number, state in enumerate(states)]
-    for source in sources[1:]:
-        odd = sorted(
-            key for key in {*sources[0].shapes, *source.shapes} if sources[0].shapes.get(key) != source.shapes.get(key)
-        )
-        if odd:
-            found, wanted = source.shapes.get(odd[0], "missing"), sources[0].shapes.get(odd[0], "none")
-            raise CheckpointError(f"the tensor {odd[0]!r} is {found} in one state", expected=f"{wanted}, as in the other")
+    check_same_tensors(sources)
     output, made = Mixed(tuple(map(float, coefficients))), {}
     members = used(sources, output)
     for name, first in states[0].items():
