@@ -46,8 +46,8 @@ class Batch:
     """What a step sees.
 
     Attributes:
-        features: (B, E) unit rows of the frozen tower, where the addition leaves the image side alone.
-        images: (B, 3, S, S) preprocessed, where it does not.
+        features: (B, E) unit rows of the frozen tower, where the addition leaves the image side alone or compares with it.
+        images: (B, 3, S, S) preprocessed, where it does not leave it alone.
         targets: (B,) classes.
         domains: (B,) numbers of domains, or None.
         indices: (B,) which pictures these are.
@@ -131,7 +131,9 @@ def fit_addition(
         raise ConfigError("recipe.select is 'best' without validation pictures", expected="examples with some, or 'last'")
     parameters = {name: parameter for name, parameter in addition.named_parameters() if parameter.requires_grad}
     optimizer = _optimizer(parameters, recipe)
-    cached = None if addition.needs_images else data.features(addition.model, recipe.views, crop=recipe.crop)
+    # Rows of crops that are drawn anew each time cannot be kept beside pixels.
+    wanted = not recipe.views and addition.compares if addition.needs_images else True
+    cached = data.features(addition.model, recipe.views, crop=recipe.crop) if wanted else None
     identity = _identity(addition, data, val if recipe.select == "best" else None, recipe, seed)
     judge = Judge(addition, val) if recipe.select == "best" and val is not None else None
     history = [] if folder is None else _restore(folder, addition, optimizer, identity, judge)
@@ -218,7 +220,7 @@ class _Orders:
             if cached is not None:
                 views = torch.from_numpy(self.generator.integers(len(cached), size=len(rows)))
                 features = cached[views, rows].to(device, wide)
-            else:
+            if addition.needs_images:
                 epoch = self.epoch if recipe.views else None
                 images = data.pixels(addition.model, indices, seed=self.seed, epoch=epoch, crop=recipe.crop).to(device)
             yield Batch(

@@ -73,9 +73,7 @@ class Clips(Labelled):
             return fixed_views(video, transform, self.reading)
         return random_clip(video, transform, self.reading, crop, numpy_generator(draw[0], "clip", draw[1], index))
 
-    def _kept(
-        self, model: CLIP, draw: int | None, crop: CropConfig, progress: Callable | None
-    ) -> Float[Tensor, "N F E"]:
+    def _kept(self, model: CLIP, draw: int | None, crop: CropConfig, progress: Callable | None) -> Float[Tensor, "N F E"]:
         source = _FrameSource(self, model.transform.config, None if draw is None else (0, draw), crop)
         # The frames are cut already; nothing is resized any more.
         transform = Transform(dataclasses.replace(model.transform.config, resize="squash", short_side=None))

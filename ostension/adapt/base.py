@@ -95,6 +95,8 @@ class Addition(nn.Module, abc.ABC):
 
     Attributes:
         needs_images: whether f depends on own parameters, so that features of the frozen tower cannot stand in.
+        compares: whether its loss wants the frozen tower's rows of the same pictures beside their pixels; of random views it
+            has to encode them itself.
         level: which rows of the frozen tower are f: unit embeddings ("post"), or its output before the projection ("pre").
         by_domain: whether a training batch holds `batch_size` pictures of every domain, domain after domain.
         binds: whether what was learned serves other class names.
@@ -106,6 +108,7 @@ class Addition(nn.Module, abc.ABC):
     depends: ClassVar[Depends] = "nothing"
     takes: ClassVar[Takes] = "pictures"
     needs_images: bool = False
+    compares: bool = False
     level: Level = "post"
     by_domain: bool = False
     binds: bool = True

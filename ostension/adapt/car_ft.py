@@ -51,7 +51,7 @@ class Config:
         weight: of the divergence; 0 is plain fine-tuning, to the bit.
         direction: "forward" is KL(p_0 || p), "reverse" KL(p || p_0).
         groups: train only so many of the image tower's last groups; None trains all of it.
-        recipe: how it is trained; without views the model's p_0 of each picture is computed once.
+        recipe: how it is trained; without views the model's rows, of which p_0 is made, are the kept ones.
     """
 
     templates: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class CarFT(TunedHead):
     def __init__(self, model: CLIP, config: Config, class_names: Sequence[str], *, seed: int = 0):
         super().__init__(model, config, class_names, seed=seed)
         self._contexts: Tensor | None = None
-        self._kept: dict[int, Tensor] = {}
+        self.compares = bool(config.weight)
 
     @property
     def contexts(self) -> Tensor:
@@ -88,7 +88,7 @@ class CarFT(TunedHead):
         return self._contexts
 
     def settle(self) -> None:
-        self._contexts, self._kept = None, {}
+        self._contexts = None
 
     def loss(self, batch: Any) -> Tensor:
         features = self.image(batch.images)
@@ -104,15 +104,9 @@ class CarFT(TunedHead):
 
     @torch.no_grad()
     def _before(self, batch: Any) -> Tensor:
-        """log p_0 (B, M) of the model for the same pixels."""
-        places = batch.indices.tolist()
-        if self.config.recipe.views or any(place not in self._kept for place in places):
-            rows = self.model.encode_image(batch.images, normalize=True)
-            found = (rows @ self.contexts.to(rows.dtype)).log_softmax(dim=1)
-            if self.config.recipe.views:
-                return found
-            self._kept |= dict(zip(places, found, strict=True))
-        return torch.stack([self._kept[place] for place in places])
+        """log p_0 (B, M) of the model for the same pictures."""
+        rows = self.model.encode_image(batch.images, normalize=True) if batch.features is None else batch.features
+        return (rows @ self.contexts.to(rows.dtype)).log_softmax(dim=1)
 
 
 fit = fitting(CarFT)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,7 @@ IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 def a_batch(model, notes=None):
     side = model.config.vision.image_size
     images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
-    return SimpleNamespace(images=images, targets=torch.tensor([0, 1, 3, 1]), indices=np.arange(4), notes={})
+    return SimpleNamespace(images=images, targets=torch.tensor([0, 1, 3, 1]), features=None, notes={})
 
 
 def made(**changes):
@@ -38,11 +37,15 @@ def made(**changes):
 def moved(model, config):
     """Its tower a little off the model's."""
     addition = car_ft.CarFT(model, config, NAMES)
+    moved_off(addition)
+    return addition
+
+
+def moved_off(addition):
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for value in addition.visual.parameters():
             value += 0.1 * torch.randn(value.shape, generator=generator)
-    return addition
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
@@ -70,8 +73,8 @@ def test_the_divergence_is_zero_at_the_first_step(name):
     model = CLIP(preset(name), seed=0).eval()
     addition, batch = car_ft.CarFT(model, made(), NAMES).train(), a_batch(model)
     addition.loss(batch)
-    # Exactly 0 where both passes take the same kernels; a convolution without gradients takes others.
-    assert abs(batch.notes["divergence"]) <= (0.0 if name == "tiny-vit" else 1e-6)
+    # Exactly 0 where both passes take the same kernels; without gradients some processors take others.
+    assert abs(batch.notes["divergence"]) <= 1e-6
 
 
 def test_without_weight_it_is_fine_tuning_to_the_bit():
@@ -82,19 +85,22 @@ def test_without_weight_it_is_fine_tuning_to_the_bit():
         assert torch.equal(value, other.module.state_dict()[name])
 
 
-def test_kept_distributions_of_pictures_that_are_not_cropped_give_the_same_steps(monkeypatch):
-    settings = dataclasses.replace(car_ft.Config().recipe, epochs=3, batch_size=6, lr=1e-3, views=0)
-    kept = car_ft.fit(tiny_clip(), examples(), made(recipe=settings))
-    before = car_ft.CarFT._before
+def test_kept_rows_of_pictures_that_are_not_cropped_give_the_same_first_step(monkeypatch):
+    settings = dataclasses.replace(car_ft.Config().recipe, epochs=1, batch_size=12, views=0)
+    data, model, seen = examples(), tiny_clip(), []
+    loss = car_ft.CarFT.loss
 
-    def forgetful(self, batch):
-        self._kept = {}
-        return before(self, batch)
+    def twice(self, batch):
+        moved_off(self)
+        live = dataclasses.replace(batch, features=None, notes={})
+        seen.append((float(loss(self, batch).detach()), batch.notes["divergence"]))
+        seen.append((float(loss(self, live).detach()), live.notes["divergence"]))
+        return loss(self, batch)
 
-    monkeypatch.setattr(car_ft.CarFT, "_before", forgetful)
-    live = car_ft.fit(tiny_clip(), examples(), made(recipe=settings))
-    for name, value in kept.module.state_dict().items():
-        torch.testing.assert_close(value, live.module.state_dict()[name], rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(car_ft.CarFT, "loss", twice)
+    car_ft.fit(model, data, made(recipe=settings))
+    kept, live = seen[:2]
+    assert kept == pytest.approx(live, rel=1e-4) and kept[1] > 1e-3
 
 
 def test_it_stays_nearer_to_the_model_than_fine_tuning():
