@@ -75,16 +75,17 @@ MODELS = {"lite0": "locked EfficientNet-Lite0", "vit": "small vision transformer
 def adapting_tables(record: dict[str, Any]) -> str:
     """Accuracy against shots, base to new, domains left out, views, attacks: mean over seeds (and their spread) in percent."""
     checks = [one for key, one in record["records"].items() if key.startswith("check/")]
-    found = [one for key, one in record["records"].items() if not key.startswith("check/")]
+    found = [one for key, one in record["records"].items() if not key.startswith("check/") and one["config"]]
     attacked = [one for one in found if one["protocol"].startswith("attack-")]
     rest = [one for one in found if not one["protocol"].startswith("attack-")]
     halves = [one for one in rest if one["config"]["base_to_new"]]
     whole = [one for one in rest if not one["config"]["base_to_new"] and one["config"]["method"] != "tpt"]
-    shift = [one for one in whole if one["task"].startswith("pacs_without_")]
+    shift = [one for one in whole if one["task"].startswith("pacs_without_") and one["split"] == "test"]
+    plain = [one for one in whole if not one["task"].startswith("pacs_without_")]
     tables = []
     for model, words in MODELS.items():
         kinds = (
-            ("all classes", [one for one in whole if one not in shift], lambda task, name, k: f"{task}, K = {k}"),
+            ("all classes", plain, lambda task, name, k: f"{task}, K = {k}"),
             ("base to new, K = 16", halves, lambda task, name, k: f"{task}, {name.replace('_', ' ')}"),
             ("domain left out, K = 16", shift, lambda task, name, k: task.removeprefix("pacs_without_").replace("_", " ")),
         )
@@ -92,16 +93,27 @@ def adapting_tables(record: dict[str, Any]) -> str:
             own = [one for one in part if one["model"] == model]
             if own:
                 tables.append(_methods_table(f"{words}: {title}", own, row, average=part is shift))
-    views = [one for one in rest if one["config"]["method"] in ("tpt", "zero-shot") and one["model"] == "vit"]
-    tasks = dict.fromkeys(one["task"] for one in views if one["config"]["method"] == "tpt")
-    views = [one for one in views if one["task"] in tasks and not one["config"]["base_to_new"]]
-    if views:
-        tables.append(_methods_table(f"{MODELS['vit']}: no labels", views, lambda task, name, k: task))
+        tested = [one for one in rest if one["config"]["method"] == "tpt" and one["model"] == model]
+        places = {(one["task"], one["split"]) for one in tested}
+        words_alone = [one for one in rest if one["config"]["method"] == "zero-shot" and one["model"] == model]
+        same = [one for one in words_alone if (one["task"], one["split"]) in places and not one["config"]["base_to_new"]]
+        if tested:
+            tables.append(_methods_table(f"{words}: no labels", [*same, *tested], lambda task, name, k: task))
     if attacked:
         tables.append(_attack_table(attacked))
     if checks:
         tables.append(_check_table(checks, whole))
+    if (costs := record["records"].get("processor-time")) is not None:
+        tables.append(_cost_table(costs["metrics"]))
     return "\n\n".join(tables)
+
+
+def _cost_table(parts: dict[str, Any]) -> str:
+    """Minutes of processor time of each part, and of all."""
+    lines = ["| part | fits | minutes of processor time |", "|---|---|---|"]
+    lines += [f"| {name} | {part['count']} | {part['value'] / 60:.1f} |" for name, part in parts.items()]
+    whole = sum(part["value"] for part in parts.values()) / 60
+    return "\n".join([*lines, f"| all | {sum(part['count'] for part in parts.values())} | {whole:.0f} |"])
 
 
 def _methods_table(

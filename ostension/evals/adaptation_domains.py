@@ -37,12 +37,12 @@ from ostension.evals.adaptation import ZERO_SHOT
 from ostension.evals.answers import logits_of, names_of
 from ostension.evals.domain_probes import tables
 from ostension.evals.domainbed import HOLDOUT, RULES, TRIALS, Checkpoint, folder_order, seed_hash, split_domain
-from ostension.evals.identity import task_sha256
+from ostension.evals.identity import method_sha256, task_sha256
 from ostension.evals.records import Metric, Record
 from ostension.evals.results import Result, Results
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits, measured_splits
-from ostension.files import read_json, sha256_json, write_json
+from ostension.files import read_json, write_json
 from ostension.image.augment import CropConfig
 from ostension.model.clip import CLIP
 from ostension.runtime import numpy_generator
@@ -328,7 +328,7 @@ def _steps(plan: DomainPlan, domains: Mapping[str, TaskData], tests: Sequence[st
 def _identity(
     plan: DomainPlan, splits: TaskSplits, embedder: Embedder, domains: Mapping[str, TaskData]
 ) -> dict[str, Any]:
-    code = None if plan.method == ZERO_SHOT else sha256_json(METHODS.source(plan.method))
+    code = None if plan.method == ZERO_SHOT else method_sha256(plan.method)
     return {
         "method": plan.method, "code": code, "holdout": plan.holdout, "task": task_sha256(splits.task),
         "data": {name: data.samples.fingerprint() for name, data in domains.items()}, **embedder.hashes(splits.task),

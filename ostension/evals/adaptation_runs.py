@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ostension.adapt.base import METHODS
 from ostension.config import to_tree
 from ostension.errors import DataError, OstensionError
 from ostension.evals.adaptation import Plan, run_plan
-from ostension.evals.identity import task_sha256
+from ostension.evals.identity import method_sha256, task_sha256
 from ostension.evals.results import Result, Results, read_result, target_name
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits
@@ -41,10 +40,13 @@ def run_all(
             if known is not None and known.identity == identity:
                 yield known
                 continue
-            began = time.monotonic()
+            began, worked = time.monotonic(), time.process_time()
             fit = path.with_suffix(".fit") / sha256_json(identity)[:16]
             record, _ = run_plan(plan, splits, embedder, targets=targets, folder=fit, sources=others, keep=held)
-            result = Result(record=record, identity=identity, seconds=round(time.monotonic() - began, 3))
+            result = Result(
+                record=record, identity=identity, seconds=round(time.monotonic() - began, 3),
+                processor_seconds=round(time.process_time() - worked, 3),
+            )  # fmt: skip
             yield results.write(result, {})
             shutil.rmtree(path.with_suffix(".fit"), ignore_errors=True)
         except OstensionError as error:
@@ -71,7 +73,7 @@ def _identity(
         learned["keep"] = {task_sha256(one.task): [one.fingerprint(name) or "" for name in ("train", "val")] for one in keep}
     return {
         **learned,
-        "method": plan.method, "code": sha256_json(METHODS.source(plan.method)), "shots": plan.shots, "seed": plan.seed,
+        "method": plan.method, "code": method_sha256(plan.method), "shots": plan.shots, "seed": plan.seed,
         "base_to_new": plan.base_to_new, "config": None if plan.config is None else to_tree(plan.config),
         "task": task_sha256(splits.task), "split": splits.measured, **embedder.hashes(splits.task),
         "data": {name: splits.fingerprint(name) or "" for name in ("train", "val", "test")},

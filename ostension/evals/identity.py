@@ -1,6 +1,7 @@
 """What a result depends on, so that it is computed again exactly when something of it has changed.
 
-    protocol, code       its name, and a hash of what its module and the modules of `evals` and `train` that it uses compute
+    protocol, code       its name, and a hash of what its module and the modules of `evals`, `adapt` and `train` that it uses
+                         compute; of a method likewise
     config, seed, limit  its settings
     files                hashes of what its settings name (`FILES` of the protocol): files, or all files of a folder
     task, split          a hash of the record without what is only said of the data (titles, notes, published values)
@@ -26,7 +27,8 @@ from ostension.files import sha256_file, sha256_json
 # Said of the data, and without effect on a number.
 ABOUT = ("title", "licence", "citation", "notes", "oracles", "sources")
 # Packages whose code makes numbers out of rows. What makes the rows is in their hashes.
-FOLLOWED = ("ostension.evals.", "ostension.train.")
+FOLLOWED = ("ostension.evals.", "ostension.adapt.", "ostension.train.")
+SAID = ("title", "paper", "trains", "departures")  # words of a method's `Spec`
 
 
 def task_sha256(task: Task) -> str:
@@ -70,7 +72,8 @@ def _short(value: Any) -> str:
 
 
 def code_sha256(module: str) -> str:
-    """The hash of what a module computes with all that it imports of `FOLLOWED`; comments and docstrings do not count."""
+    """The hash of what a module computes with all that it imports of `FOLLOWED`; comments, docstrings and what a `Spec` says do
+    not count."""
     seen: dict[str, str] = {}
     waiting = [module]
     while waiting:
@@ -80,6 +83,11 @@ def code_sha256(module: str) -> str:
         seen[name], imported = _read(path, path.stat().st_mtime_ns)
         waiting += [other for other in imported if other.startswith(FOLLOWED)]
     return sha256_json(seen)
+
+
+def method_sha256(method: str) -> str:
+    """The same of a method that adapts, by its name; of zero-shot, which has no module, that of nothing."""
+    return code_sha256(f"ostension.adapt.{method.replace('-', '_')}")
 
 
 def _path(module: str) -> Path | None:
@@ -102,4 +110,6 @@ def _read(path: Path, _changed: int) -> tuple[str, tuple[str, ...]]:
             imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Spec":
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in SAID]
     return sha256_json(ast.dump(tree)), tuple(sorted(set(imported)))

@@ -17,11 +17,12 @@ from ostension.data.task import Task
 from ostension.data.task_data import TaskData
 from ostension.errors import ConfigError
 from ostension.evals.answers import bound, logits_of, names_of, rows_of
+from ostension.evals.identity import method_sha256
 from ostension.evals.inputs import Names
 from ostension.evals.store_inputs import Embedder, StoreInputs
 from ostension.evals.task_splits import TaskSplits
 from ostension.files import sha256_bytes, sha256_json
-from ostension.model.predictor import METHODS, Predictor, unique_labels
+from ostension.model.predictor import Predictor, unique_labels
 from ostension.shapes import Float
 from ostension.store import Features, Store
 from ostension.store.key import Level
@@ -52,7 +53,7 @@ class PredictorEmbedder(Embedder):
         settings, tensors = self.predictor.state()
         data = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
         kind = self.predictor.kind
-        return sha256_json([kind, settings, sha256_bytes(data), METHODS.source(kind) if kind in METHODS.names() else ""])
+        return sha256_json([kind, settings, sha256_bytes(data), method_sha256(kind)])
 
     def rows(self, data: TaskData, level: Level) -> Features:
         if not self.predictor.own_images:

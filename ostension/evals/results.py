@@ -42,6 +42,7 @@ class Result:
         limit: the number of samples of each split that were taken, None for all.
         columns: of the samples, which stand in `samples` if they were kept.
         seconds: what it took to compute it.
+        processor_seconds: of all threads of this process; 0 where nobody looked.
         path: its file.
     """
 
@@ -52,6 +53,7 @@ class Result:
     columns: tuple[str, ...] = ()
     samples: str | None = None
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     path: Path | None = None
 
     @property

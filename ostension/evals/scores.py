@@ -3,6 +3,7 @@
     score(task, logits, targets)            # a Metric; score_name(task) is its name
     score_value(task, logits, targets)      # the number alone, for searches
     scores(task, logits, targets, groups)   # the score first, then what belongs to it
+    value_of_picks(task, picks, targets)    # both of them for metrics BY_PICKS, which look at the largest logit alone
     per_sample(task, logits, targets)       # columns by name
 
 How each metric is computed is said beside its function here. Intervals are at 95 %: Wilson's for shares of samples and their
@@ -30,6 +31,7 @@ from ostension.shapes import Bool, Float, Int
 Groups = Mapping[str, np.ndarray]
 # Targets are (N,) positions, or (N, C) of 0 and 1 where samples have several labels.
 Targets = np.ndarray
+BY_PICKS = ("accuracy", "mean_per_class", "macro_f1_present", "worst_group")
 ROWS = 4_096  # rows of probabilities in float64 at a time: 33 MB of 1,000 classes
 
 
@@ -81,16 +83,10 @@ def score_value(
     """The number alone of `score`, which costs no bootstrap."""
     name = score_name(task)
     _check(task, logits, targets)
-    if name == "accuracy":
-        return float(np.mean(logits.argmax(axis=1) == targets))
-    if name == "mean_per_class":
-        return metrics.mean_per_class_accuracy(logits.argmax(axis=1), targets)
-    if name == "macro_f1_present":
-        return metrics.macro_f1_present(logits.argmax(axis=1), targets)
+    if name in BY_PICKS:
+        return value_of_picks(task, logits.argmax(axis=1), targets, groups)
     if name in ("mean_top1_top5", "pm_0"):
         return float(_values(name, logits, targets).mean())
-    if name == "worst_group":
-        return _worst(group_accuracies(task, logits.argmax(axis=1) == targets, targets, groups))[1].value
     return ranking.mean_over_labels(*_ranked(task, logits, targets, independent))[0]
 
 
@@ -106,29 +102,51 @@ def scores(
     """`score` under its name, then what belongs to it: the average beside the worst group."""
     name = score_name(task)
     _check(task, logits, targets)
+    if name in BY_PICKS:
+        return scores_of_picks(task, logits.argmax(axis=1), targets, groups, classes=logits.shape[1], seed=seed)
     chance = chance_level(task.metric, logits.shape[1], None)[0]
-    if name == "accuracy":
-        return {name: accuracy(logits.argmax(axis=1) == targets, chance=chance)}
-    if name == "mean_per_class":
-        return {name: mean_per_class(logits.argmax(axis=1), targets, chance=chance)}
-    if name == "macro_f1_present":
-        return {name: macro_f1(logits.argmax(axis=1), targets, chance=chance, seed=seed)}
     if name == "mean_top1_top5":
         values = _values(name, logits, targets)
         span = metrics.bootstrap_interval(values, seed=seed)
         return {name: Metric(value=float(values.mean()), count=len(values), chance=chance, interval=span)}
     if name == "pm_0":
         return {name: accuracy(in_set(logits, targets), chance=float(targets.mean()))}
-    if name == "worst_group":
-        correct = logits.argmax(axis=1) == targets
-        cells = group_accuracies(task, correct, targets, groups)
-        worst = dataclasses.replace(_worst(cells)[1], chance=chance)
-        return {name: worst, "average": _average(task, correct, cells, chance)}
     ranked = _ranked(task, logits, targets, independent)
     if name == "map_11_point":
         chance = float(targets.any(axis=0) @ targets.mean(axis=0) / max(1, targets.any(axis=0).sum()))
     span = metrics.percentile_interval(ranking.resampled_means(*ranked, seed=seed))
     return {name: Metric(value=ranking.mean_over_labels(*ranked)[0], count=len(logits), chance=chance, interval=span)}
+
+
+def value_of_picks(task: Task, picks: Int[np.ndarray, " N"], targets: Targets, groups: Groups | None = None) -> float:
+    """`score_value` of a metric of `BY_PICKS` from the classes with the largest logits."""
+    name = score_name(task)
+    if name == "accuracy":
+        return float(np.mean(picks == targets))
+    if name == "mean_per_class":
+        return metrics.mean_per_class_accuracy(picks, targets)
+    if name == "macro_f1_present":
+        return metrics.macro_f1_present(picks, targets)
+    assert name == "worst_group", name
+    return _worst(group_accuracies(task, picks == targets, targets, groups))[1].value
+
+
+def scores_of_picks(
+    task: Task, picks: Int[np.ndarray, " N"], targets: Targets, groups: Groups | None = None, *, classes: int, seed: int = 0
+) -> dict[str, Metric]:
+    """`scores` of a metric of `BY_PICKS` from the classes with the largest of so many logits."""
+    name = score_name(task)
+    chance = chance_level(task.metric, classes, None)[0]
+    if name == "accuracy":
+        return {name: accuracy(picks == targets, chance=chance)}
+    if name == "mean_per_class":
+        return {name: mean_per_class(picks, targets, chance=chance)}
+    if name == "macro_f1_present":
+        return {name: macro_f1(picks, targets, chance=chance, seed=seed)}
+    assert name == "worst_group", name
+    cells = group_accuracies(task, picks == targets, targets, groups)
+    worst = dataclasses.replace(_worst(cells)[1], chance=chance)
+    return {name: worst, "average": _average(task, picks == targets, cells, chance)}
 
 
 def gain(
@@ -329,7 +347,17 @@ def _average(task: Task, correct: np.ndarray, cells: Mapping[str, Metric], chanc
 
 def _check(task: Task, logits: np.ndarray, targets: np.ndarray) -> None:
     """Targets of the task's form, logits that can be ranked."""
-    count, classes = logits.shape
+    check_targets(task, logits.shape, targets)
+    check_logits(task, logits)
+
+
+def check_targets(task: Task, shape: tuple[int, ...], targets: np.ndarray) -> None:
+    """Raise unless targets are of the task's form, for logits of shape (N, C).
+
+    Raises:
+        DataError: otherwise.
+    """
+    count, classes = shape
     several = task.takes_several
     wanted = (count, classes) if several else (count,)
     source = task.name or task.title
@@ -341,7 +369,15 @@ def _check(task: Task, logits: np.ndarray, targets: np.ndarray) -> None:
     if not 0 <= targets.min() <= targets.max() < (2 if several else classes):
         what = f"targets from {targets.min()} to {targets.max()}"
         raise DataError(what, source=source, expected="0 and 1" if several else f"0 to {classes - 1}")
+
+
+def check_logits(task: Task, logits: Float[np.ndarray, "N C"]) -> None:
+    """Raise unless each row has a largest number.
+
+    Raises:
+        DataError: otherwise.
+    """
     highest = logits.max(axis=1)
     if not np.isfinite(highest).all():
         row = int((~np.isfinite(highest)).argmax())
-        raise DataError(f"row {row} of the logits has no largest number", source=source, expected="finite logits")
+        raise DataError(f"row {row} of the logits has no largest number", source=task.name or task.title, expected="finite logits")

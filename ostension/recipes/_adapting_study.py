@@ -20,10 +20,12 @@ from ostension.config import require, to_tree
 from ostension.evals.adaptation import ZERO_SHOT, Plan, bind_to, plan_with, run_plan
 from ostension.evals.adaptation_runs import run_all
 from ostension.evals.adversarial import robust_accuracy
-from ostension.evals.records import Record, save_records
+from ostension.evals.identity import method_sha256
+from ostension.evals.records import Metric, Record, save_records
 from ostension.evals.results import Result, Results, file_name, read_result
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits
+from ostension.files import read_json, write_json
 from ostension.formats.load import load
 from ostension.recipes import _adapting_models as models
 from ostension.recipes._adapting_sets import DOMAINS, write_sets
@@ -31,7 +33,7 @@ from ostension.recipes._study_pairs import write_pairs
 from ostension.store import Store
 from ostension.train.attacks import Budget
 
-RECORD = "adapting.json"
+RECORD, COSTS = "adapting.json", "processor-time"
 SEEDS, SHOTS = (1, 2, 3), (1, 2, 4, 8, 16)
 LAST = ("attack", "checks")  # parts that are no comparison of methods side by side
 PACS = tuple(f"pacs_without_{domain}" for domain in DOMAINS)
@@ -44,6 +46,8 @@ class Part:
 
     Attributes:
         few: measure half of each test split, for methods that read pictures again after every fit.
+        settings: of its methods, besides `SETTINGS`.
+        sources: other tasks that methods learn from besides.
     """
 
     model: Name
@@ -53,17 +57,26 @@ class Part:
     seeds: tuple[int, ...] = SEEDS
     base_to_new: bool = False
     few: bool = False
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
 
+# Contexts of MVLPT alone, as on lite0; the paper's 200 epochs are 50, for time.
+CONTEXTS: Mapping[str, Any] = {"family": "text", "recipe.epochs": 50}
+OTHERS = ("fashion_small", "caltech26")
 PARTS: Mapping[str, Part] = {
     "shots": Part(
         model="lite0", methods=(ZERO_SHOT, "probe", "coop", "kgcoop"),
         tasks=("cifar10_small", "fashion_small", "emoji_styles"), shots=SHOTS,
     ),
     "shots-many": Part(
-        model="lite0", methods=(ZERO_SHOT, "probe", "coop", "kgcoop"), tasks=("caltech26",), shots=(1, 4)
+        model="lite0", methods=(ZERO_SHOT, "probe", "coop", "kgcoop"), tasks=("caltech26",), shots=SHOTS
     ),
-    "conditional": Part(model="lite0", methods=("cocoop", "cpl"), tasks=("cifar10_small",), shots=(1, 4, 16)),
+    "conditional": Part(model="lite0", methods=("cocoop", "cpl"), tasks=("cifar10_small",), shots=SHOTS),
+    "alone": Part(model="lite0", methods=("mvlpt",), tasks=("cifar10_small",), shots=(1, 4, 16), settings=CONTEXTS),
+    "sources": Part(
+        model="lite0", methods=("mvlpt",), tasks=("cifar10_small",), shots=(1, 4, 16), settings=CONTEXTS, sources=OTHERS
+    ),
     "halves": Part(
         model="lite0", methods=(ZERO_SHOT, "coop", "cocoop", "kgcoop", "cpl"), tasks=("cifar10_small", "caltech26"),
         base_to_new=True,
@@ -72,13 +85,15 @@ PARTS: Mapping[str, Part] = {
     "shift-domains": Part(model="lite0", methods=("dpl",), tasks=PACS[:2]),
     "image-shots": Part(
         model="vit", methods=(ZERO_SHOT, "probe", "coop", "vpt", "ivlp", "maple"), tasks=("cifar10_small",),
-        shots=(1, 4, 16), few=True,
+        shots=SHOTS, few=True,
     ),
     "image-long": Part(model="vit", methods=("dpt", "mvlpt"), tasks=("cifar10_small",), few=True),
     "image-styles": Part(
-        model="vit", methods=(ZERO_SHOT, "probe", "coop", "vpt", "ivlp", "maple"), tasks=("emoji_styles",), few=True
+        model="vit", methods=(ZERO_SHOT, "probe", "coop", "vpt", "ivlp", "maple"), tasks=("emoji_styles",),
+        shots=SHOTS, few=True,
     ),
-    "views": Part(model="vit", methods=(ZERO_SHOT, "tpt"), tasks=("cifar10_small",), seeds=SEEDS[:1], few=True),
+    "views": Part(model="vit", methods=(ZERO_SHOT, "tpt"), tasks=("cifar10_small",), few=True),
+    "views-shift": Part(model="lite0", methods=(ZERO_SHOT, "tpt"), tasks=PACS, seeds=SEEDS[:1], few=True),
     "image-halves": Part(
         model="vit", methods=(ZERO_SHOT, "coop", "vpt", "ivlp", "maple"), tasks=("cifar10_small",), base_to_new=True, few=True
     ),
@@ -97,6 +112,11 @@ ATTACKED = ("tiny_imagenet20", "cifar10_small", "caltech26")  # trained on the f
 ATTACK_SAMPLES = 120
 # TeCoA's ten epochs on ImageNet are 50,000 steps at 1e-5; here they are 60, on logits of a tenth of the scale.
 TECOA: Mapping[str, Any] = {"recipe.batch_size": 32, "recipe.epochs": 5, "recipe.lr": 1e-2}
+# The frame is as wide for 96 pixels as the published one for 224; ten tokens beside 36 patches, 100 beside 49.
+PROMPTS: Mapping[str, Any] = {"train": "prompts", "frame_px": 12, "tokens": 10, "recipe.batch_size": 32, "recipe.epochs": 5}
+DEFENCES: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # method and settings
+    ZERO_SHOT: (ZERO_SHOT, {}), "tecoa": ("tecoa", TECOA), "tecoa, prompts": ("tecoa", PROMPTS),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,7 +191,7 @@ def run_study(config: StudyConfig, folder: Path) -> Path:
         return made[name, dtype]
 
     for name in config.parts or (*PARTS, *LAST):
-        began = time.monotonic()
+        done: list[Result] = []
         if name in PARTS:
             do = _part(PARTS[name], config, tasks, embedder(PARTS[name].model), results)
         elif name == "attack":  # small rates move nothing in bfloat16
@@ -180,12 +200,14 @@ def run_study(config: StudyConfig, folder: Path) -> Path:
             do = _checks(config, tasks, embedder, folder / "checks")
         for step in do:
             say(step if isinstance(step, str) else line_of(step))
-        say(f"{name}: {(time.monotonic() - began) / 60:.1f} minutes")
+            done += [] if isinstance(step, str) else [step]
+        _note_cost(folder, name, sum(result.processor_seconds for result in done), len(done))
     found = {f"{result.record.model}/{result.target}/{result.record.protocol}": lean(result.record) for result in results}
     for name in CHECKS:
         for result in Results(folder / "checks" / file_name(name)):
             record = dataclasses.replace(lean(result.record), subject=name)
             found[f"check/{name}/{record.protocol}"] = record
+    found |= _costs(folder)
     save_records(folder / RECORD, found)
     return folder / RECORD
 
@@ -207,12 +229,19 @@ def _part(
     for task in part.tasks:
         splits = TaskSplits(tasks[task], measured="few" if part.few else "test")
         plans = [
-            plan_of(method, shots=count, seed=seed, base_to_new=part.base_to_new, **_smoke(method, config))
+            dataclasses.replace(
+                plan_of(
+                    method, shots=count, seed=seed, base_to_new=part.base_to_new,
+                    **{**part.settings, **_smoke(method, config)},
+                ),
+                sources=part.sources,
+            )
             for method in part.methods
             for count in (part.shots[:1] if method in (ZERO_SHOT, "tpt") else part.shots)
             for seed in (part.seeds[:1] if method == ZERO_SHOT else part.seeds)
-        ]
-        yield from run_all(plans, splits, embedder, results)
+        ]  # fmt: skip
+        others = [TaskSplits(tasks[name]) for name in part.sources]
+        yield from run_all(plans, splits, embedder, results, sources=others)
 
 
 def _checks(
@@ -233,32 +262,37 @@ def _attacks(config: StudyConfig, tasks: Mapping[str, Path], embedder: Embedder,
     model = embedder.model
     train = TaskSplits(tasks[ATTACKED[0]])
     samples = 4 if config.smoke else ATTACK_SAMPLES
-    for method, seeds in ((ZERO_SHOT, SEEDS[:1]), ("tecoa", SEEDS)):
-        for seed in seeds[:1] if config.smoke else seeds:
-            settings = {**(TECOA if method == "tecoa" else {}), **_smoke(method, config)}
-            plan = plan_of(method, shots=0, seed=seed, **settings)
+    for label, (method, own) in DEFENCES.items():
+        for seed in SEEDS[:1] if config.smoke or method == ZERO_SHOT else SEEDS:
+            plan = plan_of(method, shots=0, seed=seed, **{**own, **_smoke(method, config)})
+            protocol = f"attack-{plan.name}".replace(plan.method, file_name(label))
             identity = {
                 "plan": to_tree(dataclasses.replace(plan, config=None)), "samples": samples, "budget": to_tree(ATTACK),
-                "settings": None if plan.config is None else to_tree(plan.config), **embedder.hashes(train.task),
+                "settings": None if plan.config is None else to_tree(plan.config), "code": method_sha256(method),
+                **embedder.hashes(train.task),
             }  # fmt: skip
             predictor = None
             for task in ATTACKED:
                 splits = TaskSplits(tasks[task])
-                path = results.path(embedder.name, task, f"attack-{plan.name}")
+                path = results.path(embedder.name, task, protocol)
                 known = read_result(path) if path.exists() else None
                 if known is not None and known.identity == identity:
                     yield known
                     continue
-                began = time.monotonic()
+                began, worked = time.monotonic(), time.process_time()
                 if predictor is None and method != ZERO_SHOT:
-                    predictor = run_plan(plan, train, embedder, folder=path.parent / f"{plan.name}.fit")[1]
+                    predictor = run_plan(plan, train, embedder, folder=path.with_suffix(".fit"))[1]
                 bound = bind_to(predictor, model, splits.task)
                 found = robust_accuracy(bound, splits.split("test"), budget=ATTACK, attacks=("pgd",), limit=samples, seed=0)
                 record = dataclasses.replace(
-                    found, protocol=f"attack-{plan.name}", model=embedder.name, seeds=(seed,),
-                    config={**found.config, "method": method, "settings": identity["settings"], "trained_on": train.task.name},
+                    found, protocol=protocol, model=embedder.name, seeds=(seed,),
+                    config={**found.config, "method": label, "settings": identity["settings"], "trained_on": train.task.name},
                 )  # fmt: skip
-                yield results.write(Result(record=record, identity=identity, seconds=round(time.monotonic() - began, 3)), {})
+                result = Result(
+                    record=record, identity=identity, seconds=round(time.monotonic() - began, 3),
+                    processor_seconds=round(time.process_time() - worked, 3),
+                )  # fmt: skip
+                yield results.write(result, {})
 
 
 def model_folder(name: Name, config: StudyConfig, folder: Path) -> Path:
@@ -281,8 +315,26 @@ def model_folder(name: Name, config: StudyConfig, folder: Path) -> Path:
     if not (pairs / "names.json").is_file():
         write_pairs(config.data, pairs, **counts)
     say(f"training {name}")
+    worked = time.process_time()
     run.run(folder / name)
+    _note_cost(folder, name, time.process_time() - worked, 1)
     return path
+
+
+def _note_cost(folder: Path, name: str, seconds: float, count: int) -> None:
+    """Keep what a part took, or the training of a model."""
+    write_json(folder / COSTS / f"{name}.json", {"seconds": round(seconds, 1), "count": count})
+    say(f"{name}: {seconds / 60:.1f} minutes of processor time")
+
+
+def _costs(folder: Path) -> dict[str, Record]:
+    """What was kept of all parts, as a record."""
+    kept = {path.stem: read_json(path) for path in (folder / COSTS).glob("*.json")}
+    costs = {
+        name: Metric(value=kept[name]["seconds"], count=kept[name]["count"], direction="lower")
+        for name in ("lite0", "vit", *PARTS, *LAST) if name in kept
+    }  # fmt: skip
+    return {COSTS: Record(protocol=COSTS, subject="seconds of processor time", metrics=costs, config={}, hashes={}, counts={})}
 
 
 def _smoke(method: str, config: StudyConfig) -> dict[str, Any]:

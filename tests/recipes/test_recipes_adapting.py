@@ -14,7 +14,7 @@ from ostension.errors import ConfigError, DataError
 from ostension.evals.records import load_records
 from ostension.evals.task_splits import TaskSplits
 from ostension.recipes import _adapting_sets as sets
-from ostension.recipes._adapting_study import PARTS, SETTINGS, StudyConfig, plan_of, run_study
+from ostension.recipes._adapting_study import DEFENCES, LAST, PARTS, SETTINGS, StudyConfig, plan_of, run_study
 
 parquet = pytest.importorskip("pyarrow.parquet")
 arrow = pytest.importorskip("pyarrow")
@@ -110,8 +110,11 @@ def test_the_smoke_form_does_every_part_and_goes_on_where_it_was(packs, tmp_path
     captured = capsys.readouterr()
     assert captured.out.strip() == str(tmp_path / "work/adapting.json")
     records = load_records(tmp_path / "work/adapting.json")
+    costs = records.pop("processor-time").metrics
+    assert set(costs) == {"lite0", "vit", *PARTS, *LAST} and min(cost.value for cost in costs.values()) > 0
     compared = {record.config["method"] for record in records.values()}
-    assert compared == {method for part in PARTS.values() for method in part.methods} | {"tecoa"}
+    from_others = "mvlpt from " + "+".join(PARTS["sources"].sources)
+    assert compared == {method for part in PARTS.values() for method in part.methods} | {*DEFENCES, from_others}
     assert {record.model for record in records.values()} == {"lite0", "vit"}
     result = next((tmp_path / "work/results").glob("vit/*/adapt-maple-*.json"))
     before = result.stat().st_mtime_ns
