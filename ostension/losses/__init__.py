@@ -17,6 +17,9 @@ and the sigmoid loss (Zhai et al. 2023, equation 1 and algorithm 1) treats each 
 negatives. "share" spreads the target over the group, T_ij = [g_i = g_j] / |g_i| (for the sigmoid: each cell of the group
 is a yes); "ignore" leaves the group's other cells out of both sums; "separate" is (1).
 
+**Noise.** A pair that is noise with probability eps_i keeps 1 - eps_i of its target and gives the rest to all others alike, in
+both directions (`_noisy_cells`); only the contrastive loss knows this.
+
 **Chunks.** The chunked form never holds the B x B matrix; `_chunked` says how. It is the plain form to rounding, and costs
 four products where that takes three.
 
@@ -44,11 +47,13 @@ from ostension.config import require
 from ostension.errors import ConfigError
 from ostension.losses._cells import Cells, linked
 from ostension.losses._chunked import ChunkedContrastive, ChunkedSigmoid, softplus
+from ostension.losses._noisy_cells import NoisyCells
 from ostension.shapes import Float, Int
-from ostension.world import current
+from ostension.world import ALONE, current
 
 __all__ = [
-    "BatchLoss", "Duplicates", "LossConfig", "batch_loss", "contrastive_loss", "linked", "neutral_sigmoid_bias", "sigmoid_loss",
+    "BatchLoss", "Duplicates", "LossConfig", "batch_loss", "contrastive_loss", "linked", "neutral_sigmoid_bias",
+    "pair_losses", "sigmoid_loss",
 ]  # fmt: skip
 
 Duplicates = Literal["separate", "share", "ignore"]
@@ -88,11 +93,13 @@ def batch_loss(
     config: LossConfig,
     bias: Float[Tensor, ""] | None = None,
     groups: Int[Tensor, " B"] | Int[Tensor, "B K"] | None = None,
+    noise: Float[Tensor, " B"] | None = None,
 ) -> BatchLoss:
     """The loss that `config` names, over one batch of unit embeddings; of several processes each brings its part of the batch.
 
     Raises:
-        ConfigError: if duplicates should be seen and the batch brings no groups, or the sigmoid loss has no bias.
+        ConfigError: if duplicates should be seen and the batch brings no groups, if the sigmoid loss has no bias, or if it is
+            told of noise.
     """
     if config.duplicates != "separate" and groups is None:
         raise ConfigError(
@@ -107,8 +114,12 @@ def batch_loss(
                 expected="init_logit_bias in the model's configuration",
                 fix="for a batch of B pairs, -log(B - 1) is the neutral start",
             )
+        if noise is not None:
+            raise ConfigError("the sigmoid loss has no targets that know of noise", expected="loss.kind 'contrastive'")
         return sigmoid_loss(image, text, scale, bias, groups=groups, duplicates=config.duplicates, chunk_rows=config.chunk_rows)
-    return contrastive_loss(image, text, scale, groups=groups, duplicates=config.duplicates, chunk_rows=config.chunk_rows)
+    return contrastive_loss(
+        image, text, scale, groups=groups, duplicates=config.duplicates, chunk_rows=config.chunk_rows, noise=noise
+    )  # fmt: skip
 
 
 def contrastive_loss(
@@ -119,22 +130,50 @@ def contrastive_loss(
     groups: Int[Tensor, " B"] | Int[Tensor, "B K"] | None = None,
     duplicates: Duplicates = "separate",
     chunk_rows: int | None = None,
+    noise: Float[Tensor, " B"] | None = None,
 ) -> BatchLoss:
     """Symmetric InfoNCE, equation (2); ln B where all logits are equal, 0 for a batch of one.
 
     Args:
         groups: a number per pair, or K of them (see `linked`); read unless `duplicates` is "separate".
         chunk_rows: rows of the similarity matrix at a time, None for the plain form (in several processes: all b at once).
+        noise: eps_i, 0 to 1, how likely each pair is noise; None is 0 for all.
     """
     image, text, scale = _at_least_float32(image), _at_least_float32(text), _at_least_float32(scale)
-    world = current()
-    cells = Cells(None if duplicates == "separate" else groups, duplicates, len(text), image.device, world, spread=True)
+    world, seen = current(), None if duplicates == "separate" else groups
+    cells = Cells(seen, duplicates, len(text), image.device, world, spread=True)
+    if noise is not None:
+        cells = NoisyCells(noise.to(image.dtype), seen, duplicates, len(text), image.device, world)
     if chunk_rows is not None or world.size > 1:
         return BatchLoss(*ChunkedContrastive.apply(image, text, scale, cells, chunk_rows or len(image)))
     logits = cells.without_ignored((scale * image) @ text.T, 0)
     log_sums = logits.logsumexp(1).sum() + logits.logsumexp(0).sum()
     loss = (log_sums - 2 * cells.sum_of_targets(logits, 0)) / (2 * len(text))
     return BatchLoss(loss, *cells.accuracies(logits.detach()))
+
+
+def pair_losses(
+    image: Float[Tensor, "B E"],
+    text: Float[Tensor, "B E"],
+    scale: Float[Tensor, ""],
+    *,
+    groups: Int[Tensor, " B"] | Int[Tensor, "B K"] | None = None,
+    duplicates: Duplicates = "separate",
+) -> Float[Tensor, " B"]:
+    """Each pair's part of equation (2): the mean of its row's and its column's cross-entropy. Their mean is the loss.
+
+    Of this process's rows alone, in the plain form.
+    """
+    image, text, scale = _at_least_float32(image), _at_least_float32(text), _at_least_float32(scale)
+    seen = None if duplicates == "separate" else groups
+    cells = Cells(seen, duplicates, len(text), image.device, ALONE, spread=True)
+    logits = cells.without_ignored((scale * image) @ text.T, 0)
+    if cells.members is None or cells.ignore:
+        rows = columns = logits.diagonal()
+    else:
+        weighted = cells.group_targets(0, len(logits), logits.dtype) * logits
+        rows, columns = weighted.sum(1), weighted.sum(0)
+    return (logits.logsumexp(1) - rows + logits.logsumexp(0) - columns) / 2
 
 
 def sigmoid_loss(

@@ -81,9 +81,13 @@ class Cells:
         """The logits with -inf in the cells that no sum may see."""
         if self.members is None or not self.ignore:
             return logits
-        others = self.same(offset, len(logits))
+        return logits.masked_fill(self.ignored(offset, len(logits)), -math.inf)
+
+    def ignored(self, offset: int, rows: int) -> Tensor:
+        """The cells of the group beside the pair's own, (rows, B)."""
+        others = self.same(offset, rows)
         others.diagonal(offset).fill_(False)
-        return logits.masked_fill(others, -math.inf)
+        return others
 
     def hit_rate(self, best: Tensor, offset: int = 0) -> Tensor:
         """The share of rows from `offset` whose best column is theirs, or of their group; and so for columns."""

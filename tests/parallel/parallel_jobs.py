@@ -29,7 +29,7 @@ def pairs(batch, width=5):
     return image, text, groups
 
 
-def loss_and_gradients(kind, duplicates, chunk_rows, batch=12):
+def loss_and_gradients(kind, duplicates, chunk_rows, batch=12, noisy=False):
     """A batch loss and the gradients of rows through a layer of weights, of scale and bias, averaged as in training."""
     import torch
     import torch.nn.functional as F
@@ -47,7 +47,8 @@ def loss_and_gradients(kind, duplicates, chunk_rows, batch=12):
         bias = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
         rows = [F.normalize(side[local] @ weight, dim=1) for side, weight in zip((image, text), weights, strict=True)]
         config = LossConfig(kind=kind, duplicates=duplicates, chunk_rows=chunk_rows)
-        found = batch_loss(*rows, scale.exp(), config=config, bias=bias, groups=groups[local])
+        noise = torch.rand(batch, generator=torch_generator("parallel noise"), dtype=torch.float64)[local] if noisy else None
+        found = batch_loss(*rows, scale.exp(), config=config, bias=bias, groups=groups[local], noise=noise)
         found.loss.backward()
         learned = [*weights, scale, *([bias] if kind == "sigmoid" else [])]
         gradients = torch.cat([world.mean(value.grad).flatten() for value in learned])

@@ -35,3 +35,12 @@ def test_loss_and_gradients_are_those_of_one_process(processes, whole, kind, dup
         assert answer["loss"] == pytest.approx(expected["loss"], abs=1e-12)
         assert answer["accuracies"] == pytest.approx(expected["accuracies"])
         assert answer["gradients"] == pytest.approx(expected["gradients"], abs=1e-10)
+
+
+@pytest.mark.parametrize(("duplicates", "chunk_rows"), [("separate", None), ("separate", 3), ("share", 2), ("ignore", None)])
+def test_targets_that_know_of_noise_are_those_of_one_process(processes, duplicates, chunk_rows):
+    settings = {"kind": "contrastive", "duplicates": duplicates, "noisy": True}
+    (expected,) = processes.run("loss_and_gradients", 1, **settings, chunk_rows=None)
+    for answer in processes.run("loss_and_gradients", 2, **settings, chunk_rows=chunk_rows):
+        assert answer["loss"] == pytest.approx(expected["loss"], abs=1e-12)
+        assert answer["gradients"] == pytest.approx(expected["gradients"], abs=1e-10)
