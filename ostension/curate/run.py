@@ -1,0 +1,213 @@
+"""Running stages: part by part, here, in several processes, or on a cluster, with the same bytes.
+
+What a process does for a part is `PartWork`, a function of the work folder and the part's number; executors differ in where
+they call it. Parts that are there are not made again, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from ostension.curate.base import DROPPED, TEXT_REASONS, TEXTS, Columns, Part, Stage, load_stage
+from ostension.curate.candidates import as_columns, batched, pair_row, read_captions
+from ostension.curate.work import CANDIDATES, DONE, Entry, Facts, Work, read_part, schema_names, settings_of, write_part
+from ostension.data.workers import Note, in_line, in_processes
+from ostension.errors import ConfigError, DataError
+from ostension.files import folder_lock, read_json, write_json
+
+On = Literal["local", "ray"]
+Progress = Callable[[str, int, int], None]  # what is done, parts of it, of how many
+REDUCED = "facts.json"
+PATIENCE_S = 86_400.0  # a part of pictures before a slow model may take hours
+
+
+def begin(folder: Path, facts: Facts, *, workers: int = 0, on: On = "local", progress: Progress | None = None) -> Work:
+    """The work folder with its candidates, read if they are not there.
+
+    Raises:
+        DataError: if the folder is of another source, or in use; if nothing in the source can be used.
+    """
+    work = Work.create(folder, facts)
+    with folder_lock(work.folder):
+        entry = work.add(CANDIDATES, {}, {}, 0)
+        if entry.done:
+            return work
+        started = time.monotonic()
+        if facts.pictures:
+            parts = -(-len(work.source) // facts.part_size)
+            missing = [number for number in range(parts) if not entry.part(number).is_file()]
+            _each(PartWork(work.folder, 0, "read"), missing, parts, workers, on, progress)
+            rejects = work.source.summary().rejects
+        else:
+            parts, rejects = 0, {}
+            for number, rows in enumerate(batched(read_captions(facts.source, facts.layout), facts.part_size)):
+                parts = number + 1
+                if not entry.part(number).is_file():
+                    write_part(entry.part(number), _numbers(len(rows)), as_columns(rows, None), CANDIDATES)
+                if progress is not None:
+                    progress(CANDIDATES, parts, 0)
+            if not parts:
+                raise DataError("nothing in it", source=" ".join(facts.source), expected="captions")
+        _end(work, entry, parts, {"rejects": rejects}, started)
+    return work
+
+
+def run_stage(
+    work: Work, name: str, config: Any, *, place: int | None = None, workers: int = 0, on: On = "local",
+    progress: Progress | None = None,
+) -> Entry:  # fmt: skip
+    """Run a stage over all that lives, or go on with one that was stopped; one that is done is left as it is.
+
+    Args:
+        place: where in the chain it has to be; by default after all stages that are there.
+        workers: processes; 0 computes in this one.
+        on: "ray" shares parts out over a Ray cluster whose nodes all see the work folder.
+
+    Raises:
+        DataError: if the folder is in use, or a part cannot be read.
+    """
+    stage = load_stage(name)(config)
+    stage.check()
+    with folder_lock(work.folder):
+        if not work.entries or not work.entries[0].done:
+            raise DataError(
+                "its candidates have not been read to the end", source=work.folder, fix="run the first command again"
+            )
+        entry = work.add(name, settings_of(stage), stage.inputs(), place)
+        if entry.done:
+            return entry
+        started, numbers = time.monotonic(), range(work.num_parts)
+        facts: dict[str, Any] = {}
+        if stage.looks_at_whole():
+            missing = [number for number in numbers if not entry.part(number, "mapped").is_file()]
+            _each(PartWork(work.folder, entry.number, "map"), missing, len(numbers), workers, on, progress)
+            if not (entry.folder / REDUCED).is_file():
+                write_json(entry.folder / REDUCED, stage.reduce(_mapped(work, entry), entry.folder))
+            facts = read_json(entry.folder / REDUCED)
+        missing = [number for number in numbers if not entry.part(number).is_file()]
+        _each(PartWork(work.folder, entry.number, "end"), missing, len(numbers), workers, on, progress)
+        _end(work, entry, len(numbers), {"facts": facts}, started)
+    return entry
+
+
+class PartWork:
+    """What is done for one part: the same wherever it is called.
+
+    Args:
+        folder: of the work.
+        number: of the stage's entry.
+        phase: "read" candidates of pairs, "map" for the first pass of a stage that looks at the whole, "end" for the last pass.
+    """
+
+    def __init__(self, folder: Path, number: int, phase: Literal["read", "map", "end"]):
+        self.folder, self.number, self.phase = folder, number, phase
+        self._opened: tuple[Work, Entry, Stage | None, dict[str, Any]] | None = None
+
+    def __call__(self, task: int, note: Note) -> int:
+        work, entry, stage, facts = self._open()
+        note(f"part {task} of {entry.name}")
+        if stage is None:
+            first = task * work.facts.part_size
+            places = range(first, min(first + work.facts.part_size, len(work.source)))
+            rows = [pair_row(work.source, place) for place in places]
+            write_part(entry.part(task), _numbers(len(rows)), as_columns(rows, places), entry.name)
+            return len(rows)
+        part = work.part(task, self.number)
+        if self.phase == "map":
+            write_part(entry.part(task, "mapped"), part.rows, stage.map(part), entry.name)
+        elif stage.looks_at_whole():
+            columns = stage.decide(part, read_part(entry.part(task, "mapped")), facts, entry.folder)
+            write_part(entry.part(task), part.rows, _sound(columns), entry.name)
+        else:
+            write_part(entry.part(task), part.rows, _sound(stage.map(part)), entry.name)
+        return len(part)
+
+    def _open(self) -> tuple[Work, Entry, Stage | None, dict[str, Any]]:
+        if self._opened is None:
+            work = Work(self.folder)
+            entry = work.entries[self.number]
+            stage = None if self.phase == "read" else entry.stage()
+            whole = stage is not None and stage.looks_at_whole() and self.phase == "end"
+            self._opened = work, entry, stage, read_json(entry.folder / REDUCED) if whole else {}
+        return self._opened
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+
+def count(entry: Entry, parts: int) -> dict[str, Any]:
+    """Rows of a stage, and what it dropped by reason; of single captions too."""
+    rows = kept = texts = 0
+    reasons: dict[str, int] = {}
+    text_reasons: dict[str, int] = {}
+    for number in range(parts):
+        path = entry.part(number)
+        singly = TEXT_REASONS in schema_names(path)
+        table = read_part(path, [DROPPED, *([TEXT_REASONS] if singly else [])])
+        rows += len(table)
+        kept += table[DROPPED].null_count
+        _add(reasons, table[DROPPED].combine_chunks())
+        if singly:
+            flat = table[TEXT_REASONS].combine_chunks().flatten()
+            texts += len(flat)
+            _add(text_reasons, flat)
+    return {"rows": rows, "kept": kept, "parts": parts, "reasons": reasons, "texts": texts, "text_reasons": text_reasons}
+
+
+def _add(totals: dict[str, int], column: Any) -> None:
+    for value in column.drop_null().value_counts().to_pylist():
+        totals[value["values"]] = totals.get(value["values"], 0) + value["counts"]
+
+
+def _mapped(work: Work, entry: Entry) -> Iterator[tuple[Part, Any]]:
+    for number in range(work.num_parts):
+        yield work.part(number, entry.number), read_part(entry.part(number, "mapped"))
+
+
+def _end(work: Work, entry: Entry, parts: int, rest: dict[str, Any], started: float) -> None:
+    counts = count(entry, parts)
+    counts["reasons"] = dict(sorted(counts["reasons"].items()))
+    counts["text_reasons"] = dict(sorted(counts["text_reasons"].items()))
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    spent = {"seconds": round(time.monotonic() - started, 3), "peak_mb": round(usage, 1)}
+    write_json(entry.folder / DONE, {**counts, **spent, **rest})
+
+
+def _sound(columns: Columns) -> Columns:
+    """The same; a row that lives has a caption if captions are given."""
+    if TEXTS in columns:
+        dropped = columns.get(DROPPED) or [None] * len(columns[TEXTS])
+        for texts, reason in zip(columns[TEXTS], dropped, strict=True):
+            assert len(texts) or reason is not None, "a row without captions is not dropped"
+    return columns
+
+
+def _numbers(count: int) -> Any:
+    import numpy as np
+
+    return np.arange(count, dtype=np.int32)
+
+
+def _each(work: PartWork, missing: list[int], total: int, workers: int, on: On, progress: Progress | None) -> None:
+    """Do all missing parts."""
+    done = total - len(missing)
+    with contextlib.closing(_executed(work, missing, workers, on)) as answers:  # type: ignore[type-var]
+        for _ in answers:
+            done += 1
+            if progress is not None:
+                progress(work.phase, done, total)
+
+
+def _executed(work: PartWork, tasks: Iterable[int], workers: int, on: On) -> Iterator[Any]:
+    if on == "ray":
+        from ostension.curate.ray_executor import in_ray
+
+        return in_ray(work, tasks, workers)
+    if workers < 0:
+        raise ConfigError(f"{workers} workers", expected="0 or more")
+    return in_processes(work, tasks, workers, PATIENCE_S) if workers else in_line(work, tasks)
