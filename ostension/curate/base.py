@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ostension.errors import DataError
+from ostension.errors import ConfigError, DataError
 from ostension.registry import ModuleRegistry
 
 STAGES = ModuleRegistry("ostension.curate.stages", "stage")
@@ -171,11 +171,17 @@ class Stage(abc.ABC):
         return []
 
 
-def load_stage(name: str) -> type[Stage]:
+def load_stage(name: str, source: object = None) -> type[Stage]:
     """The stage called `name`.
+
+    Args:
+        source: where the name stands, for the message.
 
     Raises:
         ConfigError: for an unknown name, with the nearest three.
     """
-    STAGES.load(name)
+    try:
+        STAGES.load(name)
+    except ConfigError as error:
+        raise ConfigError(error.what, source=source, expected=error.expected, fix=error.fix) from None
     return Stage._kinds[name.replace("_", "-")]

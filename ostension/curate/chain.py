@@ -100,5 +100,5 @@ def _stage(tree: dict[str, Any], number: int, path: Path) -> Stage:
     name = tree.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"stage {number} has no name", source=path, expected='name = "match", say')
-    kind = load_stage(name)
+    kind = load_stage(name, source=f"{path} stage {number}")
     return kind(from_tree(kind.config_type, tree, source=f"{path} stage {number} ({name})"))

@@ -1,0 +1,7 @@
+"""Make the pairs: query lists, matching, filters, near-duplicates, captions, balance; from candidates to shards."""
+
+from __future__ import annotations
+
+from ostension.cli._curate_stages import Run, Show, stage_commands
+
+COMMAND = {**stage_commands(), "run": Run, "ls": Show}
