@@ -13,6 +13,7 @@ _EXPORTS = {
     "embed": "fill",
     "text_embeddings": "texts",
     "search": "exact",
+    "pairs_above": "exact",
     "Features": "features",
     "perceptual_hash": "perceptual",
     "export": "parquet",

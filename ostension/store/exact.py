@@ -1,4 +1,5 @@
-"""Exact search: the k rows with the greatest dot product with each query, from rows that may be larger than memory.
+"""Exact search: the k rows with the greatest dot product with each query, or all pairs of rows with at least a given one,
+from rows that may be larger than memory.
 
 Rows come in blocks. A block's products are computed roughly, in float32 or bfloat16; rows whose rough product could, by the
 bound on its error, belong to the best k are computed again in float64, where products of float32 numbers are exact, and
@@ -83,6 +84,66 @@ def search(
     if not parts:
         return Found(np.zeros((0, count), np.int64), np.zeros((0, count)))
     return Found(np.concatenate([part.rows for part in parts]), np.concatenate([part.scores for part in parts]))
+
+
+@dataclasses.dataclass(frozen=True)
+class RowPairs:
+    """Pairs of rows a < b.
+
+    Attributes:
+        a, b: (P,) numbers of rows.
+        scores: (P,) float64 dot products.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    scores: np.ndarray
+
+
+def pairs_above(
+    rows: Rows | np.ndarray, least: float, *, own_rows: int = QUERIES, block_rows: int = BLOCK_ROWS
+) -> Iterator[RowPairs]:
+    """All pairs of rows whose dot product is at least `least`, each once, in batches: every row with every later one.
+
+    As with `search`, what the first pass says decides nothing: pairs that could pass by the bound on its error are computed in
+    float64. Time grows with N^2 E; memory holds two blocks of rows and their products.
+
+    Args:
+        rows: (N, E), of a set or any array.
+        own_rows, block_rows: rows of the two blocks that are compared at a time; the pairs do not depend on them.
+
+    Raises:
+        DataError: for rows that are not finite.
+    """
+    if own_rows < 1 or block_rows < 1:
+        raise ConfigError(f"blocks of {own_rows} and {block_rows} rows", expected="1 or more")
+    short = 4 * U16 if torch.get_float32_matmul_precision() != "highest" else 0.0
+    err = 1.01 * (rows.shape[1] + 2) * U32 + short
+    for start in range(0, len(rows), own_rows):
+        own = np.array(rows[start : start + own_rows], dtype=np.float32)
+        if not np.isfinite(own).all():
+            raise DataError(f"rows {start:,} to {start + len(own):,} have numbers that are not finite", expected="finite rows")
+        across, lengths = torch.from_numpy(own).T, np.linalg.norm(own.astype(np.float64), axis=1)
+        for first in range(start, len(rows), block_rows):
+            block = np.array(rows[first : first + block_rows], dtype=np.float32)
+            longest = np.linalg.norm(block.astype(np.float64), axis=1).max()
+            floor = torch.from_numpy(least - err * lengths * longest)
+            places, mine = ((torch.from_numpy(block) @ across).double() >= floor).nonzero().numpy().T
+            later = first + places > start + mine
+            places, mine = places[later], mine[later]
+            scores = _products(block, places, own, mine)
+            passed = scores >= least
+            if passed.any():
+                yield RowPairs(start + mine[passed], first + places[passed], scores[passed])
+
+
+def _products(block: np.ndarray, places: np.ndarray, own: np.ndarray, mine: np.ndarray) -> np.ndarray:
+    """Dot products of pairs of rows in float64."""
+    scores = np.empty(len(places))
+    for start in range(0, len(places), EXACT):
+        part = slice(start, start + EXACT)
+        scores[part] = (block[places[part]].astype(np.float64) * own[mine[part]]).sum(axis=1)
+    return scores
 
 
 def _queries(queries: Any, rows: Rows | np.ndarray) -> np.ndarray:

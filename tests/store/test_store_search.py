@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from store_making import key, names, unit_rows
 
 from ostension.errors import ConfigError, DataError
-from ostension.store import Store, search
+from ostension.store import Store, pairs_above, search
 
 
 def dense(rows, queries, k, mask=None):
@@ -99,3 +99,27 @@ def test_what_cannot_be_asked_is_refused():
         search(rows, np.ones((1, 8), int))
     with pytest.raises(DataError, match=r"a mask of shape \(4,\)"):
         search(rows, rows, mask=np.ones(4, bool))
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_all_pairs_above_a_product_are_those_of_a_dense_float64_product(data):
+    count, width = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 9))
+    generator = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    rows = generator.integers(-2, 3, (count, width)).astype(data.draw(st.sampled_from([np.float16, np.float32])))
+    if data.draw(st.booleans()):
+        rows = rows + generator.standard_normal(rows.shape).astype(rows.dtype)
+    scores = (rows.astype(np.float64)[:, None] * rows.astype(np.float64)[None]).sum(axis=2)
+    # A product that occurs is a threshold that a rounding error would miss.
+    least = float(data.draw(st.sampled_from(sorted(set(scores.ravel().tolist())) or [0.0])))
+    blocks = {"own_rows": data.draw(st.sampled_from([1, 3, 64])), "block_rows": data.draw(st.sampled_from([1, 4, 64]))}
+    found = [(int(a), int(b)) for pairs in pairs_above(rows, least, **blocks) for a, b in zip(pairs.a, pairs.b, strict=True)]
+    dense_pairs = [(a, b) for a in range(count) for b in range(a + 1, count) if scores[a, b] >= least]
+    assert sorted(found) == dense_pairs
+    for pairs in pairs_above(rows, least, **blocks):
+        np.testing.assert_allclose(pairs.scores, scores[pairs.a, pairs.b], rtol=1e-14, atol=1e-300)
+
+
+def test_rows_that_are_not_finite_have_no_pairs():
+    with pytest.raises(DataError, match="rows 0 to 2 have numbers that are not finite"):
+        list(pairs_above(np.array([[1.0, np.nan], [1.0, 0.0]], np.float32), 0.5))
