@@ -16,6 +16,7 @@ to whose scripts kana is added here. Differs: there edges of Western punctuation
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -119,6 +120,27 @@ class Matches:
 
     def __getitem__(self, pair: int) -> np.ndarray:
         return self.entries[self.starts[pair] : self.starts[pair + 1]]
+
+    @staticmethod
+    def of(lists: Sequence[Sequence[int]]) -> Matches:
+        """From a list of entries for each pair."""
+        sizes = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
+        flat = itertools.chain.from_iterable(lists)
+        return Matches(np.append(0, np.cumsum(sizes)), np.fromiter(flat, dtype=np.int32, count=int(sizes.sum())))
+
+    @staticmethod
+    def joined(parts: Sequence[Matches]) -> Matches:
+        """All pairs of several, in order."""
+        sizes = [np.diff(part.starts) for part in parts]
+        entries = [part.entries for part in parts]
+        return Matches(
+            np.cumsum(np.concatenate([[0], *sizes]), dtype=np.int64), np.concatenate([np.zeros(0, np.int32), *entries])
+        )
+
+    def take(self, kept: np.ndarray) -> Matches:
+        """Those of the pairs for which `kept` (n,) is true."""
+        sizes = np.diff(self.starts)
+        return Matches(np.append(0, np.cumsum(sizes[kept])), self.entries[np.repeat(kept, sizes)])
 
 
 def match_plain(texts: Sequence[str], entries: Sequence[str], rules: Rules = PUBLISHED) -> list[int]:
