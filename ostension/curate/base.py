@@ -150,10 +150,13 @@ class Stage(abc.ABC):
         """
 
     def reduce(self, parts: Iterable[tuple[Part, Any]], folder: Path) -> dict[str, Any]:
-        """Facts of the whole, from one pass over the parts with what `map` made of them (pyarrow tables), in order.
+        """Facts of the whole, from the parts with what `map` made of them (pyarrow tables), in order.
+
+        With `decide` it is what that goes by; without, it sums up what `map` has decided.
 
         Args:
-            folder: of the stage, for files that `decide` reads.
+            parts: can be gone through more than once; each time all files are read.
+            folder: of the stage, for files that `decide` and reports read.
         """
         raise NotImplementedError
 
@@ -164,7 +167,12 @@ class Stage(abc.ABC):
     @classmethod
     def looks_at_whole(cls) -> bool:
         """Whether it has a second pass."""
-        return cls.reduce is not Stage.reduce
+        return cls.decide is not Stage.decide
+
+    @classmethod
+    def sums_up(cls) -> bool:
+        """Whether it has facts of the whole that it does not decide by."""
+        return cls.reduce is not Stage.reduce and not cls.looks_at_whole()
 
     def figures(self, facts: Mapping[str, Any], folder: Path) -> list[Any]:
         """What a report shows of it besides counts by reason."""

@@ -87,10 +87,12 @@ def run_stage(
             missing = [number for number in numbers if not entry.part(number, "mapped").is_file()]
             _each(PartWork(work.folder, entry.number, "map"), missing, len(numbers), workers, on, progress)
             if not (entry.folder / REDUCED).is_file():
-                write_json(entry.folder / REDUCED, stage.reduce(_mapped(work, entry), entry.folder))
+                write_json(entry.folder / REDUCED, stage.reduce(_Parts(work, entry, "mapped"), entry.folder))
             facts = read_json(entry.folder / REDUCED)
         missing = [number for number in numbers if not entry.part(number).is_file()]
         _each(PartWork(work.folder, entry.number, "end"), missing, len(numbers), workers, on, progress)
+        if stage.sums_up():
+            facts = stage.reduce(_Parts(work, entry, "part"), entry.folder)
         _end(work, entry, len(numbers), {"facts": facts}, started)
     return entry
 
@@ -164,9 +166,15 @@ def _add(totals: dict[str, int], column: Any) -> None:
         totals[value["values"]] = totals.get(value["values"], 0) + value["counts"]
 
 
-def _mapped(work: Work, entry: Entry) -> Iterator[tuple[Part, Any]]:
-    for number in range(work.num_parts):
-        yield work.part(number, entry.number), read_part(entry.part(number, "mapped"))
+class _Parts:
+    """All parts with what a pass made of them, in order, as often as they are gone through."""
+
+    def __init__(self, work: Work, entry: Entry, kind: Literal["mapped", "part"]):
+        self.work, self.entry, self.kind = work, entry, kind
+
+    def __iter__(self) -> Iterator[tuple[Part, Any]]:
+        for number in range(self.work.num_parts):
+            yield self.work.part(number, self.entry.number), read_part(self.entry.part(number, self.kind))
 
 
 def _end(work: Work, entry: Entry, parts: int, rest: dict[str, Any], started: float) -> None:
