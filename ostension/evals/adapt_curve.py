@@ -1,6 +1,7 @@
 """Accuracy along the line from zero-shot to an adapted predictor, where its pictures are from and where they are not.
 
     heads      logits(alpha) = (1 - alpha) L_0 + alpha L_1       frozen tower and two linear heads: every alpha from one pass
+                                                                 over kept rows (`weights.heads`), for the price of one point
     weights    theta(alpha) = (1 - alpha) theta_0 + alpha theta_1    tuned towers: live, with pictures decoded once
     logits     as "heads" where the predictor is no linear head: mixed answers, which are no point between weights
 
@@ -8,7 +9,7 @@ alpha is chosen on the split "val" of the task, where it has one; what is measur
 "alphas", "scores" {task@split: [score at each alpha]}, of which the first is in distribution, "outside" (the mean over the
 others), "validation" and "chosen" (None without "val"), "factor" (of the predictor's logits, see `same_spread`).
 
-Letters: N samples, C classes, S pixels a side.
+Letters: N samples, C classes, A alphas, S pixels a side.
 Source: Wortsman et al. 2022 (arXiv:2109.01903), section 4.
 """
 
@@ -32,40 +33,71 @@ from ostension.errors import ConfigError
 from ostension.evals.adaptation import points_between
 from ostension.evals.answers import BLOCK, bound, logits_of, names_of
 from ostension.evals.records import Metric, Record
-from ostension.evals.scores import score_name, score_value, scores
+from ostension.evals.scores import (
+    BY_PICKS,
+    check_targets,
+    score_name,
+    score_value,
+    scores,
+    scores_of_picks,
+    value_of_picks,
+)
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits
 from ostension.image.transforms import Transform
 from ostension.model.predictor import Predictor
-from ostension.runtime import torch_generator
 from ostension.shapes import Float
+from ostension.store.key import Level
+from ostension.weights.heads import End, Head, head_of, picks_of_heads, picks_of_logits
 from ostension.weights.line import head_line, ratio_of_spreads
 
 ALPHAS = tuple(step / 10 for step in range(11))
-PROBES = 8  # pairs of rows on which a head shows that it is linear
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
     """A split that is measured."""
 
-    task: Task
+    splits: TaskSplits
     data: TaskData
+
+    @classmethod
+    def of(cls, splits: TaskSplits, split: str = "test") -> Place:
+        data = splits.split(split)
+        assert data.targets is not None
+        check_targets(splits.task, (len(data), len(splits.task.display_names())), data.targets)
+        return cls(splits, data)
+
+    @property
+    def task(self) -> Task:
+        return self.splits.task
 
     @property
     def name(self) -> str:
         return f"{self.task.name}@{self.data.split}"
 
-    def value(self, logits: Float[np.ndarray, "N C"]) -> float:
+    @property
+    def by_picks(self) -> bool:
+        """Whether the score looks at the largest logits alone."""
+        return score_name(self.task) in BY_PICKS
+
+    def value(self, said: np.ndarray) -> float:
+        """The score of logits (N, C), or of the classes that are picked (N,)."""
         assert self.data.targets is not None
-        return score_value(self.task, logits, self.data.targets, self.data.groups)
+        measure = value_of_picks if said.ndim == 1 else score_value
+        return measure(self.task, said, self.data.targets, self.data.groups)
 
-    def metric(self, logits: Float[np.ndarray, "N C"], seed: int) -> Metric:
+    def metric(self, said: np.ndarray, seed: int) -> Metric:
+        """The same with its interval."""
         assert self.data.targets is not None
-        return scores(self.task, logits, self.data.targets, self.data.groups, seed=seed)[score_name(self.task)]
+        given = self.data.targets, self.data.groups
+        if said.ndim == 1:
+            classes = len(self.task.display_names())
+            return scores_of_picks(self.task, said, *given, classes=classes, seed=seed)[score_name(self.task)]
+        return scores(self.task, said, *given, seed=seed)[score_name(self.task)]
 
 
-Answers = Callable[[float, Place], np.ndarray]  # the logits (N, C) at an alpha
+Answers = Callable[[float, Place], np.ndarray]  # the logits (N, C) at an alpha, or what they pick (N,)
 
 
 def adapt_curve(
@@ -96,8 +128,8 @@ def adapt_curve(
     given = sorted({float(alpha) for alpha in alphas})
     require(bool(given) and 0 <= given[0] <= given[-1] <= 1, "alphas", list(alphas), "numbers from 0 to 1")
     wanted = sorted({0.0, 1.0, *given})
-    places = [Place(one.task, one.split("test")) for one in (splits, *targets)]
-    val = Place(splits.task, splits.split("val")) if splits.missing("val") is None else None
+    places = [Place.of(one) for one in (splits, *targets)]
+    val = Place.of(splits, "val") if splits.missing("val") is None else None
     judged = [*places, *([val] if val is not None else [])]
     known: dict[str, list[float]] = {place.name: [] for place in judged}
     kept: dict[tuple[str, float], Metric] = {}
@@ -108,7 +140,7 @@ def adapt_curve(
                 raise ConfigError("same_spread has no effect on a tuned tower, whose weights are interpolated")
             steps = tuned_answers(predictor, wanted, judged, embedder, Path(folder))  # type: ignore[arg-type]
         else:
-            how, factor, steps = frozen_answers(predictor, wanted, judged, embedder, splits.task, same_spread)
+            how, factor, steps = frozen_answers(predictor, wanted, judged, embedder, same_spread)
         for alpha, answers in steps:
             found = {place.name: answers(alpha, place) for place in judged}
             for place in judged:
@@ -145,23 +177,10 @@ def is_tuned(predictor: Predictor) -> bool:
     return isinstance(getattr(predictor, "module", None), Tuned)
 
 
-@torch.no_grad()
-def is_head(predictor: Predictor) -> bool:
-    """Whether the logits are W x + b for rows x of the frozen tower, as seen at the middle of random rows."""
-    if predictor.depends != "nothing":
-        return False
-    device, width = predictor.weights.device, predictor.weights.shape[-1]
-    rows = torch.randn(2, PROBES, width, generator=torch_generator("is it linear")).to(device)
-    ends, middle = [predictor.logits(part) for part in rows], predictor.logits(rows.mean(dim=0))
-    finite = torch.stack(ends).isfinite()
-    reach = float(torch.stack(ends)[finite].abs().max()) if bool(finite.any()) else 0.0
-    return torch.allclose(middle, (ends[0] + ends[1]) / 2, rtol=0, atol=1e-5 * reach)
-
-
 def frozen_answers(
-    predictor: Predictor, alphas: Sequence[float], places: Sequence[Place], embedder: Embedder, task: Task, same_spread: bool
+    predictor: Predictor, alphas: Sequence[float], places: Sequence[Place], embedder: Embedder, same_spread: bool
 ) -> tuple[str, float, Iterator[tuple[float, Answers]]]:
-    """What is mixed, the factor of the predictor's logits, and answers from the logits of both ends, which are computed once.
+    """What is mixed, the factor of the predictor's logits, and answers from one pass over the rows of both ends.
 
     Raises:
         ConfigError: for a predictor that changes the image side.
@@ -171,21 +190,68 @@ def frozen_answers(
             f"{predictor.kind} changes the image side and tunes no tower, so there is no line",
             expected="a head or a tuned tower",
         )
-    templates = predictor.templates or task.prompt_templates()
-    ends: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    head = head_of(predictor)
+    templates = predictor.templates or places[0].task.prompt_templates()
+    ends = {}
     for place in places:
         names = names_of(place.task)
-        start = Predictor.zero_shot(predictor.encoder, list(names), templates)
-        both = (logits_of(one, place.data, embedder) for one in (start, bound(predictor, names)))
-        ends[place.name] = next(both), next(both)
-    factor = ratio_of_spreads(*ends[places[0].name]) if same_spread else 1.0
-    if factor != 1:
-        ends = {name: (start, (factor * end).astype(end.dtype)) for name, (start, end) in ends.items()}
+        ends[place.name] = words(embedder, place, names, templates), bound(predictor, names)
+    factor = ratio_of_spreads(*_logits(ends[places[0].name], places[0], embedder)) if same_spread else 1.0
+    found: dict[str, np.ndarray] = {}  # picks (A, N), or else both ends' logits (2, N, C)
+    for place in places:
+        if head is not None and place.by_picks:
+            start, end = ends[place.name]
+            both = (start, head_of(start)), (end, head if end is predictor else head_of(end))
+            found[place.name] = picks_of_heads(*_heads(both, place, embedder, factor), alphas)
+        else:
+            logits = _logits(ends[place.name], place, embedder, factor)
+            found[place.name] = picks_of_logits(*logits, alphas) if place.by_picks else np.stack(logits)
+    order = {alpha: number for number, alpha in enumerate(alphas)}
 
     def answers(alpha: float, place: Place) -> np.ndarray:
-        return head_line(*ends[place.name], alpha)
+        known = found[place.name]
+        return known[order[alpha]] if place.by_picks else head_line(known[0], known[1], alpha)
 
-    return "heads" if is_head(predictor) else "logits", factor, ((alpha, answers) for alpha in alphas)
+    return "logits" if head is None else "heads", factor, ((alpha, answers) for alpha in alphas)
+
+
+def words(embedder: Embedder, place: Place, names: Sequence[str], templates: Sequence[str]) -> Predictor:
+    """Zero-shot, from rows of prompts that are kept."""
+    rows = embedder.inputs(place.splits).classifier({name: (name,) for name in names}, templates)
+    return Predictor(
+        class_names=names, weights=torch.from_numpy(rows).to(embedder.model.device), scale=embedder.scale,
+        encoder=embedder.model, templates=templates,
+    )  # fmt: skip
+
+
+def _logits(
+    ends: tuple[Predictor, Predictor], place: Place, embedder: Embedder, factor: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of both ends, the second's multiplied."""
+    start, end = (logits_of(one, place.data, embedder) for one in ends)
+    return start, end if factor == 1 else (factor * end).astype(end.dtype)
+
+
+def _heads(
+    ends: tuple[tuple[Predictor, Head | None], ...], place: Place, embedder: Embedder, factor: float
+) -> tuple[End, End]:
+    """Both ends as heads on rows that are kept, with the logits that `logits_of` gives."""
+    known: dict[Level, np.ndarray] = {}
+    for level in dict.fromkeys(one.level for one, _ in ends):
+        rows = embedder.rows(place.data, level)
+        known[level] = rows.unit() if level == "post" else rows.array()
+
+    def end(predictor: Predictor, head: Head | None) -> End:
+        rows = known[predictor.level]
+        assert head is not None
+
+        @torch.no_grad()
+        def exact(chosen: np.ndarray) -> np.ndarray:
+            return predictor.logits(torch.from_numpy(rows[chosen]).to(predictor.encoder.device)).float().cpu().numpy()
+
+        return End(head, rows, exact)
+
+    return end(*ends[0]), end(*ends[1]).scaled(factor)
 
 
 def tuned_answers(

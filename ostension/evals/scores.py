@@ -380,4 +380,5 @@ def check_logits(task: Task, logits: Float[np.ndarray, "N C"]) -> None:
     highest = logits.max(axis=1)
     if not np.isfinite(highest).all():
         row = int((~np.isfinite(highest)).argmax())
-        raise DataError(f"row {row} of the logits has no largest number", source=task.name or task.title, expected="finite logits")
+        source = task.name or task.title
+        raise DataError(f"row {row} of the logits has no largest number", source=source, expected="finite logits")

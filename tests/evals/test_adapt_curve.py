@@ -19,12 +19,15 @@ from ostension.adapt import clip_adapter, cocoop, coop, finetune, prior, probe, 
 from ostension.adapt._fit import Recipe
 from ostension.cli.main import main
 from ostension.errors import ConfigError
-from ostension.evals.adapt_curve import ALPHAS, adapt_curve, is_head
+from ostension.evals.adapt_curve import ALPHAS, adapt_curve
 from ostension.evals.adaptation import Plan, examples_of, logits_of, run_plan
+from ostension.evals.scores import score_name, score_value, scores
 from ostension.evals.store_inputs import Embedder
 from ostension.evals.task_splits import TaskSplits
 from ostension.formats.load import save
 from ostension.store import Store
+from ostension.weights.heads import head_of
+from ostension.weights.line import head_line
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220)}
 SHORT = Recipe(epochs=1, batch_size=4, views=0, warmup_epochs=0)
@@ -140,6 +143,25 @@ def test_a_tuned_tower_s_curve_is_wise_ft_s_and_decodes_once(root, embedder, mon
     assert record.details["scores"]["colours@test"] == expected
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "mean_per_class", "macro_f1_present", "mean_top1_top5"])
+def test_scores_of_every_alpha_are_those_of_logits_mixed_in_float64(root, embedder, metric):
+    record = (root / "colours.toml").read_text().replace("version = 1", f'version = 1\nmetric = "{metric}"')
+    (root / f"colours-{metric}.toml").write_text(record)
+    splits = TaskSplits(root / f"colours-{metric}.toml")
+    data = splits.split("test")
+    for method, config in ((probe, probe.Config(strength=1.0)), (cocoop, cocoop.Config(recipe=SHORT))):
+        predictor = learned(method, embedder, splits, config)
+        found = adapt_curve(predictor, splits, embedder)
+        start = embedder.model.classifier(predictor.class_names, predictor.templates or splits.task.prompt_templates())
+        ends = [logits_of(one, data, embedder) for one in (start, predictor)]
+        wanted = [head_line(*ends, alpha) for alpha in ALPHAS]
+        told = [score_value(splits.task, logits, data.targets) for logits in wanted]
+        assert found.details["scores"][f"{splits.task.name}@test"] == told
+        name = score_name(splits.task)
+        for place, logits in (("zero-shot/", wanted[0]), ("adapted/", wanted[-1])):
+            assert found.metrics[f"{place}{name}"] == scores(splits.task, logits, data.targets)[name]
+
+
 def test_what_is_no_head_mixes_answers_and_what_changes_pictures_without_a_tower_has_no_line(root, embedder):
     splits = TaskSplits(root / "plain.toml")
     kinds = {}
@@ -149,7 +171,7 @@ def test_what_is_no_head_mixes_answers_and_what_changes_pictures_without_a_tower
         ("vpt", vpt, vpt.Config(recipe=SHORT)),
     ):  # fmt: skip
         kinds[name] = learned(method, embedder, splits, config)
-    assert {name: is_head(predictor) for name, predictor in kinds.items() if name != "vpt"} == {
+    assert {name: head_of(predictor) is not None for name, predictor in kinds.items() if name != "vpt"} == {
         "coop": True, "cocoop": False, "clip-adapter": False, "probe": True,
     }  # fmt: skip
     assert adapt_curve(kinds["cocoop"], splits, embedder, alphas=(0.5,)).details["how"] == "logits"
