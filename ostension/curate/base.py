@@ -164,15 +164,13 @@ class Stage(abc.ABC):
         """The columns that the stage ends in, as of `map`, from a part, its mapped columns, and the facts."""
         raise NotImplementedError
 
-    @classmethod
-    def looks_at_whole(cls) -> bool:
-        """Whether it has a second pass."""
-        return cls.decide is not Stage.decide
+    def looks_at_whole(self) -> bool:
+        """Whether it has a second pass; a stage may have one with some settings only."""
+        return type(self).decide is not Stage.decide
 
-    @classmethod
-    def sums_up(cls) -> bool:
+    def sums_up(self) -> bool:
         """Whether it has facts of the whole that it does not decide by."""
-        return cls.reduce is not Stage.reduce and not cls.looks_at_whole()
+        return type(self).reduce is not Stage.reduce and not self.looks_at_whole()
 
     def figures(self, facts: Mapping[str, Any], folder: Path) -> list[Any]:
         """What a report shows of it besides counts by reason."""

@@ -54,9 +54,9 @@ class Identifier:
         if not texts:
             return [], np.zeros(0, np.float32)
         lines = [" ".join(text.encode("utf-8", "replace").decode("utf-8").split()) for text in texts]
-        labels, chances = self._model.predict(lines, k=1, threshold=0.0)
-        names = [found[0].removeprefix(_LABEL) if len(found) else UNKNOWN for found in labels]
-        likely = np.array([found[0] if len(found) else 0.0 for found in chances], np.float32)
+        found = [self._model.predict(line) for line in lines]
+        names = [labels[0].removeprefix(_LABEL) if len(labels) else UNKNOWN for labels, _ in found]
+        likely = np.array([chances[0] if len(chances) else 0.0 for _, chances in found], np.float32)
         return names, np.round(np.minimum(likely, np.float32(1)), 4)  # fastText's sums may exceed 1
 
     def sha256(self) -> str:

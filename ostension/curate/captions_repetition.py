@@ -7,7 +7,7 @@ Within a caption: the longest run of one character, the longest run of one word,
 which is 0 where every word is new. Below 8 words function words decide the share, and it is taken as 0.
 
 Over the whole: how many pairs have a caption, whatever its case and spaces. Counting is exact up to collisions of 64-bit hashes
-(a chance of one in 37 million for a million captions). Hashes go to 256 files by their first 8 bits, each is counted alone,
+(a chance of one in 37 million for a million captions). Hashes go to 256 files by their last 8 bits, each is counted alone,
 and what more pairs than allowed share is kept. A hash takes 8 bytes on the disk on the way, a 256th of them lie in memory.
 
 Source: captions shared by more than ten images are left out of ALIGN (Jia et al., 2021, section 3.1); shares of repeated words
@@ -55,26 +55,27 @@ def caption_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(plain, digest_size=8).digest(), "little")
 
 
-def count_shared(batches: Iterable[np.ndarray], most: int, folder: Path) -> np.ndarray:
+def count_shared(batches: Iterable[np.ndarray], most: int, folder: Path, *, files: int = FILES) -> np.ndarray:
     """The hashes (uint64, ascending) that come more than `most` times in all batches together.
 
     Args:
         batches: hashes, each once for each pair.
         folder: for the files on the way, which are removed.
+        files: how many, of which each is counted alone.
     """
-    paths = [folder / f"captions-{number:02x}.tmp" for number in range(FILES)]
+    paths = [folder / f"captions-{number:02x}.tmp" for number in range(files)]
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open(path, "wb")) for path in paths]
+        opened = [stack.enter_context(open(path, "wb")) for path in paths]
         for hashes in batches:
             hashes = np.asarray(hashes, "<u8")
-            places = (hashes >> np.uint64(56)).astype(np.int64)
+            places = (hashes % np.uint64(files)).astype(np.int64)
             hashes = hashes[np.argsort(places, kind="stable")]
-            ends = np.cumsum(np.bincount(places, minlength=FILES))
-            for file, part in zip(files, np.split(hashes, ends[:-1]), strict=True):
+            ends = np.cumsum(np.bincount(places, minlength=files))
+            for file, part in zip(opened, np.split(hashes, ends[:-1]), strict=True):
                 file.write(part.tobytes())
     found = []
     for path in paths:
         values, counts = np.unique(np.fromfile(path, "<u8"), return_counts=True)
         found.append(values[counts > most])
         path.unlink()
-    return np.concatenate(found)
+    return np.sort(np.concatenate(found))

@@ -59,8 +59,8 @@ class Hook:
         Raises:
             DataError: if the function fails, or does not give a finite number for each value.
         """
-        if self._called is None:
-            self._called = self._load()
+        self.check()
+        assert self._called is not None
         where = f"{self.entry} at {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "") if names else self.entry
         try:
             scores = np.asarray(self._called(list(values)), np.float32)
@@ -73,6 +73,15 @@ class Hook:
             bad = names[int(np.flatnonzero(~np.isfinite(scores))[0])]
             raise DataError("gave a score that is not finite", source=f"{self.entry} at {bad}", expected="numbers")
         return scores
+
+    def check(self) -> None:
+        """Find the function.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        if self._called is None:
+            self._called = self._load()
 
     def _load(self) -> Callable[[list[Any]], Any]:
         module, _, function = self.entry.partition(":")
