@@ -60,10 +60,10 @@ class Captioner(nn.Module):
 
     def loss(
         self, states: Float[Tensor, "B T W"], places: Float[Tensor, "B P F"], tokens: Int[Tensor, "B T"],
-        ends: Int[Tensor, " B"],
+        ends: Int[Tensor, " B"], firsts: Int[Tensor, " B"] | None = None,
     ) -> Float[Tensor, " B"]:  # fmt: skip
         """The captioning loss of each pair, from the taps "tokens" and "patches" of its towers."""
-        return next_token_loss(self.decoder, self.decoder(states, places), tokens, ends)
+        return next_token_loss(self.decoder, self.decoder(states, places), tokens, ends, firsts)
 
 
 class CaptionModel:

@@ -107,22 +107,31 @@ def image_features(config: ModelConfig) -> int:
     return config.vision.channels if isinstance(config.vision, ResNetConfig) else config.vision.width
 
 
-def target_mask(tokens: Int[Tensor, "B T"], ends: Int[Tensor, " B"]) -> Bool[Tensor, "B T1"]:
+def target_mask(
+    tokens: Int[Tensor, "B T"], ends: Int[Tensor, " B"], firsts: Int[Tensor, " B"] | None = None
+) -> Bool[Tensor, "B T1"]:
     """Which of the tokens 1..T-1 are to be predicted: those up to the end token, by position.
 
     Not by the padding's id, as is usual: CLIP pads with 0, which is the exclamation mark.
+
+    Args:
+        firsts: the first token of each row that is to be predicted, behind what is only read (concepts).
     """
-    return torch.arange(1, tokens.shape[1], device=tokens.device) <= ends[:, None]
+    places = torch.arange(1, tokens.shape[1], device=tokens.device)
+    mask = places <= ends[:, None]
+    return mask if firsts is None else mask & (places >= firsts[:, None])
 
 
 def next_token_loss(
-    decoder: Decoder, states: Float[Tensor, "B T W"], tokens: Int[Tensor, "B T"], ends: Int[Tensor, " B"]
-) -> Float[Tensor, " B"]:
+    decoder: Decoder, states: Float[Tensor, "B T W"], tokens: Int[Tensor, "B T"], ends: Int[Tensor, " B"],
+    firsts: Int[Tensor, " B"] | None = None,
+) -> Float[Tensor, " B"]:  # fmt: skip
     """For each row the mean over its tokens of -log p(next token), the end token being the last to be predicted.
 
-    Only tokens that are asked for become logits, `LOGITS` numbers at a time, computed anew on the way back.
+    What stands before `firsts` is read and not predicted. Only tokens that are asked for become logits, `LOGITS` numbers at a
+    time, computed anew on the way back.
     """
-    mask = target_mask(tokens, ends)
+    mask = target_mask(tokens, ends, firsts)
     targets, rows = tokens[:, 1:][mask], mask.nonzero()[:, 0]
     losses = _cross_entropies(decoder.logits, states[:, :-1][mask], targets, LOGITS // len(decoder.head))
     sums = torch.zeros(len(tokens), dtype=losses.dtype, device=losses.device).index_add(0, rows, losses)

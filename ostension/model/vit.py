@@ -20,7 +20,7 @@ from ostension.model.fused import linear
 from ostension.model.insert import VisualInsert
 from ostension.model.layers import MLP, Attention, Transformer
 from ostension.model.taps import Taps
-from ostension.shapes import Float
+from ostension.shapes import Float, Int
 
 
 class AttentionPool(nn.Module):
@@ -116,12 +116,26 @@ class VisionTransformer(nn.Module):
             return self.ln_pre(torch.cat([x, tokens], dim=1)), kept
         return torch.cat([self.ln_pre(x), tokens], dim=1), kept
 
-    def _patches(self, images: Tensor) -> Tensor:
-        """The patch convolution as one matrix product (B, P, W): 1 to 1.4 times as fast on a processor."""
+    def pixels(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B P D"]:
+        """The pixels of each patch, colour by colour."""
         grid, size = self.config.grid, self.config.patch_size
         images = images[:, :, : grid * size, : grid * size]
         pixels = images.unflatten(3, (grid, size)).unflatten(2, (grid, size)).permute(0, 2, 4, 1, 3, 5)  # B g g 3 p p
-        return linear(pixels.flatten(3).flatten(1, 2), self.conv1.weight.flatten(1), self.conv1.bias)
+        return pixels.flatten(3).flatten(1, 2)
+
+    def visible_states(self, images: Float[Tensor, "B 3 S S"], places: Int[Tensor, "B K"]) -> Float[Tensor, "B K W"]:
+        """The last states, after the last LayerNorm, of some patches of each picture, where the tower sees no others."""
+        first = int(self.config.class_token)
+        x = self._patches(images) + self.positional_embedding[first:]
+        x = x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+        if self.class_embedding is not None:
+            own = (self.class_embedding + self.positional_embedding[0]).expand(x.shape[0], 1, -1)
+            x = torch.cat([own, x], dim=1)
+        return self.ln_post(self.transformer(self.ln_pre(x)))[:, first:]
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """The patch convolution as one matrix product (B, P, W): 1 to 1.4 times as fast on a processor."""
+        return linear(self.pixels(images), self.conv1.weight.flatten(1), self.conv1.bias)
 
     def _pool(self, x: Tensor, taps: Taps | None) -> Tensor:
         """The feature (B, W) of all tokens' last states (B, P, W)."""

@@ -30,6 +30,9 @@ class Batch:
             in common is enough; None where all differ.
         rejects: pairs that could not be used and were replaced: their key and why.
         texts_cut: captions that were longer than the context.
+        prompted: (B, T), the captions behind what a captioner is told before it speaks, such as concepts; a contrastive loss
+            never sees them.
+        firsts: (B,) the first token of each row of `prompted` that is the caption's.
     """
 
     images: Tensor
@@ -38,6 +41,8 @@ class Batch:
     groups: Tensor | None = None
     rejects: Sequence[tuple[str, str]] = ()
     texts_cut: int = 0
+    prompted: Tensor | None = None
+    firsts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -51,8 +56,9 @@ class Batch:
         """The batch with its tensors on `device`."""
         if device.type == "cpu":
             return self
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "tokens")}
-        return dataclasses.replace(self, **moved, groups=None if self.groups is None else self.groups.to(device))
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        return dataclasses.replace(self, **moved)
 
 
 class BatchSource(Protocol):

@@ -72,7 +72,7 @@ class Captioning(Contrastive):
         text = self.model.text_features(batch.tokens, ("tokens", "embedding"))
         ends = self.model.text.ends(batch.tokens)
         losses = self.captioner.loss(text["tokens"], image["patches"], batch.tokens, ends)
-        rows = {"image": _unit(image["embedding"]), "text": _unit(text["embedding"])}
+        rows = {"image": unit(image["embedding"]), "text": unit(text["embedding"])}
         return Embedded(rows=rows, own=losses.mean())
 
     def loss(self, embedded: Embedded, groups: Tensor | None) -> StepLoss:
@@ -95,14 +95,15 @@ class Captioning(Contrastive):
 
 
 @contextmanager
-def taken_off(model: CLIP, name: str) -> Iterator[None]:
-    """The model without the part that an objective put on it, such as its captioner, for as long as it is entered."""
-    part = model._modules.pop(name)
+def taken_off(model: CLIP, *names: str) -> Iterator[None]:
+    """The model without the parts that an objective put on it, such as its captioner, for as long as it is entered."""
+    parts = {name: model._modules.pop(name) for name in names}
     try:
         yield
     finally:
-        model._modules[name] = part
+        model._modules.update(parts)
 
 
-def _unit(rows: Tensor) -> Tensor:
+def unit(rows: Tensor) -> Tensor:
+    """Rows of length 1, in float32 or wider."""
     return F.normalize(rows if rows.dtype.itemsize == 8 else rows.float(), dim=-1)

@@ -188,6 +188,7 @@ def _run_steps(
         while state.step < steps and (drawn := draw(stream, stop, world)) is not None:
             batch, waited = drawn[0].to(device), drawn[1]
             state.note_rejects(batch)
+            objective.before_step(state.step, batches, config.workers)
 
             torch.manual_seed(runtime.seed_for(config.seed, "step", state.step, *own))
             buffers = [(buffer, buffer.clone()) for buffer in objective.module.buffers()]

@@ -17,11 +17,11 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ostension.errors import ConfigError
+from ostension.errors import CheckpointError, ConfigError
 from ostension.formats.load import save as save_model
 from ostension.losses import LossConfig, batch_loss
 from ostension.model.clip import CLIP
-from ostension.train.batches import Batch
+from ostension.train.batches import Batch, BatchSource
 from ostension.world import current
 
 
@@ -69,8 +69,24 @@ class Objective(abc.ABC):
     def loss(self, embedded: Embedded, groups: Tensor | None) -> StepLoss:
         """The loss of the whole batch from its embeddings and its pairs' groups (see `Batch`), `own` included."""
 
+    def before_step(self, step: int, batches: BatchSource, workers: int) -> None:  # noqa: B027
+        """Called before step `step` (from 0) is taken, with all that the run can draw; in every process."""
+
     def after_update(self) -> None:  # noqa: B027
         """Called after every step of the optimiser."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it knows beside the weights, the same in every process; checkpoints hold it."""
+        return {}
+
+    def load_state(self, tensors: Mapping[str, Tensor], source: object) -> None:
+        """Take up what a checkpoint held.
+
+        Raises:
+            CheckpointError: for what is not this objective's.
+        """
+        if tensors:
+            raise CheckpointError("holds a state that this objective does not have", source=source)
 
     @abc.abstractmethod
     def identity(self) -> Mapping[str, object]:
@@ -110,7 +126,13 @@ class ContrastiveConfig:
 
 
 class Contrastive(Objective):
-    """The paper's objective, symmetric InfoNCE over the batch, or SigLIP's pairwise sigmoid."""
+    """The paper's objective, symmetric InfoNCE over the batch, or SigLIP's pairwise sigmoid.
+
+    Attributes:
+        noise: how likely each of this process's pairs of the step is noise (see `train.nlip`); None where nobody asks.
+    """
+
+    noise: Tensor | None = None
 
     def __init__(self, model: CLIP, config: LossConfig | None = None):
         self.module = self.model = model
@@ -132,7 +154,8 @@ class Contrastive(Objective):
     def loss(self, embedded: Embedded, groups: Tensor | None) -> StepLoss:
         rows, model = embedded.rows, self.model
         found = batch_loss(
-            rows["image"], rows["text"], model.scale(), config=self.config, bias=model.logit_bias, groups=groups
+            rows["image"], rows["text"], model.scale(), config=self.config, bias=model.logit_bias, groups=groups,
+            noise=self.noise,
         )  # fmt: skip
         logit_scale = model.logit_scale.detach()
         measured = {

@@ -13,6 +13,7 @@ KINDS = {
     "distillation": ("ostension.train.distillation", "DistillationConfig"),
     "language-model": ("ostension.train.prediction", "NextTokenConfig"),
     "bag-prediction": ("ostension.train.prediction", "BagPredictionConfig"),
+    "nlip": ("ostension.train.nlip", "NlipConfig"),
     "labels": ("ostension.train.labels", "LabelsConfig"),
 }
 

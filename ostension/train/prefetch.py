@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,5 +118,5 @@ class _InProcess:
 
 
 def _from_arrays(values: dict[str, Any]) -> Batch:
-    tensors = {name: torch.from_numpy(values[name]) for name in ("images", "tokens", "groups") if values[name] is not None}
+    tensors = {name: torch.from_numpy(value) for name, value in values.items() if isinstance(value, np.ndarray)}
     return Batch(**{**values, **tensors})

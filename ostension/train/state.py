@@ -84,6 +84,8 @@ class TrainState:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint holds as tensors, by file."""
         found = {"weights": self.masters.state(), "optimizer": self.optimizer.state()}
+        if known := self.objective.state():
+            found["objective"] = known
         return found if self.average is None else {**found, "average": self.average.tensors}
 
     def rows(self) -> SlicedRows:
@@ -111,6 +113,7 @@ class TrainState:
                 self.average.load(checkpoint.tensors["average"], files["average"])
             else:  # a run that was allowed to begin averaging now
                 self.average = Average(self.masters, self.average.decay)
+        self.objective.load_state(checkpoint.tensors.get("objective", {}), checkpoint.path / "objective.safetensors")
         self.health.load(checkpoint.state["health"])
         self.rejects.load(checkpoint.state["rejects"])
         self.step, self.changes = checkpoint.step, list(checkpoint.state["changes"])
