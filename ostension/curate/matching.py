@@ -19,12 +19,12 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ostension.curate.match_table import GLUE, ROW, WordTable
-from ostension.errors import DataError
+from ostension.errors import DataError, require_extra
 
 PUNCTUATION = ",.;:?!`"
 # Letters written without spaces between words.
@@ -136,6 +136,17 @@ class Matches:
         return Matches(
             np.cumsum(np.concatenate([[0], *sizes]), dtype=np.int64), np.concatenate([np.zeros(0, np.int32), *entries])
         )
+
+    @staticmethod
+    def from_arrow(column: Any) -> Matches:
+        """From a pyarrow array of lists; no list is an empty one."""
+        sizes = require_extra("pyarrow.compute", "curate").list_value_length(column).fill_null(0).to_numpy()
+        return Matches(np.append(0, np.cumsum(sizes, dtype=np.int64)), column.flatten().to_numpy())
+
+    def to_arrow(self) -> Any:
+        """A pyarrow array of lists of int32."""
+        arrow = require_extra("pyarrow", "curate")
+        return arrow.ListArray.from_arrays(arrow.array(self.starts.astype(np.int32)), arrow.array(self.entries))
 
     def take(self, kept: np.ndarray) -> Matches:
         """Those of the pairs for which `kept` (n,) is true."""
