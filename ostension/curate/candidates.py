@@ -22,7 +22,7 @@ from ostension.curate.work import EXTRA, FORMAT, PART_SIZE, Facts
 from ostension.data.layout import USUAL, Layout, captions_of
 from ostension.data.pairs import MAX_TEXT_BYTES, PairSource
 from ostension.data.tables import IMAGE_COLUMNS, TEXT_COLUMNS, find_column
-from ostension.errors import ConfigError, DataError, LimitError, OstensionError, require_extra
+from ostension.errors import ConfigError, DataError, LimitError, require_extra
 from ostension.files import sha256_json
 
 PACKED = (".gz", ".bz2", ".zst")
@@ -96,10 +96,10 @@ def read_captions(source: Sequence[str], layout: Layout) -> Iterator[Row]:
 
 
 def pair_row(source: PairSource, index: int) -> Row:
-    """A pair's row; one that cannot be read is dropped."""
+    """A pair's row; one that cannot be read is dropped. A network that fails is no reason to drop one."""
     try:
         pair = source.read(index)
-    except OstensionError:
+    except (DataError, LimitError):
         return source.key(index), (), None, {}, "unreadable"
     url = next((pair.meta[name] for name in URL_COLUMNS if isinstance(pair.meta.get(name), str)), None)
     return pair.key, pair.texts, url, pair.meta, None

@@ -15,8 +15,20 @@ from typing import Any, Literal
 
 from ostension.curate.base import DROPPED, TEXT_REASONS, TEXTS, Columns, Part, Stage, load_stage
 from ostension.curate.candidates import as_columns, batched, pair_row, read_captions
-from ostension.curate.work import CANDIDATES, DONE, Entry, Facts, Work, read_part, schema_names, settings_of, write_part
+from ostension.curate.work import (
+    CANDIDATES,
+    DONE,
+    Entry,
+    Facts,
+    Work,
+    read_part,
+    schema_names,
+    settings_of,
+    write_part,
+    writing,
+)
 from ostension.data.workers import Note, in_line, in_processes
+from ostension.data.workers import Work as Doing
 from ostension.errors import ConfigError, DataError
 from ostension.files import folder_lock, read_json, write_json
 
@@ -41,7 +53,7 @@ def begin(folder: Path, facts: Facts, *, workers: int = 0, on: On = "local", pro
         if facts.pictures:
             parts = -(-len(work.source) // facts.part_size)
             missing = [number for number in range(parts) if not entry.part(number).is_file()]
-            _each(PartWork(work.folder, 0, "read"), missing, parts, workers, on, progress)
+            each(PartWork(work.folder, 0, "read"), missing, parts, "read", workers, on, progress)
             rejects = work.source.summary().rejects
         else:
             parts, rejects = 0, {}
@@ -85,12 +97,14 @@ def run_stage(
         facts: dict[str, Any] = {}
         if stage.looks_at_whole():
             missing = [number for number in numbers if not entry.part(number, "mapped").is_file()]
-            _each(PartWork(work.folder, entry.number, "map"), missing, len(numbers), workers, on, progress)
+            each(PartWork(work.folder, entry.number, "map"), missing, len(numbers), "map", workers, on, progress)
             if not (entry.folder / REDUCED).is_file():
-                write_json(entry.folder / REDUCED, stage.reduce(_Parts(work, entry, "mapped"), entry.folder))
+                found = stage.reduce(_Parts(work, entry, "mapped"), entry.folder)
+                with writing(entry.folder / REDUCED):
+                    write_json(entry.folder / REDUCED, found)
             facts = read_json(entry.folder / REDUCED)
         missing = [number for number in numbers if not entry.part(number).is_file()]
-        _each(PartWork(work.folder, entry.number, "end"), missing, len(numbers), workers, on, progress)
+        each(PartWork(work.folder, entry.number, "end"), missing, len(numbers), "end", workers, on, progress)
         if stage.sums_up():
             facts = stage.reduce(_Parts(work, entry, "part"), entry.folder)
         _end(work, entry, len(numbers), {"facts": facts}, started)
@@ -183,7 +197,8 @@ def _end(work: Work, entry: Entry, parts: int, rest: dict[str, Any], started: fl
     counts["text_reasons"] = dict(sorted(counts["text_reasons"].items()))
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     spent = {"seconds": round(time.monotonic() - started, 3), "peak_mb": round(usage, 1)}
-    write_json(entry.folder / DONE, {**counts, **spent, **rest})
+    with writing(entry.folder / DONE):
+        write_json(entry.folder / DONE, {**counts, **spent, **rest})
 
 
 def _sound(columns: Columns) -> Columns:
@@ -201,17 +216,19 @@ def _numbers(count: int) -> Any:
     return np.arange(count, dtype=np.int32)
 
 
-def _each(work: PartWork, missing: list[int], total: int, workers: int, on: On, progress: Progress | None) -> None:
-    """Do all missing parts."""
+def each(
+    work: Doing, missing: list[int], total: int, what: str, workers: int, on: On, progress: Progress | None
+) -> None:  # fmt: skip
+    """Do all missing parts of `total`; `what` is told to `progress`."""
     done = total - len(missing)
     with contextlib.closing(_executed(work, missing, workers, on)) as answers:  # type: ignore[type-var]
         for _ in answers:
             done += 1
             if progress is not None:
-                progress(work.phase, done, total)
+                progress(what, done, total)
 
 
-def _executed(work: PartWork, tasks: Iterable[int], workers: int, on: On) -> Iterator[Any]:
+def _executed(work: Doing, tasks: Iterable[int], workers: int, on: On) -> Iterator[Any]:
     if on == "ray":
         from ostension.curate.ray_executor import in_ray
 

@@ -137,7 +137,8 @@ class Work:
             return work
         if folder.is_dir() and any(folder.iterdir()):
             raise DataError("not empty, and no work folder", source=folder, fix="use another -o")
-        write_json(folder / FACTS, to_tree(facts))
+        with writing(folder):
+            write_json(folder / FACTS, to_tree(facts))
         return cls(folder)
 
     @staticmethod
@@ -208,7 +209,8 @@ class Work:
         found = identity(entries[-1].identity if entries else self.root, name, settings, inputs)
         entry = Entry(len(entries), name, self.folder / f"{len(entries):02d}-{name}", settings, found)
         tree = {"name": name, "settings": dict(settings), "inputs": dict(inputs), "identity": found}
-        write_json(entry.folder / STAGE, tree)
+        with writing(entry.folder):
+            write_json(entry.folder / STAGE, tree)
         return entry
 
     @property
@@ -298,11 +300,16 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:
         return parquet.read_table(path, columns=columns, use_threads=False, partitioning=None)
 
 
-def schema_names(path: Path) -> list[str]:
-    """The columns of a part file."""
+def schema_of(path: Path) -> Any:
+    """The pyarrow schema of a part file."""
     parquet = require_extra("pyarrow.parquet", EXTRA)
     with _damage(path):
-        return list(parquet.read_schema(path).names)
+        return parquet.read_schema(path)
+
+
+def schema_names(path: Path) -> list[str]:
+    """The columns of a part file."""
+    return list(schema_of(path).names)
 
 
 @contextlib.contextmanager
@@ -317,6 +324,20 @@ def _damage(path: Path) -> Iterator[None]:
         raise DataError(f"damaged: {first}", source=path, fix="remove the file and run the stage again") from None
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """While entered, what the system says of a file that cannot be written becomes one line.
+
+    Raises:
+        DataError: if the disk is full, or the folder may not be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be written: {(error.strerror or str(error)).lower()}"
+        raise DataError(what, source=path, fix="make room or free the way, and run the command again: it goes on") from None
+
+
 def write_part(path: Path, rows: np.ndarray, columns: Columns, stage: str) -> None:
     """Write a part file: row, dropped and the other columns, in their order."""
     arrow, parquet = require_extra("pyarrow", EXTRA), require_extra("pyarrow.parquet", EXTRA)
@@ -329,7 +350,7 @@ def write_part(path: Path, rows: np.ndarray, columns: Columns, stage: str) -> No
         )
         assert len(made) == len(rows), f"{stage}.{name}: {len(made)} values for {len(rows)} rows"
         arrays[name] = made
-    with atomic_path(path) as temporary:
+    with writing(path), atomic_path(path) as temporary:
         parquet.write_table(arrow.table(arrays), temporary, **PARQUET)
 
 

@@ -16,6 +16,11 @@ LIMIT = 0.01  # a cluster of bad samples is an incident, not noise
 _VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d,.]*")
 
 
+def without_values(reason: str) -> str:
+    """A reason to count by: numbers and quoted names are left out."""
+    return _VALUES.sub("…", reason)
+
+
 class Rejects:
     """Counts rejected samples, appends them to a JSON lines file, and stops past a limit.
 
@@ -51,7 +56,7 @@ class Rejects:
         self._seen += num_samples
         if not rejects:
             return
-        self.counts.update(_VALUES.sub("…", reason) for _, reason in rejects)
+        self.counts.update(without_values(reason) for _, reason in rejects)
         if self.path is not None:
             with open(self.path, "a", encoding="utf-8") as handle:
                 for key, reason in rejects:

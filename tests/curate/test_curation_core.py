@@ -116,7 +116,7 @@ def test_pairs_are_read_by_several_processes_to_the_same_bytes(tmp_path):
 def test_a_stage_that_is_done_is_left_and_other_settings_are_refused_in_its_place(tmp_path, monkeypatch):
     work = work_of(tmp_path, lines_of(tmp_path / "a.txt", CAPTIONS))
     run_stage(work, "test-words", WordsConfig(), place=1)
-    monkeypatch.setattr(running, "_each", None)  # nothing is computed
+    monkeypatch.setattr(running, "each", None)  # nothing is computed
     run_stage(work, "test-words", WordsConfig(), place=1)
     run_stage(work, "test-words", WordsConfig())
     with pytest.raises(DataError, match=r"least: 2, now 3.*remove"):

@@ -1,0 +1,82 @@
+"""Sub-commands of `ostension curate` at its end: shards or lists of what is kept, a report, the way of one pair."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from ostension.cli._curate_stages import Bar
+
+if TYPE_CHECKING:
+    from ostension.curate.write import Written
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Write:
+    """Write what is kept: tar shards with pictures, captions and lineage; or lists for img2dataset where there are no pictures.
+
+    Examples:
+      ostension curate write work -o out --shuffle
+      ostension curate write work -o out --workers 8 --dropped
+
+    Args:
+        work: The work folder.
+        output: Folder to write to.
+        shard_size: Pairs a shard.
+        shuffle: Shuffle the pairs, as training from whole shards wants it.
+        seed: Of the order.
+        window: Parts that are shuffled together.
+        dropped: Write the lineage of what was dropped too, to OUTPUT/dropped.
+        uids: Write the uids of what is kept as DataComp's subset files have them, to OUTPUT/uids.npy.
+        workers: Processes that write shards.
+        on: Where: local, or ray for a cluster whose nodes all see both folders and the source.
+        json: Print one JSON object instead of lines.
+    """
+
+    work: Annotated[Path, tyro.conf.Positional]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    shard_size: int = 10_000
+    shuffle: bool = False
+    seed: int = 0
+    window: int = 16
+    dropped: bool = False
+    uids: bool = False
+    workers: int = 0
+    on: Literal["local", "ray"] = "local"
+    json: bool = False
+
+    def run(self) -> int:
+        from ostension.curate.work import Work
+        from ostension.curate.write import write
+        from ostension.curate.write_order import WriteConfig
+
+        config = WriteConfig(
+            shard_size=self.shard_size, shuffle=self.shuffle, seed=self.seed, window=self.window, dropped=self.dropped,
+            uids=self.uids,
+        )  # fmt: skip
+        found = write(Work(self.work), self.output, config, workers=self.workers, on=self.on, progress=Bar())
+        print(json.dumps(dataclasses.asdict(found), indent=2) if self.json else _lines(found, self.output))
+        return 0
+
+
+def _lines(found: Written, folder: Path) -> str:
+    what = {"pairs": "pairs", "urls": "addresses", "captions": "captions"}[found.kind]
+    lines = [f"{folder}: {found.pairs:,} {what} in {found.shards:,} shards, {found.num_bytes / 1e6:,.1f} MB"]
+    lines += [f"{count:>12,}  not written: {reason}" for reason, count in found.failures.items()]
+    if found.dropped:
+        lines.append(f"{found.dropped:>12,}  dropped, in {folder / 'dropped'}")
+    if found.kind == "urls":
+        columns = '\'["id","source_key","lineage"]\''
+        lines += [
+            "get the pictures with:",
+            f"  img2dataset --url_list {folder / 'urls'} --input_format parquet --url_col url --caption_col caption "
+            f"--save_additional_columns {columns} --compute_hash sha256 --output_format webdataset --output_folder PICTURES",
+            "then curate them: ostension curate filter PICTURES -o WORK2",
+        ]
+    sys.stdout.flush()
+    return "\n".join(lines)
