@@ -9,11 +9,14 @@ Departures from the paper:
 - The loss of a caption is the mean over its tokens and not their sum, so that the weight of captioning does not depend on
   how long captions are. Padding is left out by position.
 
+A captioner may be given a prompt for each picture (`train.concepts`), which it reads as the beginning of the caption.
+
 Letters: B batch, T tokens, K beams, V vocabulary.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +29,7 @@ from ostension.errors import ConfigError
 from ostension.model.clip import CLIP
 from ostension.model.decoder import Decoder, DecoderConfig, image_features, initialise_decoder, materialise, next_token_loss
 from ostension.model.taps import Taps
+from ostension.runtime import numpy_generator
 from ostension.shapes import Float, Int
 
 NAME = "captioner"  # of the part, in the model and in its folder
@@ -72,27 +76,45 @@ class CaptionModel:
     def __init__(self, model: CLIP, captioner: Captioner):
         self.model, self.captioner = model, captioner
 
-    def caption(self, images: Sequence[Any] | Tensor, *, beams: int = 1, batch_size: int = 32) -> list[str]:
+    def caption(
+        self, images: Sequence[Any] | Tensor, *, beams: int = 1, batch_size: int = 32, sampling: Sampling | None = None,
+        prompts: Sequence[Sequence[int]] | None = None, keys: Sequence[str | int] | None = None,
+    ) -> list[str]:  # fmt: skip
         """A caption for each picture (paths, bytes, PIL pictures, arrays, or a preprocessed tensor).
 
         Args:
             beams: captions followed at a time; 1 takes the likeliest token at each place. The best has the highest mean
                 log-likelihood of its tokens.
+            sampling: draw the tokens instead.
+            prompts: for each picture the ids, with the start token, that its caption goes on from; they are not part of it.
+            keys: for each picture what its draws depend on, with the seed; by default its place.
         """
         require(beams >= 1, "beams", beams, "1 or more")
+        require(sampling is None or beams == 1, "beams", beams, "1 where tokens are drawn")
         model, tokenizer, found = self.model, self.model.tokenizer, []
         assert tokenizer.start_id is not None
+        prompts = prompts if prompts is not None else [[tokenizer.start_id]] * len(images)
+        keys = keys if keys is not None else range(len(images))
         self.captioner.eval()
         with model._inference():
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
                 pixels = batch if isinstance(batch, Tensor) else model.transform.batch(batch)
                 places = model.image_features(pixels, ("patches",))["patches"]
-                rows = beam_search(
-                    functools.partial(self._next, places), len(places), beams=beams, start_id=tokenizer.start_id,
-                    end_id=tokenizer.end_id, length=tokenizer.context_length, device=places.device,
-                )  # fmt: skip
-                found += [tokenizer.decode(row) for row in rows]
+                said: dict[int, str] = {}
+                lengths = [len(prompt) for prompt in prompts[start : start + len(places)]]
+                for length in sorted(set(lengths)):  # prompts of one length are one matrix
+                    rows = [row for row, own in enumerate(lengths) if own == length]
+                    begun = torch.tensor([list(prompts[start + row]) for row in rows], device=places.device)
+                    following = functools.partial(self._next, places[rows])
+                    if sampling is None:
+                        most = tokenizer.context_length
+                        ids = beam_search(following, begun, beams=beams, end_id=tokenizer.end_id, length=most)
+                    else:
+                        drawn = [sampling.numbers(keys[start + row], tokenizer.context_length) for row in rows]
+                        ids = sample(following, begun, sampling, torch.tensor(drawn), tokenizer.end_id)
+                    said |= {row: tokenizer.decode(one) for row, one in zip(rows, ids, strict=True)}
+                found += [said[row] for row in range(len(places))]
         return found
 
     def _next(self, places: Tensor, tokens: Tensor, which: Tensor) -> Tensor:
@@ -103,22 +125,75 @@ class CaptionModel:
         return self.captioner.decoder.logits(states[:, -1]).log_softmax(dim=-1)
 
 
-def beam_search(
-    next_log_probabilities: Callable[[Tensor, Tensor], Tensor], count: int, *, beams: int, start_id: int, end_id: int,
-    length: int, device: torch.device | None = None,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        seed: captions of one seed and key are the same, whatever pictures they are made together with.
+        temperature: of the softmax.
+        top_p: the likeliest tokens that together have this probability are drawn from.
+    """
+
+    seed: int = 0
+    temperature: float = 1.0
+    top_p: float = 0.9
+
+    def __post_init__(self):
+        require(self.temperature > 0, "sampling.temperature", self.temperature, "more than 0")
+        require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "more than 0, at most 1")
+
+    def numbers(self, key: str | int, count: int) -> list[float]:
+        """What the tokens of one caption are drawn with, from 0 up to, not including, 1."""
+        return numpy_generator(self.seed, "caption", key).random(count).tolist()
+
+
+def sample(
+    next_log_probabilities: Callable[[Tensor, Tensor], Tensor], prompts: Int[Tensor, "B P"], sampling: Sampling,
+    numbers: Float[Tensor, "B N"], end_id: int,
 ) -> list[list[int]]:  # fmt: skip
-    """For each of `count` pictures the ids, without start and end, of the best row of at most `length` tokens.
+    """For each prompt the ids behind it, without the end, of a row of at most N tokens that is drawn token by token."""
+    tokens, start_id = prompts, int(prompts[0, 0])
+    which = torch.arange(len(tokens), device=tokens.device)
+    done = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    for place in range(tokens.shape[1], numbers.shape[1]):
+        scores = next_log_probabilities(tokens, which).double() / sampling.temperature
+        scores[:, start_id] = -torch.inf
+        likely, order = scores.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        sums = likely.cumsum(dim=1)
+        kept = likely.masked_fill(sums - likely >= sampling.top_p, 0.0).cumsum(dim=1)  # the likeliest is always kept
+        wanted = numbers[:, place, None].to(kept) * kept[:, -1:]
+        token = order.gather(1, (kept <= wanted).sum(dim=1, keepdim=True).clamp(max=kept.shape[1] - 1))
+        token[done] = end_id
+        tokens, done = torch.cat([tokens, token], dim=1), done | (token[:, 0] == end_id)
+        if done.all():
+            break
+    return [until(row, end_id) for row in tokens[:, prompts.shape[1] :].tolist()]
+
+
+def until(row: list[int], end_id: int) -> list[int]:
+    """The ids before the end token."""
+    return row[: row.index(end_id)] if end_id in row else row
+
+
+def beam_search(
+    next_log_probabilities: Callable[[Tensor, Tensor], Tensor], prompts: Int[Tensor, "B P"], *, beams: int, end_id: int,
+    length: int,
+) -> list[list[int]]:  # fmt: skip
+    """For each prompt the ids behind it, without the end, of the best row of at most `length` tokens.
 
     Args:
         next_log_probabilities: gives (R, V) for token rows (R, T) and the picture that each belongs to (R,).
+        prompts: what the rows begin with, the start token first.
     """
-    tokens = torch.full((count, beams, 1), start_id, device=device)
+    count, device, start_id = len(prompts), prompts.device, int(prompts[0, 0])
+    tokens = prompts[:, None].expand(-1, beams, -1)
     totals = torch.full((count, beams), -torch.inf, device=device)
     totals[:, 0] = 0.0  # all beams begin alike, so one stands for them
     lengths = torch.zeros(count, beams, device=device)
     done = torch.zeros(count, beams, dtype=torch.bool, device=device)
     which = torch.arange(count, device=device).repeat_interleave(beams)
-    for _ in range(length - 1):
+    for _ in range(length - prompts.shape[1]):
         scores = next_log_probabilities(tokens.flatten(0, 1), which).view(count, beams, -1)
         scores[..., start_id] = -torch.inf
         ended = torch.full_like(scores, -torch.inf)
@@ -133,5 +208,4 @@ def beam_search(
         tokens = torch.cat([kept, token[..., None]], dim=2)
         if done.all():
             break
-    best = tokens[:, 0, 1:].tolist()
-    return [row[: row.index(end_id)] if end_id in row else row for row in best]
+    return [until(row, end_id) for row in tokens[:, 0, prompts.shape[1] :].tolist()]

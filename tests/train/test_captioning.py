@@ -14,7 +14,7 @@ from ostension.formats.load import load
 from ostension.formats.parts import load_captioner
 from ostension.losses import LossConfig
 from ostension.model import decoder as decoders
-from ostension.model.captioner import Captioner, beam_search
+from ostension.model.captioner import Captioner, Sampling, beam_search, sample
 from ostension.model.clip import CLIP
 from ostension.model.decoder import DecoderConfig, next_token_loss
 from ostension.model.presets import preset
@@ -164,5 +164,36 @@ def test_beams_find_the_likelier_row_that_a_greedy_choice_misses():
     def following(tokens, which):
         return table[tokens[:, -1]].clone()
 
-    found = {beams: beam_search(following, 2, beams=beams, start_id=0, end_id=3, length=5)[1] for beams in (1, 2)}
+    starts = torch.zeros(2, 1, dtype=torch.long)
+    found = {beams: beam_search(following, starts, beams=beams, end_id=3, length=5)[1] for beams in (1, 2)}
     assert found[1][0] == 1 and found[2] == [2]
+    behind = beam_search(following, torch.tensor([[0, 2], [0, 2]]), beams=2, end_id=3, length=5)
+    assert behind == [[], []]  # behind 2 comes the end
+
+
+def test_tokens_are_drawn_by_their_share_within_the_likeliest():
+    table = torch.tensor([[0, 0.6, 0.3, 0.1]]).log().repeat(4, 1)
+    starts, numbers = torch.zeros(3, 1, dtype=torch.long), torch.tensor([[0.5, 0.66], [0.5, 0.67], [0.5, 0.999]])
+
+    def following(tokens, which):
+        return table[tokens[:, -1]].clone()
+
+    # Of 1 and 2, which have nine tenths together, 1 has two thirds.
+    assert [row[0] for row in sample(following, starts, Sampling(top_p=0.9), numbers, end_id=3)] == [1, 2, 2]
+    assert [row[:1] for row in sample(following, starts, Sampling(top_p=1.0), numbers, end_id=3)] == [[2], [2], []]
+    assert [row[0] for row in sample(following, starts, Sampling(top_p=0.01), numbers, end_id=3)] == [1, 1, 1]
+
+
+def test_drawn_captions_depend_on_their_key_and_seed_and_on_no_other_picture():
+    made = objective()
+    model = made.caption_model()
+    images = Colours(made.model).batch(0).images[:4]
+    prompts = [[made.model.tokenizer.start_id, *range(20, 20 + length)] for length in (0, 2, 0, 1)]
+    settings = {"sampling": Sampling(seed=3), "keys": list("abcd"), "prompts": prompts}
+    said = model.caption(images, **settings)
+    assert said == model.caption(images, **settings, batch_size=4) and len(set(said)) > 1
+    assert said != model.caption(images, **{**settings, "sampling": Sampling(seed=4)})
+    alone = model.caption(images[2:3], sampling=Sampling(seed=3), keys=["c"], prompts=prompts[2:3])
+    assert alone[0][:10] == said[2][:10]
+    with pytest.raises(ConfigError, match="where tokens are drawn"):
+        model.caption(images, beams=2, sampling=Sampling())

@@ -59,7 +59,8 @@ class Planted:
 
     def batch(self, step, rank=0, world_size=1):
         rows = self.rows(step)
-        noise = torch.stack([torch.randn(3, self.size, self.size, generator=torch_generator("pixels", int(row))) for row in rows])
+        side = self.size
+        noise = torch.stack([torch.randn(3, side, side, generator=torch_generator("pixels", int(row))) for row in rows])
         colours = F.interpolate(PALETTE[self.kinds[rows]], size=self.size)
         words = torch.from_numpy(self.words[rows])
         start, end = torch.full_like(words, 1022), torch.full_like(words, 1023)
