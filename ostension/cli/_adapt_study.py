@@ -30,8 +30,8 @@ class Study:
     Args:
         data: The folder of packs. Default: OSTENSION_DATA.
         output: Folder of sets, models, results and the record.
-        part: Do this part only: shots, shots-many, conditional, halves, shift, shift-domains, image-shots, image-long,
-            image-styles, views, image-halves, attack, checks; repeat the flag.
+        part: Do this part only: shots, shots-many, conditional, alone, sources, halves, shift, shift-domains, image-shots,
+            image-long, image-styles, views, views-shift, image-halves, attack, checks; repeat the flag.
         lite0: A model to use instead of the one with the locked image tower.
         vit: A model to use instead of the vision transformer.
         smoke: Tiny models, one task and one seed a part, which only shows that everything runs.
