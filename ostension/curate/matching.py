@@ -96,7 +96,7 @@ class Rules:
         while self.spaces == "joined" and b"  " in data:
             data = data.replace(b"  ", b" ")
         if cut and not data.isascii():
-            data = _BETWEEN.sub(GLUE, data.decode("utf-8", "surrogatepass")).encode("utf-8", "surrogatepass")
+            data = _cut(data)
         return b" " + data.replace(ROW.encode(), f" {ROW} ".encode()) + f" {ROW} ".encode()
 
 
@@ -183,17 +183,17 @@ class Matcher:
 
     def __init__(self, entries: Sequence[str], rules: Rules = PUBLISHED):
         self.rules, self.num_entries = rules, len(entries)
-        pieces = rules.joined(entries, cut=False).decode("utf-8", "surrogatepass").split(f" {ROW} ")[:-1] if entries else []
-        bare = [piece.strip(" ") for piece in pieces]
-        if not all(bare):
-            rules.entry(entries[bare.index("")])  # raises
+        # Joined entries without spaces at their ends.
+        data = re.sub(rb" *\0 *", b"\0", rules.joined(entries, cut=False)).lstrip(b" ") if entries else b""
+        if (empty := (b"\0" + data).find(b"\0\0")) >= 0:
+            rules.entry(entries[data[:empty].count(0)])  # raises
+        data = b" " + data.replace(b"\0", b" \0 ")
         opens = np.zeros((2, len(entries)), dtype=bool)
-        for number, entry in enumerate(bare):
-            if not entry.isascii():
-                opens[:, number] = UNSPACED.match(entry[0]) is not None, UNSPACED.match(entry[-1]) is not None
         # Where all need spaces on both sides, letters without spaces between them are one word, and nothing is to be cut.
-        self._cut = bool(opens.any())
-        self._table = WordTable(_rejoined(bare, cut=self._cut), *opens)
+        self._cut = not data.isascii() and _find_edges(data, opens)
+        if self._cut:
+            data = _cut(data)
+        self._table = WordTable(data, *opens)
         self.same_as = self._table.same_as
 
     @property
@@ -228,9 +228,16 @@ class Matcher:
         return Matches(starts, (keys & 0xFFFFFFFF).astype(np.int32))
 
 
-def _rejoined(bare: Sequence[str], *, cut: bool) -> bytes:
-    """Entries that are written already, in one piece as captions are."""
-    text = "".join(entry + ROW for entry in bare)
-    if cut and not text.isascii():
-        text = _BETWEEN.sub(GLUE, text)
-    return (" " + text.replace(ROW, f" {ROW} ")).encode("utf-8", "surrogatepass")
+def _find_edges(data: bytes, opens: np.ndarray) -> bool:
+    """Mark in `opens` (2, entries) which entries begin or end with a letter that needs no space; whether any does."""
+    text = data.decode("utf-8", "surrogatepass")
+    if UNSPACED.search(text) is None:
+        return False
+    for number, entry in enumerate(text[1:].split(f" {ROW} ")[:-1]):
+        opens[:, number] = UNSPACED.match(entry[0]) is not None, UNSPACED.match(entry[-1]) is not None
+    return bool(opens.any())
+
+
+def _cut(data: bytes) -> bytes:
+    """Joined texts with GLUE between letters of which one needs no space."""
+    return _BETWEEN.sub(GLUE, data.decode("utf-8", "surrogatepass")).encode("utf-8", "surrogatepass")

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class Match(Stage):
     """All queries in all captions, in one pass."""
 
     name, config_type = "match", Config
+    numbers: ClassVar[Mapping[str, tuple[str, str]]] = {"queries": (COUNTED, "query")}
 
     def check(self) -> None:
         _ = self._queries
@@ -95,10 +96,26 @@ class Match(Stage):
 
     @functools.cached_property
     def _queries(self) -> Queries:
-        from ostension.curate.queries import read_queries
-
-        return read_queries(self.config.queries)
+        return _read(self.config.queries, _changed(self.config.queries))
 
     @functools.cached_property
     def _matcher(self) -> Matcher:
-        return Matcher(self._queries.texts, Rules(case=self.config.case, spaces=self.config.spaces))
+        rules = Rules(case=self.config.case, spaces=self.config.spaces)
+        return _made(self.config.queries, _changed(self.config.queries), rules)
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0  # a missing file is told by who reads it
+
+
+# One list and one table a process, whoever asks for them.
+@functools.lru_cache(maxsize=1)
+def _read(path: Path, changed: int) -> Queries:
+    from ostension.curate.queries import read_queries
+
+    return read_queries(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _made(path: Path, changed: int, rules: Rules) -> Matcher:
+    return Matcher(_read(path, changed).texts, rules)
