@@ -128,7 +128,7 @@ def check(texts: Sequence[str], source: object) -> None:
         raise DataError("no queries", source=source, expected="at least one")
     kinds = {
         "empty queries": lambda text: not text.strip(),
-        "queries with control characters": _has_controls,
+        "queries with control characters": has_controls,
         "queries with white space at the ends or twice": lambda text: text != " ".join(text.split()),
         f"queries of more than {MAX_LETTERS} letters": lambda text: len(text) > MAX_LETTERS,
     }
@@ -149,7 +149,7 @@ def cleaned(columns: Mapping[str, Any]) -> dict[str, Any]:
     seen: set[str] = set()
     kept = []
     for place, text in enumerate(texts):
-        if text and text not in seen and not _has_controls(text) and len(text) <= MAX_LETTERS:
+        if text and text not in seen and not has_controls(text) and len(text) <= MAX_LETTERS:
             seen.add(text)
             kept.append(place)
     found: dict[str, Any] = {"texts": [texts[place] for place in kept]}
@@ -163,8 +163,8 @@ def cleaned(columns: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _has_controls(text: str) -> bool:
-    # White space among them is the matter of another rule.
+def has_controls(text: str) -> bool:
+    """Whether a text has control characters; white space among them is the matter of another rule."""
     return not text.isprintable() and any((ord(one) < 32 or 127 <= ord(one) < 160) and not one.isspace() for one in text)
 
 
