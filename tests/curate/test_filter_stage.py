@@ -113,6 +113,7 @@ def test_the_lineage_says_what_was_measured(tmp_path, good):
     assert third["dropped"] == "animated" and third["frames"] == 3
 
 
+@pytest.mark.slow
 def test_one_process_and_several_give_the_same_bytes(tmp_path, good):
     pairs, _ = planted(good, 1)
     config = Config(captions=dataclasses.replace(RULES.captions, max_pairs=1), pictures=RULES.pictures)
