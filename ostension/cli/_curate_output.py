@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ostension.cli._curate_stages import Bar
+from ostension.errors import UsageError
 
 if TYPE_CHECKING:
     from ostension.curate.write import Written
@@ -80,3 +81,83 @@ def _lines(found: Written, folder: Path) -> str:
         ]
     sys.stdout.flush()
     return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Make a page of a work folder: what each stage kept and dropped and why, with samples to look at.
+
+    Examples:
+      ostension curate report work
+      ostension curate report work -o page.html --samples 24
+      ostension curate report work --json
+
+    Args:
+        work: The work folder.
+        output: The page; by default report.html in the work folder.
+        samples: Candidates shown for each reason, drawn at random; 0 for none.
+        seed: Of the draw.
+        json: Print the numbers and samples as one JSON object, and make no page.
+    """
+
+    work: Annotated[Path, tyro.conf.Positional]
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    samples: int = 12
+    seed: int = 0
+    json: bool = False
+
+    def __post_init__(self):
+        if self.samples < 0:
+            raise UsageError(f"--samples is {self.samples}", expected="0 or more")
+        if self.json and self.output is not None:
+            raise UsageError("--output beside --json", expected="one of them")
+
+    def run(self) -> int:
+        from ostension.curate.report import report_page
+        from ostension.curate.report_data import collect
+        from ostension.curate.work import Work, writing
+        from ostension.files import write_text
+
+        work = Work(self.work)
+        found = collect(work, samples=self.samples, seed=self.seed)
+        if self.json:
+            print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+            return 0
+        path = self.output or self.work / "report.html"
+        page = report_page(work, found)
+        with writing(path):
+            write_text(path, page)
+        print(path)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Follow:
+    """Follow one candidate through a curation: what every stage found of it, and what became of it.
+
+    Examples:
+      ostension curate show work 00012/000120007
+      ostension curate show out 000120007 --json
+
+    Args:
+        folder: The work folder, or what `curate write` wrote.
+        key: Of the candidate: in the source, or as it was written.
+        json: Print one JSON object a candidate instead of lines.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    key: Annotated[str, tyro.conf.Positional]
+    json: bool = False
+
+    def run(self) -> int:
+        from ostension.curate.lineage import followed
+
+        for found in followed(self.folder, self.key):
+            if self.json:
+                print(json.dumps(found, ensure_ascii=False))
+                continue
+            width = max(map(len, found))
+            for name, value in found.items():
+                shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                print(f"{name.ljust(width)}  {shown}")
+        return 0

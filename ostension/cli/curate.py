@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from ostension.cli._curate_output import Write
+from ostension.cli._curate_output import Follow, Report, Write
 from ostension.cli._curate_stages import Run, Show, stage_commands
 
-COMMAND = {**stage_commands(), "run": Run, "write": Write, "ls": Show}
+COMMAND = {
+    **stage_commands(),
+    "run": Run,
+    "write": Write,
+    "report": Report,
+    "show": Follow,
+    "ls": Show,
+}

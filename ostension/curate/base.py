@@ -119,11 +119,14 @@ class Stage(abc.ABC):
         name: of its file.
         config_type: its settings.
         last: whether it is meant to be the last that drops rows, since it counts what is left.
+        numbers: columns that hold lists of numbers of something, with the Parquet file in the stage's folder, and its column,
+            that says of what: a lineage names them.
     """
 
     name: ClassVar[str]
     config_type: ClassVar[type[Any]]
     last: ClassVar[bool] = False
+    numbers: ClassVar[Mapping[str, tuple[str, str]]] = {}
     _kinds: ClassVar[dict[str, type[Stage]]] = {}
 
     def __init_subclass__(cls, **options: Any):

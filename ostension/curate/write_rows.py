@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import Any
 
 from ostension.curate.base import TEXTS
-from ostension.curate.lineage import CAPTIONS
+from ostension.curate.lineage import CAPTIONS, plain
 from ostension.curate.work import EXTRA
 from ostension.errors import require_extra
 
@@ -50,8 +49,7 @@ def _meta(row: dict[str, Any]) -> dict[str, Any]:
 def sample_json(row: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     """KEY.json: what the source said of a sample, for readers that look for its names, then what is known of it now."""
     said = {name: value for name, value in _meta(row).items() if name not in _OWN}
-    several = {CAPTIONS: row[CAPTIONS]} if len(row[CAPTIONS]) > 1 else {}
-    return plain({**said, **facts, **several, "source_key": row["source_key"], "lineage": summary(row)})
+    return plain({**said, **facts, CAPTIONS: row[CAPTIONS], "source_key": row["source_key"], "lineage": summary(row)})
 
 
 def summary(row: dict[str, Any]) -> dict[str, Any]:
@@ -63,16 +61,3 @@ def summary(row: dict[str, Any]) -> dict[str, Any]:
             continue
         found[name] = plain(value)
     return found
-
-
-def plain(value: Any) -> Any:
-    """A value that JSON can hold."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [plain(one) for one in value]
-    if isinstance(value, dict):
-        return {str(name): plain(one) for name, one in value.items()}
-    if isinstance(value, bytes):
-        return value.hex()
-    return value if isinstance(value, (str, int, bool)) or value is None else str(value)

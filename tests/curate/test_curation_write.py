@@ -21,7 +21,7 @@ from ostension.cli.main import main
 from ostension.curate import write as writing
 from ostension.curate.base import STAGES
 from ostension.curate.candidates import describe
-from ostension.curate.lineage import Lineage, find_key
+from ostension.curate.lineage import Lineage, followed
 from ostension.curate.run import begin, run_stage
 from ostension.curate.write import write
 from ostension.curate.write_order import Order, WriteConfig
@@ -207,7 +207,13 @@ def test_a_stage_that_ran_twice_keeps_both_of_its_columns(work):
     names = lineage.kept(0, lineage.alive(0)).column_names
     assert {"01-test-words.words", "test-words.words"} <= set(names)
     assert lineage.schema(0).names == names
-    assert find_key(work, "a/000013") == [(1, 3)]
+    (one,) = followed(work.folder, "a/000013")
+    assert (one["id"], one["captions"], one["decision"]) == (13, [CAPTIONS[13]], "kept")
+    (gone,) = followed(work.folder, "a/000012")
+    assert (gone["dropped_by"], gone["dropped"]) == ("01-test-words", "too few words")
+    assert gone["01-test-words.words"] == 1 and "test-words.words" not in gone
+    with pytest.raises(DataError, match=r"no candidate has the key 'a/1'"):
+        followed(work.folder, "a/1")
 
 
 def test_a_list_without_pictures_becomes_what_img2dataset_takes(tmp_path, capsys):
