@@ -100,6 +100,8 @@ def read_run(path: Path) -> Iterator[Batch]:
     with parquet.ParquetFile(path) as file:
         numbers = pa.types.is_integer(file.schema_arrow.field("key").type)
         for group in range(file.num_row_groups):
+            if not file.metadata.row_group(group).num_rows:
+                continue
             table = file.read_row_group(group, use_threads=False)
             keys = table["key"].combine_chunks()
             yield (keys.to_numpy() if numbers else keys), table["count"].to_numpy()
