@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ostension.cli._curate_output import Follow, Report, Write
+from ostension.cli._curate_queries import MakeQueries
 from ostension.cli._curate_stages import Run, Show, stage_commands
 
 COMMAND = {
+    "queries": MakeQueries,
     **stage_commands(),
     "run": Run,
     "write": Write,
