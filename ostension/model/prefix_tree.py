@@ -72,6 +72,12 @@ class Group:
         return self.first + rows * (self.length - self.start) + self.ends - self.start
 
     @functools.cached_property
+    def seen(self) -> Bool[Tensor, "s length"]:
+        """Which positions each own node of a row sees."""
+        own = self.length - self.start
+        return torch.ones(own, self.length, dtype=torch.bool, device=self.ends.device).tril(self.start)
+
+    @functools.cached_property
     def seen_at_ends(self) -> Bool[Tensor, "r length"]:
         """Which positions the ends see."""
         return torch.arange(self.length, device=self.ends.device) <= self.ends[:, None]
@@ -97,6 +103,21 @@ class PrefixTree:
     def end_nodes(self) -> Int[Tensor, " R2"]:
         """The nodes that are read, in the groups' order."""
         return torch.cat([group.end_nodes for group in self.groups])
+
+    @functools.cached_property
+    def sizes(self) -> tuple[list[int], list[int]]:
+        """How many nodes each group owns, and how many rows it has."""
+        nodes = [group.nodes for group in self.groups]
+        return [part.stop - part.start for part in nodes], [group.rows for group in self.groups]
+
+    def lender(self, group: Group) -> tuple[int, slice] | None:
+        """The group, and the nodes in it, that all rows of a group borrow, where they are of one group."""
+        if (common := group.common) is None:
+            return None
+        for place, other in enumerate(self.groups):
+            if other.nodes.start <= common.start and common.stop <= other.nodes.stop:
+                return place, slice(common.start - other.first, common.stop - other.first)
+        return None
 
 
 Plan = tuple[tuple[PrefixTree, Tensor], ...]
@@ -171,9 +192,7 @@ def _tree(
     edges = np.flatnonzero(np.diff(starts[by_group]) | np.diff(stops[by_group])) + 1
     for members in np.split(by_group, edges):
         start, stop = int(starts[members[0]]), int(stops[members[0]])
-        groups.append(
-            Group(first, start, stop, _tensor(node[members, :start], device), _tensor(lengths[members] - 1, device))
-        )
+        groups.append(Group(first, start, stop, _tensor(node[members, :start], device), _tensor(lengths[members] - 1, device)))
         first += len(members) * (stop - start)
     place = np.empty(len(kept), np.int64)
     place[by_group] = np.arange(len(kept))
@@ -213,9 +232,7 @@ def _merge(values: np.ndarray, group_cost: int) -> np.ndarray:
     return target[np.searchsorted(levels, values)]
 
 
-def run_tree(
-    transformer: Transformer, x: Float[Tensor, "n W"], tree: PrefixTree, replace=None
-) -> Float[Tensor, "R W"]:
+def run_tree(transformer: Transformer, x: Float[Tensor, "n W"], tree: PrefixTree, replace=None) -> Float[Tensor, "R W"]:
     """The last block's output at the end of each row.
 
     Args:
@@ -234,10 +251,10 @@ def _all(block: Block, x: Tensor, tree: PrefixTree) -> Tensor:
     """A block's output at every node (n, W)."""
     attn = block.attn
     q, kv = attn.queries_keys_values(block.ln_1(x)).split((attn.width, 2 * attn.width), dim=-1)
-    read = [
-        attn.read(q[group.nodes].view(group.rows, -1, attn.width), _keys_values(kv, group), causal=True).flatten(0, 1)
-        for group in tree.groups
-    ]
+    read = []
+    for group, queries, seen in zip(tree.groups, q.split(tree.sizes[0]), _keys_values(kv, tree), strict=True):
+        mask = {"causal": True} if group.start == 0 else {"mask": group.seen}
+        read.append(attn.read(queries.view(group.rows, -1, attn.width), seen, **mask).flatten(0, 1))
     return block.mix(x + attn.project(torch.cat(read)))
 
 
@@ -245,20 +262,27 @@ def _ends(block: Block, x: Tensor, tree: PrefixTree) -> Tensor:
     """A block's output at the ends of the rows alone, in the groups' order."""
     attn, normed = block.attn, block.ln_1(x)
     ends = tree.end_nodes
-    q, kv = attn.queries(normed[ends]), attn.keys_values(normed)
-    read, first = [], 0
-    for group in tree.groups:
-        rows = q[first : first + group.rows, None]
-        read.append(attn.read(rows, _keys_values(kv, group), mask=group.seen_at_ends[:, None, None])[:, 0])
-        first += group.rows
+    queries, kv = attn.queries(normed[ends]).split(tree.sizes[1]), attn.keys_values(normed)
+    read = [
+        attn.read(q[:, None], seen, mask=group.seen_at_ends[:, None, None])[:, 0]
+        for group, q, seen in zip(tree.groups, queries, _keys_values(kv, tree), strict=True)
+    ]
     return block.mix(x[ends] + attn.project(torch.cat(read)))
 
 
-def _keys_values(kv: Tensor, group: Group) -> Tensor:
-    """The keys and values that a group's rows see (r, length, 2 W)."""
-    own = kv[group.nodes].view(group.rows, -1, kv.shape[-1])
-    if group.start == 0:
-        return own
-    # Of nodes that all rows share a view will do, whose gradient is a sum; that of a gather is written number by number.
-    shared = kv[group.borrowed] if group.common is None else kv[group.common].expand(group.rows, -1, -1)
-    return torch.cat([shared, own], dim=1)
+def _keys_values(kv: Float[Tensor, "n W2"], tree: PrefixTree) -> list[Float[Tensor, "r length W2"]]:
+    """The keys and values that the rows of each group see.
+
+    They are cut once for all groups: the gradient of a slice alone would be written into zeros of the whole size.
+    """
+    parts, found = kv.split(tree.sizes[0]), []
+    for group, part in zip(tree.groups, parts, strict=True):
+        own = part.view(group.rows, -1, kv.shape[-1])
+        if group.start == 0:
+            found.append(own)
+            continue
+        # Of nodes that all rows share a view will do, whose gradient is a sum; that of a gather is written number by number.
+        lent = tree.lender(group)
+        shared = kv[group.borrowed] if lent is None else parts[lent[0]][lent[1]].expand(group.rows, -1, -1)
+        found.append(torch.cat([shared, own], dim=1))
+    return found
