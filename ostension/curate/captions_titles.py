@@ -171,7 +171,7 @@ def is_file_name(text: str) -> bool:
             continue
         if any(rule.fullmatch(name) for rule in (_NUMBERED, _PROGRAM, _STAMPED, _NUMBERS, _UUID, _HEX)):
             return True
-        if has_extension and (_DEFAULT.fullmatch(name) or len(name) <= 2):
+        if has_extension and (_DEFAULT.fullmatch(name) or len(name) == 1):
             return True
         if _CODE.fullmatch(name) and not _is_words(name):
             return True

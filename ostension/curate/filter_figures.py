@@ -1,15 +1,21 @@
-"""Histograms of what a filter measured: lengths of captions, languages, sizes and shapes of pictures. Memory does not grow.
+"""What a report shows of a filter: lengths of captions, languages, sizes and shapes of pictures, scores. Memory does not grow.
 
-Counted over all that the filter was given, kept or not, so that a threshold can be seen where it cuts.
+Counted over all that was measured, kept or not, so that a threshold can be seen where it cuts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ostension.evals import report
+from ostension.evals.chart_frame import Frame, Scale, linear
+from ostension.evals.chart_marks import style_of
+from ostension.evals.charts import short_number
+from ostension.evals.figure import Figure
 
 # Lower edges of the bins; the last one is open.
 EDGES: dict[str, tuple[float, ...]] = {
@@ -67,3 +73,63 @@ class Seen:
         if len(values):
             places = np.searchsorted(EDGES[name], values, side="right") - 1
             self._counts[name] += np.bincount(np.maximum(places, 0), minlength=len(EDGES[name]))
+
+
+_SHOWN = {
+    "words": ("How long captions are", "words"),
+    "characters": ("How long captions are, in characters", "characters"),
+    "language_p": ("How sure the language is", "probability of the most likely language"),
+    "shorter_side": ("How large pictures are", "pixels of the shorter side"),
+    "aspect": ("What shape pictures have", "longer side over shorter"),
+    "unsafe_caption": ("What the hook says of captions", "score"),
+    "unsafe_picture": ("What the hook says of pictures", "score"),
+}
+MOST = 12  # languages in a table
+
+
+def filter_figures(facts: Mapping[str, Any], limits: Mapping[str, float]) -> list[Figure]:
+    """Histograms of what was measured, with the limit that cuts it where there is one; languages and formats as tables."""
+    figures = []
+    for name, (title, label) in _SHOWN.items():
+        if name in facts:
+            says = "Of all that was measured, kept or not; pictures of pairs whose captions went were not looked at."
+            edges, counts = facts[name]["edges"], facts[name]["counts"]
+            figures.append(histogram(f"filter-{name.replace('_', '-')}", title, says, label, edges, counts, limits.get(name)))
+    for name, title in (("language", "Languages of captions"), ("format", "Formats of pictures")):
+        if name in facts:
+            total = sum(facts[name].values())
+            rows = [[kind, f"{count:,}", report.percent(count / total)] for kind, count in list(facts[name].items())[:MOST]]
+            says = f"{total:,} in all." if len(facts[name]) <= MOST else f"{total:,} in all, of {len(facts[name])} kinds."
+            more = report.table([name, "number", "share"], rows, caption=title)
+            figures.append(Figure(name=f"filter-{name}", title=title, says=says, more=more))
+    return figures
+
+
+def histogram(
+    name: str, title: str, says: str, label: str, edges: Sequence[float], counts: Sequence[int], limit: float | None = None
+) -> Figure:  # fmt: skip
+    """Counts as steps over bins of equal width, whatever their edges; `limit` is drawn where it lies between them.
+
+    Args:
+        edges: lower edges, one for each count, and perhaps an upper end.
+    """
+    ends = [*edges, *([2 * edges[-1] - edges[-2]] if len(edges) == len(counts) else [])]
+    first = next((place for place, count in enumerate(counts) if count), 0)
+    last = max((place for place, count in enumerate(counts) if count), default=0) + 1
+    every = max(1, (last - first) // 8)  # a tick for some of the bins
+
+    def words(place: float) -> str:
+        return f"{round(ends[int(place)], 2):g}"
+
+    across = Scale(low=first, high=last, ticks=tuple(range(first, last + 1, every)), even=float, words=words)
+    frame = Frame(x=across, y=linear([0, *counts], words=short_number), x_label=label, y_label="number", width=560, height=280)
+    steps = [point for place in range(first, last) for point in ((place, counts[place]), (place + 1, counts[place]))]
+    parts = [f'<polyline class="line c{style_of(0).colour}" points="{frame.path([(first, 0), *steps, (last, 0)])}"/>']
+    if limit is not None and ends[first] <= limit <= ends[last]:
+        at = float(np.interp(limit, ends[first : last + 1], range(first, last + 1)))
+        (x, low), (_, high) = frame.at(at, frame.y.low), frame.at(at, frame.y.high)
+        parts.append(f'<line class="reference dashed" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        parts.append(f'<text class="aside" x="{x + 5:.1f}" y="{high + 11:.1f}">{limit:g}</text>')
+    described = ", ".join(f"{counts[place]:,} from {words(place)}" for place in range(first, last))
+    svg = frame.draw(parts, title=title, description=f"{title}: {described}.")
+    return Figure(name=name, title=title, says=says, svg=svg)

@@ -102,6 +102,8 @@ def test_a_share_keeps_that_many_of_the_best_and_a_threshold_keeps_what_reaches_
     assert entry.counts()["kept"] == (scores >= bound).sum()
     reached = entry.counts()["facts"]["reached"][""]
     assert abs(reached - bound) < 1e-6
+    (figure,) = entry.stage().figures(entry.counts()["facts"], entry.folder)
+    assert f"{reached:.5g} stay" in figure.says and "<polyline" in figure.svg
     _, again = run(tmp_path, source, Config(model=folder, threshold=reached, store=str(tmp_path / "store")), "again")
     kept = [[row["dropped"] for row in table(one, "dropped")] for one in (entry, again)]
     assert kept[0] == kept[1]

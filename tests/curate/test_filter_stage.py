@@ -171,6 +171,13 @@ def test_a_shared_caption_goes_alone_where_its_pair_has_another(tmp_path):
     assert reason_of([]) == "no text"
 
 
+def test_the_report_gets_figures_with_the_limits_in_them(tmp_path, good):
+    _, entry = filtered(tmp_path, tar_of(tmp_path / "a.tar", planted(good, 1)[0]), RULES)
+    figures = {figure.name: figure for figure in entry.stage().figures(entry.counts()["facts"], entry.folder)}
+    assert {"filter-words", "filter-shorter-side", "filter-aspect", "filter-language"} <= set(figures)
+    assert ">200</text>" in figures["filter-shorter-side"].svg and "<polyline" in figures["filter-words"].svg
+
+
 # Presets
 
 

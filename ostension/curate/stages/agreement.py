@@ -150,6 +150,23 @@ class Agreement(Stage):
             facts["reached"] = counts.reached_by(self.config.top)
         return facts
 
+    def figures(self, facts: Mapping[str, Any], folder: Path) -> list[Any]:
+        from ostension.curate.filter_figures import histogram
+
+        if not facts["histogram"]["counts"]:
+            return []
+        reached = facts.get("reached", {})
+        limit = self.config.threshold if self.config.threshold is not None else reached.get("") if len(reached) == 1 else None
+        says = "Scores of pairs, by their best caption." if self.config.captions == "best" else "Scores of captions."
+        if limit is not None:
+            says += f" Those of at least {limit:.5g} stay."
+        elif reached:
+            listed = ", ".join(f"{group or 'none'} {score:.3f}" for group, score in list(reached.items())[:8])
+            more = ", ..." if len(reached) > 8 else ""
+            says += f" Each {self.config.by} has a share of its own, which reaches: {listed}{more}."
+        edges, counts = facts["histogram"]["edges"], facts["histogram"]["counts"]
+        return [histogram("agreement-scores", "How well pictures and captions agree", says, "cosine", edges, counts, limit)]
+
     def decide(self, part: Part, mapped: Any, facts: Mapping[str, Any], folder: Path) -> Columns:
         names = [name for name in mapped.column_names if name not in ("row", "by")]
         columns: dict[str, Any] = {name: mapped[name].combine_chunks() for name in names}

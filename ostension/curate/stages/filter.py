@@ -23,7 +23,6 @@ from ostension.curate.base import Columns, Part, Stage
 from ostension.curate.captions_repetition import caption_hash, count_shared
 from ostension.curate.captions_rules import Captions, Judge
 from ostension.curate.captions_unsafe import Hook
-from ostension.curate.filter_figures import Seen
 from ostension.curate.filter_presets import over, read_preset
 from ostension.curate.images_rules import Judged, Pictures, judge
 from ostension.errors import ConfigError, DataError, LimitError, require_extra
@@ -136,8 +135,22 @@ class Filter(Stage):
             columns["shared"] = arrow.array(hashes, arrow.list_(arrow.uint64()))
         return columns
 
+    def figures(self, facts: Mapping[str, Any], folder: Path) -> list[Any]:
+        from ostension.curate.filter_figures import filter_figures
+
+        unsafe = self.config.unsafe
+        limits = {
+            "words": self.captions.min_words, "characters": self.captions.min_characters,
+            "language_p": self.captions.min_language,
+            "shorter_side": self.pictures.min_side, "aspect": self.pictures.max_aspect,
+            "unsafe_caption": unsafe.caption_score, "unsafe_picture": unsafe.picture_score,
+        }  # fmt: skip
+        return filter_figures(facts, {name: limit for name, limit in limits.items() if limit})
+
     def reduce(self, parts: Iterable[tuple[Part, Any]], folder: Path) -> dict[str, Any]:
         """Histograms of what was measured; and, where captions are counted, those that too many pairs have."""
+        from ostension.curate.filter_figures import Seen
+
         seen = Seen()
 
         def hashes() -> Iterator[np.ndarray]:
