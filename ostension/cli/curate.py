@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ostension.cli._curate_dedup import Decide, Review
 from ostension.cli._curate_output import Follow, Report, Write
 from ostension.cli._curate_queries import MakeQueries
 from ostension.cli._curate_stages import Run, Show, stage_commands
@@ -9,6 +10,8 @@ from ostension.cli._curate_stages import Run, Show, stage_commands
 COMMAND = {
     "queries": MakeQueries,
     **stage_commands(),
+    "dedup-review": Review,
+    "dedup-decide": Decide,
     "run": Run,
     "write": Write,
     "report": Report,

@@ -56,3 +56,13 @@ def new_captions(own: Sequence[str], others: Sequence[str], most: int) -> list[s
             seen.add(words)
             found.append(caption)
     return found
+
+
+def url_digest(url: str | None) -> int:
+    """64 bits that tell an address, whatever its scheme, the case of its host, and its fragment; 0 for none."""
+    if not url:
+        return 0
+    bare = url.partition("#")[0].strip()
+    scheme, mark, rest = bare.partition("://")
+    host, slash, path = (rest if mark else scheme).partition("/")
+    return text_digest(f"{host.lower()}{slash}{path}")

@@ -8,7 +8,7 @@ however many batches, pairs come in.
 Groups are what pairs connect, also through others: A like B and B like C put A and C together even where they are not alike.
 `capped_groups` keeps such chains in bounds.
 
-Memory: 20 bytes a kept pair, and while pairs are sifted about 60 bytes a pair of those (at most `BUFFER` new ones at a time).
+Memory: 24 bytes a kept pair, and while pairs are sifted about 60 bytes a pair of those (at most `BUFFER` new ones at a time).
 Letters: N candidates, P pairs, M candidates that are in a pair.
 """
 
@@ -38,7 +38,7 @@ class Forest:
     """Keeps of the pairs that are added a minimum spanning forest."""
 
     def __init__(self, buffer: int = BUFFER):
-        self._kept = Edges(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        self._kept = Edges(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64))
         self._new: list[Edges] = []
         self._waiting, self._buffer = 0, buffer
         self.added = 0
@@ -46,7 +46,7 @@ class Forest:
     def add(self, a: np.ndarray, b: np.ndarray, distance: np.ndarray | float) -> None:
         """Take in pairs of different candidates; the distance of all, or of each."""
         low, high = np.minimum(a, b).astype(np.int64), np.maximum(a, b).astype(np.int64)
-        self._new.append(Edges(low, high, np.broadcast_to(np.asarray(distance, np.float32), low.shape)))
+        self._new.append(Edges(low, high, np.broadcast_to(np.asarray(distance, np.float64), low.shape)))
         self.added += len(low)
         self._waiting += len(low)
         if self._waiting >= max(self._buffer, len(self._kept.a)):

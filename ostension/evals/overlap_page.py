@@ -107,13 +107,13 @@ def review_page(
         title = f"{reach}: {band.above:,} of {len(scores):,}"
         says = f"{_pairs(len(band.rows))} in this band"
         says += "." if len(cards) == len(band.rows) else f"; {len(cards):,} are shown, the two ends and what is between."
-        sections.append(report.section(f"band-{number}", title, report.paragraph(says, "note"), _cards(cards)))
+        sections.append(report.section(f"band-{number}", title, report.paragraph(says, "note"), cards_grid(cards)))
     odd = _disagreements(neighbours, pairs) if by_cosine else np.zeros(0, np.int64)
     if len(odd):
         cards = [_card(neighbours, row, scores, evaluation, training, alike=True) for row in odd.tolist()]
         says = "At most 4 of the 64 bits of their hashes differ, but the detector finds others nearer. Most are chance."
         note = report.paragraph(says, "note")
-        sections.append(report.section("hash", "Alike by hash, not to the detector", note, _cards(cards)))
+        sections.append(report.section("hash", "Alike by hash, not to the detector", note, cards_grid(cards)))
     return report.page(
         title=f"Which pictures of {task} were in training?",
         eyebrow="Data overlap: threshold review",
@@ -125,44 +125,58 @@ def review_page(
     )
 
 
-class _Card(NamedTuple):
+class Card(NamedTuple):
+    """A pair as HTML, and whether one of its pictures is a trap (`overlap_review.flags`)."""
+
     html: str
     flagged: bool
 
 
 def _card(
     neighbours: Neighbours, row: int, scores: np.ndarray, evaluation: PairSource, training: PairSource, alike: bool = False
-) -> _Card:
+) -> Card:
     match = int(neighbours.alike[row]) if alike else neighbours.match(row)
-    pictures: list[str] = []
-    marks: list[str] = []
-    for name, source, sample in (
-        (neighbours.ids[row], evaluation, int(neighbours.samples[row])),
-        (neighbours.training_ids[match], training, neighbours.training_samples[match]),
-    ):
-        pair = source.read(sample)
-        try:
-            picture = open_image(pair.image, name=pair.key)
-        except (DataError, LimitError) as problem:  # it was readable when it was searched
-            raise DataError(f"cannot be shown: {problem.what}", source=pair.key) from None
-        if not pictures:
-            marks = list(flags(picture))
-        pictures.append(report.thumb(report.image_data(picture, THUMB_PX), name))
     words = []
     if neighbours.same_file[row] >= 0:
         words.append("same file")
     if neighbours.bits[row] >= 0:
         words.append(f"hashes differ in {neighbours.bits[row]} of 64 bits")
+    one, other = evaluation.read(int(neighbours.samples[row])), training.read(neighbours.training_samples[match])
+    names = neighbours.ids[row], neighbours.training_ids[match]
+    return pair_card((one.image, other.image), names, f"{scores[row]:.4f}", [", ".join(words), *names])
+
+
+def pair_card(images: Sequence[bytes], names: Sequence[str], head: str, lines: Sequence[str]) -> Card:
+    """Pictures side by side over what is said of them.
+
+    Args:
+        images: encoded; the traps that the first one is are named.
+        head: the line that stands out.
+        lines: below it.
+
+    Raises:
+        DataError: for a picture that cannot be shown.
+    """
+    pictures: list[str] = []
+    marks: list[str] = []
+    for image, name in zip(images, names, strict=True):
+        try:
+            picture = open_image(image, name=name)
+        except (DataError, LimitError) as problem:  # it was readable when it was searched
+            raise DataError(f"cannot be shown: {problem.what}", source=name) from None
+        if not pictures:
+            marks = list(flags(picture))
+        pictures.append(report.thumb(report.image_data(picture, THUMB_PX), name))
     notice = "".join(f'<b style="color:var(--c2)">{report.text(mark)}</b>' for mark in marks)
     html = (
-        f'<li><div class="four">{"".join(pictures)}</div><b>{scores[row]:.4f}</b>{notice}'
-        f"<span>{report.text(', '.join(words))}<br>{report.text(neighbours.ids[row])}<br>"
-        f"{report.text(neighbours.training_ids[match])}</span></li>"
+        f'<li><div class="four">{"".join(pictures)}</div><b>{report.text(head)}</b>{notice}'
+        f"<span>{'<br>'.join(report.text(line) for line in lines)}</span></li>"
     )
-    return _Card(html, bool(marks))
+    return Card(html, bool(marks))
 
 
-def _cards(cards: Sequence[_Card]) -> str:
+def cards_grid(cards: Sequence[Card]) -> str:
+    """Cards beside each other, as many as fit."""
     return f'<ul class="styles" style="{GRID}">' + "".join(card.html for card in cards) + "</ul>"
 
 

@@ -110,8 +110,14 @@ def passing(neighbours: Neighbours, threshold: float | None, bits: int | None) -
 
 
 def decide(
-    neighbours: Neighbours, source: PairSource | None = None, *, threshold: float | None = None, bits: int | None = None,
-    excluded: Sequence[str] = (), drop_flagged: bool = False, by: str = "",
+    neighbours: Neighbours,
+    source: PairSource | None = None,
+    *,
+    threshold: float | None = None,
+    bits: int | None = None,
+    excluded: Sequence[str] = (),
+    drop_flagged: bool = False,
+    by: str = "",
 ) -> Decision:
     """A decision, checked.
 
@@ -161,15 +167,17 @@ def notes_of(decision: Decision) -> tuple[str, ...]:
 
 def flags(picture: Image.Image) -> tuple[str, ...]:
     """The traps that a picture is: "tiny (32 x 32)", "nearly black", "of one colour"."""
+    tiny = (f"tiny ({picture.width} x {picture.height})",) if min(picture.size) < TINY_PX else ()
+    nothing = blank(picture)
+    return (*tiny, nothing) if nothing else tiny
+
+
+def blank(picture: Image.Image) -> str:
+    """Why there is nothing to see in a picture: "nearly black", "of one colour"; empty where there is."""
     grey = np.asarray(picture.convert("L"))
-    found = []
-    if min(picture.size) < TINY_PX:
-        found.append(f"tiny ({picture.width} x {picture.height})")
     if (grey < DARK).mean() >= DARK_SHARE:
-        found.append("nearly black")
-    elif grey.std() < FLAT:
-        found.append("of one colour")
-    return tuple(found)
+        return "nearly black"
+    return "of one colour" if grey.std() < FLAT else ""
 
 
 def _open(source: PairSource, sample: int) -> Image.Image:
