@@ -274,6 +274,20 @@ def text4vis_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def figures_tables(record: dict[str, Any]) -> str:
+    """One table for each group of a benchmark's figures: counts in full, everything else with three digits."""
+    machine = record["machine"]
+    lines = [f"{machine['processor']}, {machine['threads']} thread."]
+    for group, rows in record["figures"].items():
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        lines += ["", f"| {group} | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+        for name, row in rows.items():
+            cells = [row.get(column, "") for column in columns]
+            shown = [format(cell, "," if isinstance(cell, int) else ".3g") if cell != "" else "" for cell in cells]
+            lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
 def detector_table(record: dict[str, Any]) -> str:
     """What each way to compare pictures finds of planted copies, set by set; then each kind of change alone."""
     lines = [

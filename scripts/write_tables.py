@@ -13,6 +13,7 @@ grid and its laws, `plans` the paper's models on paper, `figure2` the curves of 
 was measured on cached features of released models; as long as the record of a long study does not exist (`LONG`), what
 stands between its markers stays.
 
+`figures` makes one table a group of a benchmark's figures, with counts in full.
 `measuring` is what one small model reaches on a suite, by several protocols.
 `text4vis` is what videos reach with different frozen classifiers, mean and spread over seeds.
 `tuning` is what tuned weights reach where their pictures are from and elsewhere.
@@ -45,6 +46,7 @@ from measured_tables import (
     audit_reach,
     cached_table,
     detector_table,
+    figures_tables,
     interval_cell,
     measuring_table,
     percent,
@@ -60,7 +62,7 @@ from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
-    "text4vis|tuning|"
+    "figures|text4vis|tuning|"
     "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|adapting-plots|adapting|controlled-plots|controlled|speed|demo|figure2|lit|plans"
     "|scaling|cached|tasks|suites|traps|methods"
 )
@@ -289,7 +291,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": lambda record: speed_tables(nested(record)), "demo": demo_table, "plans": plan_table, "scaling": scaling_tables,
     "detector": detector_table, "figure2": figure2_tables, "lit": lit_table, "audit-close": audit_close,
     "audit-attractors": audit_attractors, "audit-reach": audit_reach, "cached": cached_table,
-    "text4vis": text4vis_table, "tuning": tuning_tables,
+    "figures": figures_tables, "text4vis": text4vis_table, "tuning": tuning_tables,
     "measuring": measuring_table, "adapting": adapting_tables, "adapting-plots": adapting_plots,
     "controlled": controlled_table, "controlled-plots": controlled_plot,
 }  # fmt: skip

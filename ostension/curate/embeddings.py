@@ -158,6 +158,14 @@ class Embedder:
         yield from self._opened
 
 
+def embedder_of(model: str, store: str, batch_size: int, device: str, dtype: str) -> Embedder:
+    """An embedder as stages' settings describe it."""
+    from ostension.formats.load import load
+
+    made = load(model, device=device, dtype=dtype)
+    return Embedder(made, ModelKey.of(made), Store(store) if store else None, batch_size)
+
+
 class _Kept:
     """The rows of a part that a set of the store has, by the hashes of their contents; without a store, none."""
 

@@ -90,14 +90,10 @@ class Agreement(Stage):
 
     @functools.cached_property
     def embedder(self) -> Embedder:
-        from ostension.curate.embeddings import Embedder
-        from ostension.formats.load import load
-        from ostension.store.folder import Store
-        from ostension.store.key import ModelKey
+        from ostension.curate.embeddings import embedder_of
 
-        model = load(self.config.model, device=self.config.device, dtype=self.config.dtype)
-        store = Store(self.config.store) if self.config.store else None
-        return Embedder(model, ModelKey.of(model), store, self.config.batch_size)
+        config = self.config
+        return embedder_of(config.model, config.store, config.batch_size, config.device, config.dtype)
 
     def map(self, part: Part) -> Columns:
         if not part.has_pictures:
