@@ -58,21 +58,22 @@ def write_pairs(
     chosen = sorted(generator.choice(sorted(named), names, replace=False).tolist())
     folder.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(read_pack(data / "flickr8k_1000/flickr8k_1000.parquet")[:photos]):
-        _write(folder, f"photo-{number:04d}", row["image"], row["captions"])
+        write_pair(folder, f"photo-{number:04d}", row["image"], row["captions"])
     for number, label in enumerate(chosen):
         name = label.split(",")[0].replace("_", " ")
         for index, image in enumerate(named[label][:pictures]):
-            _write(folder, f"name-{number:03d}-{index:02d}", image, [template.format(name) for template in TEMPLATES])
+            write_pair(folder, f"name-{number:03d}-{index:02d}", image, [template.format(name) for template in TEMPLATES])
     if clip_art:
         rows = read_pack(data / "openclipart/openclipart.parquet")
         for number, index in enumerate(generator.permutation(len(rows))[:clip_art].tolist()):
             said = rows[index]["folders"][-1].replace("_", " ")
-            _write(folder, f"drawing-{number:04d}", rows[index]["image"], [text.format(said) for text in DRAWING_TEMPLATES])
+            write_pair(folder, f"drawing-{number:04d}", rows[index]["image"], [text.format(said) for text in DRAWING_TEMPLATES])
     files.write_json(folder / NAMES_FILE, chosen)
     return sum(1 for path in folder.iterdir() if path.suffix == ".txt")
 
 
-def _write(folder: Path, name: str, image: bytes, captions: Sequence[str]) -> None:
+def write_pair(folder: Path, name: str, image: bytes, captions: Sequence[str]) -> None:
+    """One pair as NAME.jpg, or whatever it is, and NAME.txt."""
     suffix = (Image.open(io.BytesIO(image)).format or "jpeg").lower()
     (folder / f"{name}.{suffix}").write_bytes(image)
     (folder / f"{name}.txt").write_text("\n".join(captions), encoding="utf-8")
