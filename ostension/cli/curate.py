@@ -6,6 +6,7 @@ from ostension.cli._curate_dedup import Decide, Review
 from ostension.cli._curate_output import Follow, Report, Write
 from ostension.cli._curate_queries import MakeQueries
 from ostension.cli._curate_stages import Run, Show, stage_commands
+from ostension.cli._curate_study import Study
 
 COMMAND = {
     "queries": MakeQueries,
@@ -17,4 +18,5 @@ COMMAND = {
     "report": Report,
     "show": Follow,
     "ls": Show,
+    "study": Study,
 }
