@@ -36,6 +36,7 @@ class Write:
         uids: Write the uids of what is kept as DataComp's subset files have them, to OUTPUT/uids.npy.
         workers: Processes that write shards.
         on: Where: local, or ray for a cluster whose nodes all see both folders and the source.
+        ray_address: Of the cluster; without, what RAY_ADDRESS says, else Ray is started on this machine.
         json: Print one JSON object instead of lines.
     """
 
@@ -49,9 +50,11 @@ class Write:
     uids: bool = False
     workers: int = 0
     on: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
     json: bool = False
 
     def run(self) -> int:
+        from ostension.curate.run import connected
         from ostension.curate.work import Work
         from ostension.curate.write import write
         from ostension.curate.write_order import WriteConfig
@@ -60,7 +63,8 @@ class Write:
             shard_size=self.shard_size, shuffle=self.shuffle, seed=self.seed, window=self.window, dropped=self.dropped,
             uids=self.uids,
         )  # fmt: skip
-        found = write(Work(self.work), self.output, config, workers=self.workers, on=self.on, progress=Bar())
+        with connected(self.on, self.workers, self.ray_address):
+            found = write(Work(self.work), self.output, config, workers=self.workers, on=self.on, progress=Bar())
         print(json.dumps(dataclasses.asdict(found), indent=2) if self.json else _lines(found, self.output))
         return 0
 

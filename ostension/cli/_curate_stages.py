@@ -26,6 +26,7 @@ SHARED = {
     "texts": "Columns with the captions, when a work folder is begun.",
     "workers": "Processes that work on parts.",
     "on": "Where: local, or ray for a cluster whose nodes all see the work folder.",
+    "ray_address": "Of the cluster; without, what RAY_ADDRESS says, else Ray is started on this machine.",
     "json": "Print one JSON object instead of lines.",
 }
 
@@ -40,17 +41,19 @@ class StageCommand:
     texts: tuple[str, ...] = ()
     workers: int = 0
     on: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
     json: bool = False
 
     def run(self) -> int:
-        from ostension.curate.run import run_stage
+        from ostension.curate.run import connected, run_stage
 
         kind: type[Stage] = self.STAGE  # type: ignore[attr-defined]
         names = [field.name for field in dataclasses.fields(kind.config_type)]
         config = kind.config_type(**{name: getattr(self, name) for name in names})
         kind(config).check()  # before a source is read
-        work = opened(self.source, self.output, self.part_size, self.texts, workers=self.workers, on=self.on)
-        entry = run_stage(work, kind.name, config, workers=self.workers, on=self.on, progress=Bar())
+        with connected(self.on, self.workers, self.ray_address):
+            work = opened(self.source, self.output, self.part_size, self.texts, workers=self.workers, on=self.on)
+            entry = run_stage(work, kind.name, config, workers=self.workers, on=self.on, progress=Bar())
         show([entry], as_json=self.json)
         return 0
 
@@ -92,6 +95,7 @@ class Run:
         output: The work folder.
         workers: Processes that work on parts.
         on: Where: local, or ray for a cluster whose nodes all see the work folder.
+        ray_address: Of the cluster; without, what RAY_ADDRESS says, else Ray is started on this machine.
         json: Print one JSON object instead of lines.
     """
 
@@ -99,12 +103,15 @@ class Run:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     workers: int = 0
     on: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
     json: bool = False
 
     def run(self) -> int:
         from ostension.curate.chain import read_chain, run_chain
+        from ostension.curate.run import connected
 
-        work = run_chain(read_chain(self.chain), self.output, workers=self.workers, on=self.on, progress=Bar())
+        with connected(self.on, self.workers, self.ray_address):
+            work = run_chain(read_chain(self.chain), self.output, workers=self.workers, on=self.on, progress=Bar())
         show(work.entries, as_json=self.json)
         return 0
 

@@ -26,7 +26,7 @@ from typing import Any
 from ostension.config import from_tree
 from ostension.curate.base import Stage, load_stage
 from ostension.curate.candidates import describe
-from ostension.curate.run import On, Progress, begin, run_stage
+from ostension.curate.run import On, Progress, begin, connected, run_stage
 from ostension.curate.work import PART_SIZE, Work
 from ostension.data.layout import USUAL, Layout
 from ostension.errors import ConfigError, DataError
@@ -83,9 +83,10 @@ def run_chain(
     for stage in chain.stages:
         stage.check()
     facts = describe(chain.source, layout=chain.layout, part_size=chain.part_size)
-    work = begin(folder, facts, workers=workers, on=on, progress=progress)
-    for place, stage in enumerate(chain.stages, 1):
-        run_stage(work, stage.name, stage.config, place=place, workers=workers, on=on, progress=progress)
+    with connected(on, workers):
+        work = begin(folder, facts, workers=workers, on=on, progress=progress)
+        for place, stage in enumerate(chain.stages, 1):
+            run_stage(work, stage.name, stage.config, place=place, workers=workers, on=on, progress=progress)
     return work
 
 

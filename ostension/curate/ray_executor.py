@@ -12,19 +12,22 @@ which is removed. No usage statistics are sent. All nodes must see the work fold
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
 import tempfile
 import traceback
+import uuid
+import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from ostension.data.workers import Work
 from ostension.errors import DataError, OstensionError, ProcessError, require_extra
 
 EXTRA = "ray"
-RETRIES = 2  # of a part whose worker was killed; one that kills each worker must come to an end
+RETRIES = 2  # of a part whose worker ended: one that ends each worker must come to an end
 STORE_BYTES = 100_000_000  # nothing large travels; Ray's own default is a third of the memory
 # Read by Ray when it is imported or started: what we set only where the user has not.
 _ENVIRONMENT = {
@@ -89,7 +92,7 @@ def in_ray(work: Work, tasks: Iterable[Any], count: int = 0, address: str | None
 
     Raises:
         OstensionError: what `work` raised. Other exceptions arrive as a RuntimeError with their traceback.
-        DataError: if workers are killed again and again.
+        DataError: if a part ends its worker each time that it is tried; it is tried three times.
         ProcessError: if the cluster cannot be reached.
         MissingExtraError: if Ray is not installed.
     """
@@ -110,7 +113,7 @@ def in_ray(work: Work, tasks: Iterable[Any], count: int = 0, address: str | None
 
 def _answers(work: Work, tasks: list[Any], count: int) -> Iterator[tuple[int, Any]]:
     import ray
-    from ray.data import ActorPoolStrategy
+    from ray.data import TaskPoolStrategy
 
     processors = max(int(ray.cluster_resources().get("CPU", 1)), 1)
     workers = min(count or processors, len(tasks))
@@ -120,10 +123,14 @@ def _answers(work: Work, tasks: list[Any], count: int) -> Iterator[tuple[int, An
             expected=f"at most {processors}", fix="leave --workers out to use all",
         )  # fmt: skip
     rows = [{"number": number, "task": json.dumps(task)} for number, task in enumerate(tasks)]
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        cast(Any, _OnWorker), fn_constructor_args=(work, os.getcwd()), compute=ActorPoolStrategy(size=workers), num_cpus=1,
-        max_restarts=RETRIES * workers, max_task_retries=RETRIES,
-    )  # fmt: skip
+    doing = functools.partial(_on_worker, work=work, name=uuid.uuid4().hex, folder=os.getcwd())
+    with warnings.catch_warnings():
+        # Ray Data tries without end by default. It wants this to be named otherwise from 2.64 on, but has no other name for it.
+        warnings.simplefilter("ignore")
+        # Tasks, not actors: a process that has imported everything serves the next stage too.
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            doing, compute=TaskPoolStrategy(size=workers), num_cpus=1, max_retries=RETRIES
+        )
     left = set(range(len(tasks)))
     try:
         for row in done.iter_rows():
@@ -143,25 +150,26 @@ def _answers(work: Work, tasks: list[Any], count: int) -> Iterator[tuple[int, An
         ) from None
 
 
-class _OnWorker:
-    """Lives in a worker for as long as there are tasks, and with it what `work` keeps."""
+# What a worker's process keeps from one task to the next: the work and whatever it has made, under the name of its call.
+_held: dict[str, Work] = {}
 
-    def __init__(self, work: Work, folder: str):
+
+def _on_worker(row: dict[str, Any], work: Work, name: str, folder: str) -> dict[str, Any]:
+    """Do one task. An error is an answer too: one that is raised here would come back wrapped, with Ray's traceback."""
+    if name not in _held:
         os.chdir(folder)  # paths of the source are as they were typed
-        self.work = work
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """An error is an answer too: one that is raised here would come back wrapped, with Ray's traceback."""
-        found: dict[str, Any]
-        try:
-            found = {"answer": self.work(json.loads(row["task"]), _no_note)}
-        except OstensionError as error:
-            source = None if error.source is None else str(error.source)
-            facts = {"what": error.what, "source": source, "expected": error.expected, "fix": error.fix}
-            found = {"problem": {"kind": type(error).__name__, **facts}}
-        except Exception:
-            found = {"trace": traceback.format_exc()}
-        return {"number": row["number"], "answer": json.dumps(found)}
+        _held.clear()
+        _held[name] = work
+    found: dict[str, Any]
+    try:
+        found = {"answer": _held[name](json.loads(row["task"]), _no_note)}
+    except OstensionError as error:
+        source = None if error.source is None else str(error.source)
+        facts = {"what": error.what, "source": source, "expected": error.expected, "fix": error.fix}
+        found = {"problem": {"kind": type(error).__name__, **facts}}
+    except Exception:
+        found = {"trace": traceback.format_exc()}
+    return {"number": row["number"], "answer": json.dumps(found)}
 
 
 def _problem(kind: str, what: str, **rest: Any) -> OstensionError:

@@ -29,13 +29,32 @@ from ostension.curate.work import (
 )
 from ostension.data.workers import Note, in_line, in_processes
 from ostension.data.workers import Work as Doing
-from ostension.errors import ConfigError, DataError
+from ostension.errors import ConfigError, DataError, UsageError
 from ostension.files import folder_lock, read_json, write_json
 
 On = Literal["local", "ray"]
 Progress = Callable[[str, int, int], None]  # what is done, parts of it, of how many
 REDUCED = "facts.json"
 PATIENCE_S = 86_400.0  # a part of pictures before a slow model may take hours
+
+
+@contextlib.contextmanager
+def connected(on: On, workers: int = 0, address: str | None = None) -> Iterator[None]:
+    """While entered, all that runs on a cluster shares one connection; nothing is done for what runs here.
+
+    Raises:
+        UsageError: for an address beside "local".
+        ProcessError: if the cluster cannot be reached.
+    """
+    if on == "local":
+        if address is not None:
+            raise UsageError(f"--ray-address is {address}, but all runs here", expected="it with --on ray")
+        yield
+        return
+    from ostension.curate.ray_executor import cluster
+
+    with cluster(workers, address):
+        yield
 
 
 def begin(folder: Path, facts: Facts, *, workers: int = 0, on: On = "local", progress: Progress | None = None) -> Work:
