@@ -52,6 +52,20 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """While entered, what the system says of a file or folder that cannot be written becomes one line.
+
+    Raises:
+        DataError: if the disk is full, something is in the way, or the folder may not be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        raise DataError(what, source=path, fix="make room or give another folder, then run it again") from None
+
+
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic_path(path) as temporary:

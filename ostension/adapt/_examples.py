@@ -44,6 +44,7 @@ class Labelled:
         store: where features are kept; None keeps them in memory.
         by_domain: whether a training batch is to hold as many pictures of every domain, whatever the method; a recipe's
             `batch_size` then counts those of one.
+        none: there are no pictures, which only a method that learns from none can do with.
     """
 
     source: PairSource
@@ -52,12 +53,13 @@ class Labelled:
     name: str = ""
     store: Store | None = None
     by_domain: bool = False
+    none: bool = False
 
     def __post_init__(self):
         for what, values in (("targets", self.targets), ("domains", self.domains)):
             if values is not None and len(values) != len(self.source):
                 raise DataError(f"{len(values)} {what}", expected=f"{len(self.source)}, one a picture")
-        if not len(self.source):
+        if not len(self.source) and not self.none:
             raise DataError("no pictures to learn from", expected="one at least")
 
     def __len__(self) -> int:
@@ -117,6 +119,6 @@ class Examples:
 
     def __post_init__(self):
         for split in (self.train, self.val):
-            if split is not None and not 0 <= split.targets.min() <= split.targets.max() < len(self.class_names):
+            if split is not None and len(split) and not 0 <= split.targets.min() <= split.targets.max() < len(self.class_names):
                 what = f"targets from {split.targets.min()} to {split.targets.max()}"
                 raise DataError(what, source=split.name or "examples", expected=f"0 to {len(self.class_names) - 1}")

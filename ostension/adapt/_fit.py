@@ -285,9 +285,9 @@ def _keep(
         facts["best"] = json.dumps([judge.score, judge.epoch])
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items() if value is not None}
-    folder.mkdir(parents=True, exist_ok=True)
     data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, facts)
-    files.write_bytes(folder / STATE, data)
+    with files.writing(folder):
+        files.write_bytes(folder / STATE, data)
 
 
 def _restore(

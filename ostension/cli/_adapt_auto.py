@@ -63,7 +63,7 @@ class Auto:
         from ostension.config import to_tree
         from ostension.evals.automatic import Wishes, choose
         from ostension.evals.automatic_record import record_of
-        from ostension.files import write_json
+        from ostension.files import write_json, writing
 
         def told(tried: Tried) -> None:
             said = tried.why if tried.score is None else f"{percent(tried.score)} ({tried.seconds:.1f} s)"
@@ -71,13 +71,16 @@ class Auto:
 
         wishes = Wishes(open_vocabulary=self.open_vocabulary, shift=self.shift, towers=self.towers)
         splits = splits_of([self.task], self.data)[0]
+        with writing(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
         embedder = embedder_of(self, models_of([self.model] if self.model else [])[0])
         choice = choose(
             splits, embedder, wishes, shots=self.shots, seed=self.seed, folder=self.output / "fits", told=told
         )  # fmt: skip
         record = record_of(choice, wishes, splits, embedder)
         choice.predictor.save(self.output)
-        write_json(self.output / "result.json", to_tree(record))
+        with writing(self.output):
+            write_json(self.output / "result.json", to_tree(record))
         if self.json:
             print(json.dumps(to_tree(record)))
         else:

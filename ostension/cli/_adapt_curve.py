@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from ostension.cli._adapt_shared import splits_of
 from ostension.cli._eval_run import STORE
 
 
@@ -55,19 +56,14 @@ class Curve:
         from ostension.config import to_tree
         from ostension.evals.adapt_curve import ALPHAS, adapt_curve
         from ostension.evals.store_inputs import Embedder
-        from ostension.evals.targets import find_targets
-        from ostension.evals.task_splits import TaskSplits
-        from ostension.files import write_json
+        from ostension.files import write_json, writing
         from ostension.formats.load import load
         from ostension.model.predictor import Predictor
         from ostension.store import Store
 
         encoder = None if self.model is None else load(self.model, device=self.device)
         predictor = Predictor.load(self.predictor, encoder)
-        splits, *targets = [
-            TaskSplits(target.task, self.data, measured=target.split)
-            for word in (self.task, *self.test) for target in find_targets([word])
-        ]  # fmt: skip
+        splits, *targets = splits_of([self.task, *self.test], self.data)
 
         def told(name: str, now: object) -> None:
             print(f"embedding {name}: {now}", file=sys.stderr)
@@ -77,7 +73,8 @@ class Curve:
             predictor, splits, embedder, targets=targets, alphas=self.alpha or ALPHAS, same_spread=self.same_spread
         )
         if self.output is not None:
-            write_json(self.output, to_tree(record))
+            with writing(self.output):
+                write_json(self.output, to_tree(record))
         found = record.details
         columns = {**found["scores"], **({"outside": found["outside"]} if len(targets) > 1 else {})}
         rows = [{"alpha": alpha, **{name: values[at] for name, values in columns.items()}}

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ostension.cli._eval_run import model_names
-from ostension.errors import UsageError
+from ostension.errors import ConfigError, UsageError
 from ostension.registry import ModuleRegistry
 
 if TYPE_CHECKING:
     from ostension.evals.adaptation import Plan
+    from ostension.evals.records import Record
     from ostension.evals.store_inputs import Embedder
     from ostension.evals.task_splits import TaskSplits
 
@@ -50,11 +51,20 @@ def embedder_of(command: Any, path: str) -> Embedder:
 
 
 def splits_of(words: Sequence[str], data: Path | None) -> list[TaskSplits]:
-    """The tasks of TASK or TASK@SPLIT."""
+    """The tasks of TASK or TASK@SPLIT.
+
+    Raises:
+        ConfigError: for an unknown one, or one without a split to measure.
+    """
     from ostension.evals.targets import find_targets
     from ostension.evals.task_splits import TaskSplits
 
-    return [TaskSplits(target.task, data, measured=target.split) for word in words for target in find_targets([word])]
+    found = []
+    for word in words:
+        if not (targets := find_targets([word])):
+            raise ConfigError(f"{word} has no split to measure", expected="a split called test, or TASK@SPLIT")
+        found += [TaskSplits(target.task, data, measured=target.split) for target in targets]
+    return found
 
 
 def others_of(flag: str, text: str | None, data: Path | None, methods: Sequence[str]) -> list[TaskSplits]:
@@ -74,18 +84,18 @@ def task_names(sources: Sequence[TaskSplits]) -> tuple[str, ...]:
     return tuple(source.task.name for source in sources)
 
 
-def words_of(text: str, flag: str) -> list[str]:
-    """Names between commas, each once."""
+def words_of(text: str, flag: str, what: str = "names") -> list[str]:
+    """Names or numbers between commas, each once."""
     found = [word.strip() for word in text.split(",") if word.strip()]
     if not found:
-        raise UsageError(f"{flag} is empty", expected="names, separated by commas")
+        raise UsageError(f"{flag} is empty", expected=f"{what}, separated by commas")
     return list(dict.fromkeys(found))
 
 
 def numbers_of(text: str, flag: str) -> list[int]:
     """Whole numbers from 0 between commas."""
     try:
-        found = [int(word) for word in words_of(text, flag)]
+        found = list(dict.fromkeys(int(word) for word in words_of(text, flag, "whole numbers")))
     except ValueError:
         raise UsageError(f"{flag} is {text!r}", expected="whole numbers, separated by commas") from None
     if min(found) < 0:
@@ -99,6 +109,18 @@ def alphas_of(text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in words_of(text, "--alphas")) if text else ()
     except ValueError:
         raise UsageError(f"--alphas is {text!r}", expected="numbers from 0 to 1, separated by commas") from None
+
+
+def say_short(record: Record, shots: int, said: set[str]) -> None:
+    """Say once of a task which classes have fewer pictures than were asked for."""
+    short = record.details.get("short", {})
+    if not short or f"{record.task} {shots}" in said:
+        return
+    said.add(f"{record.task} {shots}")
+    named = ", ".join(f"{name!r} {count}" for name, count in list(short.items())[:3]) + (", ..." if len(short) > 3 else "")
+    wanted = f"fewer than {shots} training pictures" if shots else "no training picture"
+    taken = "; all that they have are taken, as in the published draw" if shots else ""
+    print(f"note: {len(short)} of {record.counts['classes']} classes have {wanted} ({named}){taken}", file=sys.stderr)
 
 
 def percent(share: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -23,6 +24,7 @@ from ostension.cli._adapt_shared import (
     own_settings,
     percent,
     plan_from,
+    say_short,
     splits_of,
     task_names,
     words_of,
@@ -82,19 +84,23 @@ class Adapt:
 
     def run(self) -> int:
         from ostension.config import to_tree
-        from ostension.evals.adaptation import run_plan
-        from ostension.files import write_json
+        from ostension.evals.adaptation import run_plan, tunes
+        from ostension.files import write_json, writing
         from ostension.model.predictor import Predictor
 
         sources, keep = (others_of(flag, getattr(self, flag), self.data, [self.method]) for flag in ("sources", "keep"))
         if self.model_out is not None and self.model_out.exists():
             raise UsageError(f"--model-out is {self.model_out}, which is already there", expected="a new folder")
+        if self.model_out is not None and not tunes(self.method):
+            raise UsageError(f"--model-out has no effect: {self.method} tunes no tower", expected="finetune, paint, ...")
         plan = plan_from(
             self.method, self.set, shots=self.shots, seed=self.seed, base_to_new=self.base_to_new, sources=task_names(sources),
             keep=task_names(keep), val=self.val,
         )
         embedder = embedder_of(self, models_of([self.model] if self.model else [])[0])
         splits, *targets = splits_of([self.task, *self.test], self.data)
+        with writing(self.output):  # before the work, not after it
+            self.output.mkdir(parents=True, exist_ok=True)
 
         def told(now: dict[str, float]) -> None:
             more = "".join(f", {name} {value:.4f}" for name, value in now.items() if name not in ("epoch", "loss", "lr"))
@@ -106,7 +112,10 @@ class Adapt:
             keep=keep,
         )
         predictor.save(self.output)
-        write_json(self.output / "result.json", to_tree(record))
+        with writing(self.output):
+            write_json(self.output / "result.json", to_tree(record))
+        shutil.rmtree(self.output / "fit", ignore_errors=True)  # what a fit that is stopped goes on from
+        say_short(record, self.shots, set())
         for name, metric in record.metrics.items():
             print(f"{name}: {percent(metric.value)}" + (f" (chance {percent(metric.chance)})" if metric.chance else ""))
         print(f"wrote {self.output}; use it with: ostension classify PICTURE --predictor {self.output}", file=sys.stderr)
@@ -217,7 +226,7 @@ class Compare:
         ]
         embedder = embedder_of(self, models_of([self.model] if self.model else [])[0])
         results, failed, kept = Results(self.output), 0, []
-        targets = splits_of(self.test, self.data)
+        targets, said = splits_of(self.test, self.data), set[str]()
         for splits in splits_of(words_of(self.tasks, "--tasks"), self.data):
             for step in run_all(plans, splits, embedder, results, targets=targets, sources=sources, keep=keep):
                 if isinstance(step, str):
@@ -225,6 +234,7 @@ class Compare:
                     print(step, file=sys.stderr)
                     continue
                 kept.append(step)
+                say_short(step.record, step.record.config["shots"], said)
                 print(line_of(step), file=sys.stderr)
         rows = rows_of(kept, line=line) if kept else []
         if self.json:
@@ -308,6 +318,9 @@ class Attack:
         from ostension.model.predictor import Predictor
         from ostension.train.attacks import Budget
 
+        for flag in ("limit", "steps"):
+            if (value := getattr(self, flag)) is not None and value < 1:
+                raise UsageError(f"--{flag} is {value}", expected="1 or more")
         splits = splits_of([self.task], self.data)[0]
         encoder = None
         if self.model is not None or self.predictor is None:

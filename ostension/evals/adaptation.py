@@ -29,11 +29,12 @@ from ostension.adapt._tuning import Tuned
 from ostension.adapt.base import METHODS, AdditionPredictor, Spec
 from ostension.config import from_tree, require, to_tree
 from ostension.data.few_shot import base_and_new, draw_few_shot, harmonic_mean, hold_out
+from ostension.data.pairs import Subset
 from ostension.data.sets.base import SelectedSet
 from ostension.data.sets.videos import videos_of
 from ostension.data.task import Task
 from ostension.data.task_data import TaskData
-from ostension.errors import ConfigError, DataError
+from ostension.errors import ConfigError, DataError, nearest
 from ostension.evals.answers import bound, domain_field, logits_of, names_of
 from ostension.evals.group_robustness import by_group, worst_group
 from ostension.evals.records import Metric, Record
@@ -78,6 +79,7 @@ class Plan:
     val: str = "val"
 
     def __post_init__(self):
+        require(self.shots >= 0, "shots", self.shots, "0 for all training pictures, or more")
         require(all(0 <= alpha <= 1 for alpha in self.alphas), "alphas", self.alphas, "numbers from 0 to 1")
 
     @property
@@ -122,9 +124,9 @@ def plan_with(method: str, settings: Mapping[str, Any], **fields: Any) -> Plan:
         place = tree
         for part in path:
             if not isinstance(place.get(part), dict):
-                raise ConfigError(
-                    f"{method} has no setting {key!r}", fix=f"see: ostension adapt ls --json, or the page of {method}"
-                )
+                close = ", ".join(repr(one) for one in nearest(part, place))
+                what = f"unknown setting {key!r}: there are none under {part!r}"
+                raise ConfigError(what, source=f"settings of {method}", expected=f"a known one; nearest: {close}")
             place = place[part]
         place[last] = value
     return Plan(method=method, config=from_tree(kind, tree, source=f"settings of {method}"), **fields)
@@ -133,6 +135,12 @@ def plan_with(method: str, settings: Mapping[str, Any], **fields: Any) -> Plan:
 def takes(method: str, parameter: str) -> bool:
     """Whether a method's `fit` takes something of its own: "start", another predictor, "sources" or "keep", other tasks."""
     return method != ZERO_SHOT and parameter in inspect.signature(METHODS.load(method).fit).parameters
+
+
+def tunes(method: str) -> bool:
+    """Whether a method ends in a tower of its own."""
+    found = [] if method == ZERO_SHOT else vars(METHODS.load(method)).values()
+    return any(isinstance(one, type) and issubclass(one, Tuned) for one in found)
 
 
 def _that_take(parameter: str) -> list[str]:
@@ -145,12 +153,19 @@ def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Seq
     A method that chooses by validation pictures gets some of "train" where there is none. One whose settings say
     selection="test", for a published protocol that did so, gets all test pictures; the facts then say it, too.
 
+    A class with fewer pictures than K gives all that it has, as in the published draw; the facts name it ("short").
+
     Raises:
-        DataError, ConfigError: if there is no training split, or samples have several labels.
+        DataError, ConfigError: if there is no training split and the method wants labels, or samples have several labels.
     """
+    names = names_of(splits.task)
     if (missing := splits.missing("train")) is not None:
-        raise DataError(missing, fix="adapt on a task with a training split")
+        if spec_of(plan.method).labels:
+            raise DataError(missing, fix="adapt on a task with a training split")
+        return _without_pictures(splits, names if classes is None else [names[index] for index in classes])
     train = _split(splits, "train")
+    if splits.measured == "train":
+        raise ConfigError(f"{splits.task.name}@train is learned from and measured", expected="another split to measure")
     if plan.val in ("train", splits.measured):
         raise ConfigError(f"{plan.val!r} is to choose and is learned from or measured", expected="validation pictures")
     if plan.val != "val" and (missing := splits.missing(plan.val)) is not None:
@@ -174,14 +189,24 @@ def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Seq
     wanted = np.arange(len(train.classes)) if classes is None else np.asarray(classes)
     place = np.full(len(train.classes), -1)
     place[wanted] = np.arange(len(wanted))
-    names = names_of(splits.task)
+    counts = np.bincount(train.targets, minlength=len(train.classes))
+    short = {names[index]: int(counts[index]) for index in wanted if counts[index] < max(plan.shots, 1)}
     return Examples(
         class_names=tuple(names[index] for index in wanted),
         train=_labelled(train, chosen, place, embedder),
         val=None if val is None or chosen_val is None else _labelled(val, chosen_val, place, embedder),
         templates=splits.task.prompt_templates(),
-        facts={"task": splits.task.name, "shots": plan.shots, "seed": plan.seed, "selection": chosen_by},
-    )
+        facts={"task": splits.task.name, "shots": plan.shots, "seed": plan.seed, "selection": chosen_by,
+               "short": short},
+    )  # fmt: skip
+
+
+def _without_pictures(splits: TaskSplits, names: Sequence[str]) -> Examples:
+    """A vocabulary alone, for a method that learns from no pictures."""
+    data = _split(splits, "test")
+    nothing = Labelled(source=Subset(data.samples, range(0)), targets=np.arange(0), none=True)
+    facts = {"task": splits.task.name, "shots": 0, "seed": 0, "selection": None, "short": {}}
+    return Examples(class_names=tuple(names), train=nothing, templates=splits.task.prompt_templates(), facts=facts)
 
 
 def _split(splits: TaskSplits, name: str) -> TaskData:
@@ -237,6 +262,8 @@ def run_plan(
     """
     model, count = embedder.model, len(splits.task.display_names())
     base, new = base_and_new(count) if plan.base_to_new else (range(count), range(0))
+    if plan.base_to_new and not new:
+        raise ConfigError(f"{splits.task.name} has one class", expected="two or more, to learn one half and measure both")
     names = names_of(splits.task)
     examples = None
     if plan.method == ZERO_SHOT:
@@ -279,11 +306,14 @@ def run_plan(
             measured[f"{name}/{score}"] = scores(splits.task, logits, _targets(test), test.groups, seed=plan.seed)[score]
         elsewhere = _on_targets(rival, targets, embedder, plan.seed)
         measured |= {f"{name}/{where}": metric for where, metric in elsewhere.items() if "/" not in where}
+    short: Any = {} if examples is None else examples.facts["short"]
     counts = {"test_samples": len(test), "classes": len(base)}
     if examples is not None:
         counts |= {"train_samples": len(examples.train)}
+        counts |= {"short_classes": len(short)} if short else {}
     if sources:
         counts |= {"source_tasks": len(sources), "source_samples": sum(len(one.train) for one in given["sources"])}
+    details = [("fit", facts), ("groups", cells), ("short", short)]
     settings = None if plan.config is None else to_tree(plan.config)
     chosen_by = examples.facts["selection"] if examples is not None and _selects(plan) else None
     record = Record(
@@ -293,7 +323,7 @@ def run_plan(
             "selection": chosen_by,
         },
         hashes=embedder.hashes(splits.task), counts=counts, seeds=(plan.seed,), task=splits.task.name, model=embedder.name,
-        split=test.split, details={name: value for name, value in (("fit", facts), ("groups", cells)) if value},
+        split=test.split, details={name: value for name, value in details if value},
     )  # fmt: skip
     return record, predictor
 

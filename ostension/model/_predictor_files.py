@@ -29,7 +29,11 @@ def write_predictor(
     templates: Sequence[str],
     encoder: Any,
 ) -> None:
-    """Write tensors and record; the record comes last and holds the checksum, so a save cut short is refused on loading."""
+    """Write tensors and record; the record comes last and holds the checksum, so a save cut short is refused on loading.
+
+    Raises:
+        DataError: if they cannot be written.
+    """
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     record = {
         "format": FORMAT,
@@ -45,9 +49,10 @@ def write_predictor(
         },
         "versions": runtime.versions(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(folder / TENSORS, data)
-    files.write_json(folder / RECORD, record)
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(folder / TENSORS, data)
+        files.write_json(folder / RECORD, record)
 
 
 def read_record(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
@@ -59,6 +64,8 @@ def read_record(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError("no such folder", source=folder, expected=f"a folder with {RECORD}")
     path = folder / RECORD
+    if not path.exists():
+        raise CheckpointError("holds no predictor", source=folder, expected=f"a folder with {RECORD}")
     record = files.read_json(path, CheckpointError)
     if not isinstance(record, dict) or record.keys() != KEYS or not isinstance(record["encoder"], dict):
         raise CheckpointError("not a predictor's record", source=path, expected="what Predictor.save wrote")
