@@ -116,7 +116,7 @@ def packed(rows: np.ndarray) -> Any:
 def unpacked(column: Any) -> np.ndarray:
     """Rows (n, E) of a column that `packed` made."""
     joined = b"".join(column.to_pylist())
-    return np.frombuffer(joined, "<f2").reshape(len(column), -1)
+    return np.frombuffer(joined, "<f2").reshape(len(column), column.type.byte_width // 2)
 
 
 class _Captions:

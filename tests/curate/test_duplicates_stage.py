@@ -248,6 +248,12 @@ def test_the_same_files_come_of_one_process_and_of_several(tmp_path, source, det
     assert parts_of(alone) == parts_of(shared) and len(parts_of(alone)) == 8
 
 
+def test_parts_of_which_nothing_lives_are_nothing_to_a_second_pass(tmp_path, source, detector):
+    work, first = dedup(tmp_path, source, part_size=1)
+    second = run_stage(work, "dedup", Config(detector=detector, threshold=0.9999, keep="first"))
+    assert second.counts()["rows"] == first.counts()["kept"] == 14 and second.counts()["reasons"] == {}
+
+
 def test_the_parts_that_rows_are_cut_into_do_not_change_what_goes(tmp_path, source):
     whole, cut = (outcome(*dedup(tmp_path, source, f"work{size}", part_size=size)) for size in (1000, 3))
     assert {name: (row["dropped"], row["kept"]) for name, row in whole.items()} == {
@@ -267,6 +273,13 @@ def test_a_decision_needs_no_pictures_and_gives_what_a_run_with_its_settings_giv
     rows = outcome(work, again)
     assert rows["jpeg"]["dropped"] is None and rows["jpeg"]["kept"] == "large" and rows["0"]["dropped"]
     assert decision_of(again).excluded == {"a/jpeg": "seen to be another picture"}
+
+
+def test_the_report_has_the_rules_and_the_sizes_of_groups(tmp_path, source):
+    _, entry = dedup(tmp_path, source)
+    rules, sizes = entry.stage().figures(entry.counts()["facts"], entry.folder)
+    assert "5 samples are in 1 groups" in rules.says and "3 pictures are nearly black" in rules.says
+    assert "near picture (hash)" in rules.more and "5 to 9" in sizes.more
 
 
 def test_a_decision_past_the_search_about_a_stranger_or_below_later_stages_is_refused(tmp_path, source):

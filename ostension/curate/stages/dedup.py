@@ -179,7 +179,7 @@ class Dedup(Stage):
         columns["length"] = np.array([max(map(len, texts), default=0) for texts in part.texts], dtype=np.int32)
         columns["score"] = np.zeros(count) if config.score is None else _numbers(part.column(config.score), config.score)
         if facts.rows is not None:
-            columns["row_of_detector"] = packed(facts.rows.reshape(count, -1))
+            columns["row_of_detector"] = packed(facts.rows)
         return columns
 
     def reduce(self, parts: Iterable[tuple[Part, Any]], folder: Path) -> dict[str, Any]:
@@ -194,6 +194,7 @@ class Dedup(Stage):
         key = sha256_json([reach._asdict(), inputs, config.score, bool(config.merge_captions)])
         seen = read_json(folder / SEARCHED) if (folder / SEARCHED).is_file() else {}
         if seen.get("key") != key:
+            (folder / SEARCHED).unlink(missing_ok=True)
             bad: dict[str, int] = {}
             table = gather(_counted(parts, bad), folder / TABLE, inputs.get("detector"), texts=bool(config.merge_captions))
             found = {rule: (edges, count) for rule, edges, count in find_pairs(table, reach)}
@@ -227,6 +228,11 @@ class Dedup(Stage):
             drop_unreadable=config.corrupt == "drop", merge_captions=config.merge_captions, exclude=frozenset(config.exclude),
         )  # fmt: skip
         return outcome(part, mapped, Table(folder / TABLE), folder / MEMBERS, config.choice(), rest)
+
+    def figures(self, facts: Mapping[str, Any], folder: Path) -> list[Any]:
+        from ostension.curate.duplicates_figures import dedup_figures
+
+        return dedup_figures(facts)
 
     @cached_property
     def _detector(self) -> Any:
