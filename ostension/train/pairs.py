@@ -20,6 +20,7 @@ from ostension.data.mixture import Mixture
 from ostension.data.open import open_pairs
 from ostension.data.pairs import Joined, Pair, PairSource
 from ostension.data.sampler import Sampler
+from ostension.data.thinned import Thinned, column_beside
 from ostension.errors import DataError
 from ostension.image.transforms import Transform
 from ostension.model.clip import CLIP
@@ -46,6 +47,8 @@ class PairBatchesConfig:
         groups: pairs of one group are not each other's negatives, if the loss is told so (`losses`): "caption" makes those
             of equal caption a group (but for case and spaces), "image" those of equal image file, "both" those of either.
         replacement: draw samples with replacement.
+        keep: a column of the Parquet files beside tar shards, "balance.keep" say: with which probability a pair takes part in
+            an epoch, other pairs in each (see `data.thinned`).
     """
 
     data: str | tuple[str, ...]
@@ -57,9 +60,14 @@ class PairBatchesConfig:
     crop: Literal["random", "center"] = "random"
     groups: Literal["none", "caption", "image", "both"] = "none"
     replacement: bool = False
+    keep: str | None = None
 
     def __post_init__(self):
         require(self.batch_size >= 1, "batches.batch_size", self.batch_size, "1 or more")
+        if self.keep is not None:
+            beside = {"weights": self.weights, "replacement": self.replacement, "captions": self.captions == "all"}
+            for name, used in beside.items():
+                require(not used, f"batches.{name}", getattr(self, name), "none beside batches.keep")
         if self.weights:
             count = 1 if isinstance(self.data, str) else len(self.data)
             require(len(self.weights) == count, "batches.weights", self.weights, f"one for each of {count} entries of data")
@@ -93,8 +101,10 @@ class PairBatches:
     ):
         self.config, self.tokenizer, self.text = config, tokenizer, text
         self.source = _each_caption(source, config) if config.captions == "all" else source
-        self.order: Mixture | Sampler
-        if config.weights:
+        self.order: Mixture | Sampler | Thinned
+        if config.keep is not None:
+            self.order = Thinned(column_beside(source, config.keep), config.batch_size, config.seed)
+        elif config.weights:
             assert isinstance(self.source, Joined)
             sizes = tuple(map(len, self.source.sources))
             self.order = Mixture(sizes, config.weights, config.batch_size, config.seed, config.replacement)
@@ -114,11 +124,14 @@ class PairBatches:
 
     def identity(self) -> Mapping[str, Any]:
         # Not the path: the same data may lie elsewhere tomorrow.
-        settings = {name: value for name, value in to_tree(self.config).items() if name != "data"}
+        settings = {name: value for name, value in to_tree(self.config).items() if name not in ("data", "keep")}
         if isinstance(self.order, Mixture):
             assert isinstance(self.source, Joined)
             parts = [{"fingerprint": part.fingerprint(), "num_pairs": len(part)} for part in self.source.sources]
             return {**settings, "sources": parts}
+        if isinstance(self.order, Thinned):
+            digest = hashlib.sha256(self.order.probabilities.astype("<f8").tobytes()).hexdigest()
+            settings["keep"] = {"column": self.config.keep, "sha256": digest}
         return {**settings, "fingerprint": self.source.fingerprint(), "num_pairs": len(self.source)}
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:

@@ -281,3 +281,24 @@ def test_worker_processes_give_the_same_batches():
         found = list(stream)
     assert len(found) == 6
     assert all(same(batch, batches.batch(step)) for step, batch in enumerate(found, 3))
+
+
+def test_pairs_take_part_in_an_epoch_with_the_probability_beside_their_shard(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    write_tar(tmp_path / "00000.tar", members(20))
+    keys = [f"{number:05}" for number in range(20)]
+    keep = [1.0 if number < 4 else 0.25 for number in range(20)]
+    pq.write_table(pyarrow.table({"key": keys, "balance.keep": keep}), tmp_path / "00000.parquet")
+    config = PairBatchesConfig(data=str(tmp_path), batch_size=4, keep="balance.keep")
+    batches = config.build(MODEL)
+    assert batches.num_samples == 8  # the sum of the probabilities
+    epochs = [{key for step in (2 * epoch, 2 * epoch + 1) for key in batches.batch(step).keys} for epoch in range(4)]
+    assert all({f"00000/{key}" for key in keys[:4]} < epoch and len(epoch) == 8 for epoch in epochs)
+    assert len(set.union(*epochs)) > 10
+    other = dataclasses.replace(config, keep=None).build(MODEL).identity()
+    assert batches.identity()["keep"]["column"] == "balance.keep" and "keep" not in other
+    for settings in ({"replacement": True}, {"captions": "all"}, {"weights": (1.0,)}):
+        with pytest.raises(ConfigError, match=r"none beside batches\.keep"):
+            dataclasses.replace(config, **settings)
