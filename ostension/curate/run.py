@@ -27,6 +27,7 @@ from ostension.curate.work import (
     write_part,
     writing,
 )
+from ostension.data.img2dataset import failures
 from ostension.data.workers import Note, in_line, in_processes
 from ostension.data.workers import Work as Doing
 from ostension.errors import ConfigError, DataError, UsageError
@@ -73,7 +74,7 @@ def begin(folder: Path, facts: Facts, *, workers: int = 0, on: On = "local", pro
             parts = -(-len(work.source) // facts.part_size)
             missing = [number for number in range(parts) if not entry.part(number).is_file()]
             each(PartWork(work.folder, 0, "read"), missing, parts, "read", workers, on, progress)
-            rejects = work.source.summary().rejects
+            rejects = {**work.source.summary().rejects, **failures(work.source)}
         else:
             parts, rejects = 0, {}
             for number, rows in enumerate(batched(read_captions(facts.source, facts.layout), facts.part_size)):

@@ -235,6 +235,29 @@ def test_a_list_without_pictures_becomes_what_img2dataset_takes(tmp_path, capsys
     assert uids.dtype == np.dtype("u8,u8") and uids["f1"].tolist() == [n for n in range(47) if n % 3]
 
 
+def test_what_img2dataset_fetched_comes_back_with_what_it_failed_at(tmp_path):
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+    tar_of(folder / "00000.tar", CAPTIONS[:3])
+    tar_of(folder / "00001.tar", CAPTIONS[3:5])
+    for shard, failed in (("00000", ["HTTP Error 404: Not Found", "HTTP Error 404: Not Found", "timed out"]), ("00001", [])):
+        rows = [{"status": "success", "error_message": None, "url": "https://h/1"}] * 2
+        rows += [{"status": "failed_to_download", "error_message": why, "url": "https://h/2"} for why in failed]
+        rows += [{"status": "failed_to_resize", "error_message": "image decoding\n error", "url": "https://h/3"}]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{shard}.parquet")
+    (folder / "00000_stats.json").write_text("{}")
+    work = begin(tmp_path / "work", describe([str(folder)]))
+    assert work.entries[0].counts()["rejects"] == {
+        "failed_to_download: HTTP Error 404: Not Found": 2,
+        "failed_to_resize: image decoding error": 2,
+        "failed_to_download: timed out": 1,
+        "shard without _stats.json: it was cut off": 1,
+    }
+    (folder / "00001.parquet").write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"00001.parquet: img2dataset's table cannot be read"):
+        begin(tmp_path / "again", describe([str(folder)]))
+
+
 def test_captions_alone_are_written_as_a_table(tmp_path):
     work = begin(tmp_path / "work", describe([str(lines_of(tmp_path / "a.txt", CAPTIONS))], part_size=10))
     found = write(work, tmp_path / "out", WriteConfig(shard_size=20))
