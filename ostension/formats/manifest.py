@@ -46,13 +46,14 @@ def write_manifest(folder: Path, known: Mapping[str, Sums] | None = None) -> dic
     return {name: str(entry["sha256"]) for name, entry in entries.items()}
 
 
-def verify(folder: Path, *, quick: bool = False) -> dict[str, str]:
+def verify(folder: Path, *, quick: bool = False, summed: Mapping[str, str] | None = None) -> dict[str, str]:
     """Compare every file of the manifest with what is in `folder`; gives the files' SHA-256.
 
     Costs one pass over the files: about half a second a gigabyte here (SHA-256 of one core).
 
     Args:
         quick: compare the quick sums, in a fifth of the time; SHA-256 where a manifest has no others.
+        summed: quick sums of files, by name, that were taken while they were read.
 
     Raises:
         CheckpointError: if the manifest is missing or malformed, or a file is missing or not the one that was saved.
@@ -78,7 +79,8 @@ def verify(folder: Path, *, quick: bool = False) -> dict[str, str]:
                 fix="copy the folder again",
             )
         by_sum = quick and sum_ is not None
-        if (quick_sum_file(file) != sum_) if by_sum else (sha256_file(file) != digest):
+        known = (summed or {}).get(name)
+        if ((known or quick_sum_file(file)) != sum_) if by_sum else (sha256_file(file) != digest):
             raise CheckpointError(
                 f"the file {name!r} is not the one that was saved (its {'checksum' if by_sum else 'SHA-256'} differs)",
                 source=folder,

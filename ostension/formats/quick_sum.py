@@ -11,6 +11,7 @@ attacker out with either.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 _WORDS = 1 << 17  # of a block: few calls a megabyte, and its products still lie in a cache
 _MASK = (1 << 64) - 1
 _STEP, _BLOCK_STEP = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9  # odd, with their bits well mixed (splitmix64's constants)
+_KEPT = threading.local()
 _WEIGHTS = (np.arange(1, _WORDS + 1, dtype=np.uint64) * np.uint64(_STEP)) | np.uint64(1)
 
 
@@ -26,11 +28,15 @@ class QuickSum:
 
     def __init__(self) -> None:
         self._sum, self._words, self._tail = 0, 0, b""
-        self._products = np.empty(_WORDS, np.uint64)
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
-        if self._tail:
-            data = self._tail + bytes(data)
+        data = memoryview(data).cast("B")
+        if self._tail:  # its word is filled up first, so that the rest is read where it lies
+            missing = 8 - len(self._tail)
+            self._tail, data = self._tail + bytes(data[:missing]), data[missing:]
+            if len(self._tail) < 8:
+                return
+            self._add(np.frombuffer(self._tail, dtype="<u8"))
         whole = len(data) // 8
         self._tail = bytes(data[8 * whole :])
         self._add(np.frombuffer(data, dtype="<u8", count=whole))
@@ -43,11 +49,18 @@ class QuickSum:
         return f"{self._sum:016x}"
 
     def _add(self, words: np.ndarray) -> None:
+        kept = getattr(_KEPT, "products", None)  # a thread's own, for any number of sums
+        if kept is None or len(kept) < _WORDS:
+            kept = _KEPT.products = np.empty(_WORDS, np.uint64)
         place = 0
         while place < len(words):
             block, within = divmod(self._words, _WORDS)
             part = words[place : place + _WORDS - within]
-            products = np.multiply(part, _WEIGHTS[within : within + len(part)], out=self._products[: len(part)])
+            products = kept[: len(part)]
+            if not part.flags.aligned:  # products are many times slower where words lie across their places
+                products[:] = part
+                part = products
+            np.multiply(part, _WEIGHTS[within : within + len(part)], out=products)
             self._sum = (self._sum + ((block + 1) * _BLOCK_STEP | 1) * int(products.sum())) & _MASK
             place += len(part)
             self._words += len(part)

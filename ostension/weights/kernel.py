@@ -15,10 +15,11 @@ running sums change 93 % of the bits of a soup of 72 equal models.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -28,6 +29,8 @@ from ostension.errors import CheckpointError
 from ostension.weights.sink import Sink
 from ostension.weights.sources import BLOCK
 
+PIECE = 1 << 16  # elements that are summed at a time: with both terms 1 MB in float64, which stays in a core's own cache
+Job = tuple[str, int, int]  # a tensor, and where a block of it starts and stops
 _KEPT = threading.local()
 _AFFINE = 1e-9  # how far the sum of coefficients may be from 1 and still count as 1
 
@@ -137,15 +140,32 @@ def _combine(sources: Sequence[Source], outputs: Sequence[Output], sinks: Sequen
     for index, sink in enumerate(sinks):
         groups.setdefault(tuple(sink.names), []).append(index)
     for names, members in groups.items():
-        for name in names:
-            wanted = {member: of_tensor(outputs[member], name) for member in members}
-            for start, stop in spans(torch.Size(sources[0].shapes[name]).numel(), len(sources)):
-                blocks = {}
-                for source in sorted({index for member in members for index in used(sources, wanted[member])}):
-                    if name in sources[source].dtypes:
-                        blocks[source] = sources[source].read(name, start, stop)
-                for member in members:
-                    sinks[member].write(block_of(sources, wanted[member], name, blocks, dtypes[member][name]))
+
+        def read(job: Job) -> dict[int, Tensor]:
+            name, start, stop = job
+            wanted = {index for member in members for index in used(sources, of_tensor(outputs[member], name))}  # noqa: B023
+            return {
+                index: sources[index].read(name, start, stop) for index in sorted(wanted) if name in sources[index].dtypes
+            }
+
+        jobs = ((name, *span) for name in names for span in spans(torch.Size(sources[0].shapes[name]).numel(), len(sources)))
+        for (name, _, _), blocks in _ahead(jobs, read):
+            for member in members:
+                made = block_of(sources, of_tensor(outputs[member], name), name, blocks, dtypes[member][name])
+                sinks[member].write(made)
+
+
+def _ahead(jobs: Iterable[Job], read: Callable[[Job], dict[int, Tensor]]) -> Iterator[tuple[Job, dict[int, Tensor]]]:
+    """Every job with its blocks, which another thread reads while the blocks before are summed."""
+    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="reading") as reader:
+        before: tuple[Job, concurrent.futures.Future[dict[int, Tensor]]] | None = None
+        for job in jobs:
+            now = job, reader.submit(read, job)
+            if before is not None:
+                yield before[0], before[1].result()
+            before = now
+        if before is not None:
+            yield before[0], before[1].result()
 
 
 def spans(count: int, sources: int) -> Iterator[tuple[int, int]]:
@@ -172,29 +192,39 @@ def block_of(
         for other in whole[1:]:
             torch.maximum(found, other.to(dtype), out=found)
         return found
-    if isinstance(output, Moved):
-        result = _moved(output, members, blocks)
-    else:
-        result = _mixed(output, members, blocks)
-    narrow = result.to(dtype, copy=True)  # the sum's memory serves the next block
+    first = blocks[members[0]]
+    made = torch.empty(len(first), dtype=dtype, device=first.device)
+    for start in range(0, len(made), PIECE):
+        part = slice(start, start + PIECE)
+        _combined(sources, output, name, members, {index: block[part] for index, block in blocks.items()}, made[part])
+    return made
+
+
+def _combined(
+    sources: Sequence[Source], output: Mixed | Moved, name: str, members: Sequence[int], blocks: Mapping[int, Tensor],
+    out: Tensor,
+) -> None:  # fmt: skip
+    """One piece of a block, into `out`."""
+    result = _moved(output, members, blocks) if isinstance(output, Moved) else _mixed(output, members, blocks)
+    out.copy_(result)
     # What is finite in float64 and not after narrowing overflowed; the sum of anything not finite is not finite.
-    if not _finite(narrow):
-        raise _not_finite(sources, members, name, blocks, dtype)
-    if name.endswith("running_var") and bool((narrow < 0).any()):
+    if not _finite(out):
+        raise _not_finite(sources, members, name, blocks, out.dtype)
+    if name.endswith("running_var") and bool((out < 0).any()):
         raise CheckpointError(
             f"the variance {name!r} would be below 0 with coefficients {', '.join(f'{c:g}' for c in output.coefficients)}",
             source=sources[0].name, fix="stay between the models",
         )  # fmt: skip
     if isinstance(output, Moved):
         still = result == blocks[0].double()
-        return torch.where(still, blocks[0].to(dtype), narrow)  # the base's own zeros keep their sign
+        torch.where(still, blocks[0].to(out.dtype), out, out=out)  # the base's own zeros keep their sign
+        return
     wide = any(blocks[index].dtype == torch.float64 for index in members)
     if output.affine and (wide or min(output.coefficients) < 0):
-        first, same = blocks[members[0]], torch.ones(len(narrow), dtype=torch.bool)
+        first, same = blocks[members[0]], torch.ones(len(out), dtype=torch.bool)
         for index in members[1:]:
             same &= (blocks[index] == first) & (torch.signbit(blocks[index]) == torch.signbit(first))
-        return torch.where(same, first.to(dtype), narrow)
-    return narrow
+        torch.where(same, first.to(out.dtype), out, out=out)
 
 
 def _mixed(output: Mixed, members: Sequence[int], blocks: Mapping[int, Tensor]) -> Tensor:

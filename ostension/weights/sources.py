@@ -23,6 +23,7 @@ from ostension.errors import CheckpointError, ConfigError, MissingExtraError
 from ostension.files import read_json, sha256_file, write_json
 from ostension.formats import containers, manifest, ours
 from ostension.formats.load import attach_tokenizer, load, provenance
+from ostension.formats.quick_sum import QuickSum
 from ostension.formats.reader import Opened, open_weights
 from ostension.formats.source import public_name
 from ostension.model._predictor_files import RECORD, TENSORS, read_record
@@ -34,7 +35,7 @@ from ostension.runtime import versions
 
 VECTOR_KEY = "ostension"  # of the JSON text among a task vector's metadata
 VECTOR_KIND = "task vector"
-BLOCK = 1 << 18  # elements: 2 MiB in float64, so that sums stay in the cache of a core
+BLOCK = 1 << 18  # elements: 1 MB in float32, so that few calls move much
 # safetensors' names of types; what is not here is refused.
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -68,20 +69,33 @@ class TensorFile:
             if end - start != torch.Size(shape).numel() * DTYPES[kind].itemsize:
                 raise CheckpointError(f"the tensor {name!r} is of another size than its shape", source=path)
             self.dtypes[name], self.shapes[name], self._offsets[name] = DTYPES[kind], shape, 8 + length + start
-        self._buffer = bytearray()
+        self._buffers = [bytearray(), bytearray()]  # that take turns
+        self._sum: QuickSum | None = None
+        self._next = 8 + length
         self._file = open(path, "rb", buffering=0)  # closed by `close`
 
+    def follow(self) -> None:
+        """Sum what is read from here on, as long as it is the file from front to back; `followed` gives the sum."""
+        self._sum = QuickSum()
+        self._sum.update(os.pread(self._file.fileno(), self._next, 0))
+
+    def followed(self) -> str | None:
+        """The quick sum of the file, if all of it was read, in order; None otherwise."""
+        whole = self._sum is not None and self._next == os.fstat(self._file.fileno()).st_size
+        return self._sum.value() if whole and self._sum is not None else None
+
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Elements `start` to `stop` of a flattened tensor, valid until the next call.
+        """Elements `start` to `stop` of a flattened tensor, valid until the call after the next.
 
         Raises:
             CheckpointError: if the file has become shorter since it was opened, or cannot be read.
         """
         dtype = self.dtypes[name]
         size = (stop - start) * dtype.itemsize
-        if len(self._buffer) < size:
-            self._buffer = bytearray(size)
-        view, offset = memoryview(self._buffer)[:size], self._offsets[name] + start * dtype.itemsize
+        self._buffers.reverse()
+        if len(self._buffers[0]) < size:
+            self._buffers[0] = bytearray(size)
+        view, offset = memoryview(self._buffers[0])[:size], self._offsets[name] + start * dtype.itemsize
         done = 0
         while done < size:
             try:
@@ -91,7 +105,10 @@ class TensorFile:
             if count == 0:
                 raise CheckpointError(f"ends in the middle of the tensor {name!r}", source=self.path, fix="copy it again")
             done += count
-        return torch.frombuffer(self._buffer, dtype=dtype, count=stop - start) if size else torch.empty(0, dtype=dtype)
+        if self._sum is not None and offset == self._next:
+            self._sum.update(view)
+            self._next += size
+        return torch.frombuffer(self._buffers[0], dtype=dtype, count=stop - start) if size else torch.empty(0, dtype=dtype)
 
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
         """Write other numbers in the place of some tensors', in the types that the file has them in."""
@@ -121,7 +138,6 @@ class Weights(abc.ABC):
         shapes, dtypes: by our names.
         plain: the file, where its tensors have our names and can be copied as they are.
         file: what the weight file of an average is called.
-        check: the comparison of the files with their checksums, which another thread makes.
     """
 
     name: str
@@ -131,11 +147,18 @@ class Weights(abc.ABC):
     dtypes: dict[str, torch.dtype]
     plain: TensorFile | None = None
     file: str = ours.WEIGHTS
-    check: concurrent.futures.Future[Any] | None = None
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Compare the files with what was recorded of them.
+
+        Raises:
+            CheckpointError: for a file that is not as it was saved.
+        """
 
     @abc.abstractmethod
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Elements `start` to `stop` of a flattened tensor, valid until the next call."""
+        """Elements `start` to `stop` of a flattened tensor, valid until the call after the next."""
 
     @abc.abstractmethod
     def record(self) -> dict[str, Any]:
@@ -155,7 +178,10 @@ class ModelWeights(Weights):
 
     Attributes:
         opened: what the readers of formats found.
+        thorough: `check` compares SHA-256 where a manifest also has quicker sums.
     """
+
+    thorough = False
 
     def __init__(self, opened: Opened, file: TensorFile | None, digest: str):
         self.opened, self.plain, self.digest = opened, file, digest
@@ -171,6 +197,11 @@ class ModelWeights(Weights):
             self.dtypes = {name: tensor.dtype for name, tensor in made.items()}
         self._current: tuple[str, Tensor] | None = None
         self._fingerprint: str | None = None
+
+    def check(self) -> None:
+        if self.plain is not None:  # files of other layouts were checked when they were opened
+            found = None if self.thorough else self.plain.followed()
+            manifest.verify(self.folder, quick=not self.thorough, summed={} if found is None else {self.file: found})
 
     @property
     def config(self) -> ModelConfig:
@@ -258,7 +289,10 @@ class PredictorWeights(Weights):
             self.close()
             raise ConfigError(f"{self.name} is a predictor of {self.tree['kind']}, which tunes no tower",
                               expected="models, or what finetune, flyp, ... gave")  # fmt: skip
-        self.check = pool.submit(self._verify)
+        self._check = pool.submit(self._verify)  # SHA-256 takes its time
+
+    def check(self) -> None:
+        self._check.result()
 
     def _verify(self) -> None:
         if sha256_file(self.folder / TENSORS) != self.digest:
@@ -300,6 +334,9 @@ class BeforeWeights(Weights):
         self.shapes = {name: tuple(value.shape) for name, value in self._state.items()}
         self.dtypes = {name: value.dtype for name, value in self._state.items()}
         self.tree = read_json(predictor / RECORD, CheckpointError)
+
+    def check(self) -> None:
+        """Both were checked when they were loaded."""
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         return self._state[name].reshape(-1)[start:stop]
@@ -356,8 +393,9 @@ def open_models(
 ) -> Iterator[list[Weights]]:
     """Models opened for reading in blocks; folders of predictors with towers of their own, too.
 
-    Folders of our layout are compared with their manifests by other threads while the caller works: call `verified` before
-    what was made of them takes its name. A model among predictors stands for the predictor before its first step.
+    Files are compared with what was recorded of them by `verified`: call it before what was made of them takes its name. A file
+    that was read from front to back until then was summed in passing. A model among predictors stands for the predictor before
+    its first step.
 
     Args:
         thorough: compare SHA-256 where a manifest also has quicker sums.
@@ -381,23 +419,23 @@ def open_models(
             stack.callback(opened[index].close)
         for index, name in enumerate(names):
             if index not in opened:
-                opened[index] = BeforeWeights(Path(names[tuned[0]]), name) if tuned else _open(name, pool, thorough)
+                opened[index] = BeforeWeights(Path(names[tuned[0]]), name) if tuned else _open(name, thorough)
                 stack.callback(opened[index].close)
         yield [opened[index] for index in range(len(names))]
 
 
 def verified(models: Sequence[Weights]) -> None:
-    """Wait until the files of all models are compared with their manifests.
+    """Compare the files of all models with what was recorded of them, two models at a time.
 
     Raises:
         CheckpointError: naming the first file that is not as it was saved.
     """
-    for model in models:
-        if model.check is not None:
-            model.check.result()
+    with concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="verify") as pool:
+        for found in [pool.submit(model.check) for model in models]:
+            found.result()
 
 
-def _open(name: str | os.PathLike, pool: concurrent.futures.Executor, thorough: bool) -> ModelWeights:
+def _open(name: str | os.PathLike, thorough: bool) -> ModelWeights:
     opened = open_weights(name, verify=False)
     folder = opened.source.folder
     if opened.layout != ours.NAME:
@@ -412,5 +450,7 @@ def _open(name: str | os.PathLike, pool: concurrent.futures.Executor, thorough: 
     except BaseException:
         file.close()
         raise
-    model.check = pool.submit(manifest.verify, folder, quick=not thorough)
+    model.thorough = thorough
+    if not thorough:
+        file.follow()
     return model

@@ -16,11 +16,15 @@ from weight_samples import moved, state, tiny, weights, written
 
 from ostension.cli.main import main
 from ostension.errors import CheckpointError, ConfigError
+from ostension.formats import manifest
 from ostension.formats.load import load, save
 from ostension.formats.manifest import write_manifest
+from ostension.formats.quick_sum import quick_sum_file
 from ostension.model.fingerprint import fingerprint
 from ostension.weights import arithmetic
 from ostension.weights.comparison import compare
+from ostension.weights.sink import order
+from ostension.weights.sources import TensorFile
 
 
 @pytest.fixture
@@ -50,6 +54,43 @@ def test_a_file_that_is_not_as_it_was_saved_gives_no_result(pair, tmp_path):
     (pair[1] / "model.safetensors").write_bytes(bytes(data))
     refused(CheckpointError, "checksum differs", lambda: arithmetic.soup(pair, tmp_path / "out"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["end", "start"]
+
+
+def test_damage_is_noticed_where_a_copied_end_is_all_that_is_written(pair, tmp_path):
+    data = bytearray(weights(pair[1]))
+    data[-3] ^= 1
+    (pair[1] / "model.safetensors").write_bytes(bytes(data))
+    refused(CheckpointError, "checksum differs", lambda: arithmetic.interpolate(*pair, {1.0: tmp_path / "out"}))
+    arithmetic.interpolate(pair[0], pair[0], {1.0: tmp_path / "whole"})
+    assert manifest.verify(tmp_path / "whole") == manifest.verify(pair[0]) | {
+        name: digest for name, digest in manifest.verify(tmp_path / "whole").items() if name == "provenance.json"
+    }
+
+
+def test_a_file_is_summed_while_it_is_read_from_front_to_back(pair):
+    path = pair[0] / "model.safetensors"
+    file = TensorFile(path)
+    names = order(file.dtypes)
+    file.follow()
+    whole = {name: torch.Size(file.shapes[name]).numel() for name in names}
+    file.read(names[-1], 0, whole[names[-1]])  # out of turn: counts for nothing
+    for name in names:
+        assert file.followed() is None
+        middle = whole[name] // 3
+        for start, stop in ((0, middle), (middle, whole[name])):
+            file.read(name, start, stop)
+    assert file.followed() == quick_sum_file(path)
+    file.close()
+    with TensorFile(path) as other:
+        assert other.followed() is None  # nobody asked
+
+
+def test_files_are_read_once_and_verified_by_what_was_read(pair, tmp_path, monkeypatch):
+    passes = []
+    monkeypatch.setattr(manifest, "quick_sum_file", lambda path: passes.append(path.name) or quick_sum_file(path))
+    arithmetic.interpolate(*pair, {0.5: tmp_path / "half"})
+    assert "model.safetensors" not in passes
+    assert manifest.verify(tmp_path / "half", quick=True)
 
 
 def test_a_file_cut_short_is_refused(pair, tmp_path):
