@@ -62,6 +62,10 @@ class Captioner(nn.Module):
         if seed is not None:
             initialise_decoder(self, seed, width=text.width, layers=config.layers)
 
+    def places(self, read: Tensor) -> Float[Tensor, "B P F"]:
+        """What the decoder reads, from the tap of its settings: the pooled feature is one place."""
+        return read[:, None] if read.ndim == 2 else read
+
     def loss(
         self, states: Float[Tensor, "B T W"], places: Float[Tensor, "B P F"], tokens: Int[Tensor, "B T"],
         ends: Int[Tensor, " B"], firsts: Int[Tensor, " B"] | None = None,
@@ -80,7 +84,7 @@ class CaptionModel:
         self, images: Sequence[Any] | Tensor, *, beams: int = 1, batch_size: int = 32, sampling: Sampling | None = None,
         prompts: Sequence[Sequence[int]] | None = None, keys: Sequence[str | int] | None = None,
     ) -> list[str]:  # fmt: skip
-        """A caption for each picture (paths, bytes, PIL pictures, arrays, or a preprocessed tensor).
+        """A caption for each picture (paths, bytes, PIL pictures, arrays, a preprocessed tensor, or pooled features).
 
         Args:
             beams: captions followed at a time; 1 takes the likeliest token at each place. The best has the highest mean
@@ -99,8 +103,7 @@ class CaptionModel:
         with model._inference():
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
-                pixels = batch if isinstance(batch, Tensor) else model.transform.batch(batch)
-                places = model.image_features(pixels, ("patches",))["patches"]
+                places = self._places(batch if isinstance(batch, Tensor) else model.transform.batch(batch))
                 said: dict[int, str] = {}
                 lengths = [len(prompt) for prompt in prompts[start : start + len(places)]]
                 for length in sorted(set(lengths)):  # prompts of one length are one matrix
@@ -116,6 +119,14 @@ class CaptionModel:
                     said |= {row: tokenizer.decode(one) for row, one in zip(rows, ids, strict=True)}
                 found += [said[row] for row in range(len(places))]
         return found
+
+    def _places(self, images: Tensor) -> Tensor:
+        """(B, P, F) of pictures, or of a frozen tower's pooled features (B, W)."""
+        reads = self.captioner.config.reads
+        if images.ndim == 2:
+            require(reads == "pooled", "decoder.reads", reads, "'pooled', where images come as features")
+            return self.captioner.places(images.to(self.model.device, self.model.dtype))
+        return self.captioner.places(self.model.image_features(images, (reads,))[reads])
 
     def _next(self, places: Tensor, tokens: Tensor, which: Tensor) -> Tensor:
         """log p of the token after each row (R, V)."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,8 @@ class DecoderConfig:
         layers: blocks.
         head_width: of each attention head.
         mlp_ratio: hidden width of the MLP over W.
+        reads: what a captioner sees of an image: all its places, or the one pooled feature, which may be stored for a frozen
+            tower.
     """
 
     layers: int = 2
@@ -43,6 +46,7 @@ class DecoderConfig:
     mlp_ratio: float = 4.0
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
+    reads: Literal["patches", "pooled"] = "patches"
 
     def __post_init__(self):
         for key in ("layers", "head_width"):

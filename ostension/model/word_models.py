@@ -118,6 +118,7 @@ class LanguageModelConfig:
 
     def __post_init__(self):
         require(self.width >= 1, "head.width", self.width, "1 or more")
+        require(self.decoder.reads == "patches", "head.decoder.reads", self.decoder.reads, "'patches' for a language model")
 
 
 class LanguageModel(WordModel):

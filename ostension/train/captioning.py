@@ -68,10 +68,11 @@ class Captioning(Contrastive):
 
     def embed(self, batch: Batch) -> Embedded:
         """Unit rows for the contrast, and the captioning loss of these pairs; one pass through each tower."""
-        image = self.model.image_features(batch.images, ("patches", "embedding"))
+        reads = self.captioner.config.reads
+        image = self.model.image_features(batch.images, (reads, "embedding"))
         text = self.model.text_features(batch.tokens, ("tokens", "embedding"))
         ends = self.model.text.ends(batch.tokens)
-        losses = self.captioner.loss(text["tokens"], image["patches"], batch.tokens, ends)
+        losses = self.captioner.loss(text["tokens"], self.captioner.places(image[reads]), batch.tokens, ends)
         rows = {"image": unit(image["embedding"]), "text": unit(text["embedding"])}
         return Embedded(rows=rows, own=losses.mean())
 

@@ -3,10 +3,10 @@
 **Vocabulary.** No parser is at hand, so nouns are what stands where nouns stand. A caption is cut into runs of content words at
 punctuation and at function words. A run behind a determiner or a number ("a black dog on ...") is a noun phrase, and its last
 word the head; words in -ing and -ed end a run behind the determiner ("a man wearing ..."), and so does what looks like a verb
-behind "a" or "an" ("a dog runs": the head of "a" is no plural). A caption without function words ("grinning face") is one noun
-phrase. A word is a noun if it is a head in at least `head_share` of its places, or stands on a list that is given (WordNet's
-nouns, a list of queries), whose entries of several words are found too. Plurals in -s count as their singulars where those are
-words too. That is a rule of thumb for English: for other languages give a list.
+behind "a" or "an" ("a dog runs": the head of "a" is no plural). In a caption without determiners ("grinning face with big
+eyes") each run is a noun phrase. A word is a noun if it is a head in at least `head_share` of its places, or stands on a list
+that is given (WordNet's nouns, a list of queries), whose entries of several words are found too. Plurals in -s count as their
+singulars where those are words too. That is a rule of thumb for English: for other languages give a list.
 
 **Retrieval.** The concepts of a picture are the k whose texts, in one template, are nearest to it by the model's embeddings.
 
@@ -155,20 +155,20 @@ def words_of(text: str) -> list[str]:
 def noun_heads(caption: str) -> list[str]:
     """The heads of a caption's noun phrases, by the rules at the head of this file."""
     pieces = _PIECES.findall(caption.lower())
-    bare = not any(piece in FUNCTION_WORDS for piece in pieces)
+    bare = not any(piece in DETERMINERS for piece in pieces)
     heads: list[str] = []
     run: list[str] = []
     determiner: str | None = None
 
     def end() -> None:
         words = run
-        if determiner is not None:
+        if determiner is not None or bare:
             verb = next((place for place, word in enumerate(words) if place and word.endswith(("ing", "ed"))), len(words))
             words = words[:verb]
             if determiner in SINGULAR and len(words) > 1 and words[-1].endswith("s") and not words[-1].endswith(("ss", "us")):
                 words = words[:-1]
-        if words and (determiner is not None or bare):
-            heads.append(words[-1])
+            if words:
+                heads.append(words[-1])
         run.clear()
 
     for piece in pieces:

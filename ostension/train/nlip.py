@@ -99,6 +99,12 @@ class Nlip(Contrastive):
             self.patch_decoder = PatchDecoder(config.reconstruction, model.config, seed=config.seed)
             model.add_module(RECONSTRUCTION, self.patch_decoder)
 
+    def check(self) -> None:
+        """Raise a `ConfigError` where the parts cannot be trained: from features of a frozen tower there are no patches."""
+        super().check()
+        if self.patch_decoder is not None and self.model.frozen.image:
+            raise ConfigError("objective.reconstruction has no effect on a locked image tower", expected="none")
+
     def before_step(self, step: int, batches: BatchSource, workers: int) -> None:
         if self.estimates is not None:
             self.noise = self.estimates.of_step(step, self.model, self._unit_rows, self.config, batches, workers)
@@ -106,13 +112,19 @@ class Nlip(Contrastive):
     def embed(self, batch: Batch) -> Embedded:
         """Unit rows of whole pictures and captions alone; the losses of these pairs by themselves."""
         own: dict[str, tuple[float, Tensor]] = {}
-        if self.captioner is None:
+        images, captioner = batch.images, self.captioner
+        if captioner is None or images.ndim == 2:
             rows = super().embed(batch).rows
         else:
-            image = self.model.image_features(batch.images, ("patches", "embedding"))
-            text = self.model.encode_text(batch.tokens, normalize=True)
-            rows = {"image": unit(image["embedding"]), "text": text}
-            own["caption_loss"] = self.settings.caption_weight, self._caption_losses(batch, image["patches"])
+            reads = captioner.config.reads
+            found = self.model.image_features(images, (reads, "embedding"))
+            rows = {"image": unit(found["embedding"]), "text": self.model.encode_text(batch.tokens, normalize=True)}
+            images = found[reads]
+        if captioner is not None:
+            if batch.images.ndim == 2:
+                require(captioner.config.reads == "pooled", "objective.decoder.reads", "patches", "'pooled' for stored features")
+            places = captioner.places(images.to(self.model.dtype))
+            own["caption_loss"] = self.settings.caption_weight, self._caption_losses(batch, places)
         if self.patch_decoder is not None:
             each = self.patch_decoder.losses(self.model.visual, self.model._pixels(batch.images))
             own["reconstruction_loss"] = self.settings.reconstruction_weight, each

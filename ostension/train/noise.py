@@ -38,7 +38,7 @@ class NoiseConfig:
     """When and how far noise is believed in.
 
     Attributes:
-        warmup_epochs: of the plain loss, from which the first losses are taken.
+        warmup_epochs: of the plain loss, from which the first losses are taken; 0 for a run that starts from a warm model.
         strength: lambda in equation (1), the noise of a pair that surely is.
     """
 
@@ -46,7 +46,7 @@ class NoiseConfig:
     strength: float = 1.0
 
     def __post_init__(self):
-        require(self.warmup_epochs >= 1, "objective.noise.warmup_epochs", self.warmup_epochs, "1 or more")
+        require(self.warmup_epochs >= 0, "objective.noise.warmup_epochs", self.warmup_epochs, "0 or more")
         require(0 < self.strength <= 1, "objective.noise.strength", self.strength, "more than 0, at most 1")
 
 

@@ -20,7 +20,8 @@ from ostension.train.concepts import (
 
 CAPTIONS = [
     "A black dog runs through the tall grass .", "Two dogs on a beach", "The dog is running in the grass",
-    "a man wearing a hat", "A man in a red hat is standing near the beach", "The woman and her dog", "grinning face", "a ball , a dog and a hat",
+    "a man wearing a hat",
+    "A man in a red hat is standing near the beach", "The woman and her dog", "grinning face", "a ball , a dog and a hat",
 ]  # fmt: skip
 
 
@@ -33,7 +34,9 @@ CAPTIONS = [
         ("The glass and its contents", ["glass", "contents"]),
         ("3 cats", ["cats"]),
         ("grinning face", ["face"]),
-        ("running in", []),
+        ("grinning face with big eyes", ["face", "eyes"]),
+        ("dogs running in grass", ["dogs", "grass"]),
+        ("in of", []),
         ("", []),
     ],
 )

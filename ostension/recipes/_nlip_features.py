@@ -1,0 +1,37 @@
+"""Features of all pictures of NLIP's study under a locked image tower, computed once and kept in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ostension.files import atomic_path, sha256_json
+from ostension.model.clip import CLIP
+from ostension.model.fingerprint import fingerprint_of
+from ostension.recipes._nlip_data import NlipSet
+from ostension.shapes import Float
+
+BATCH = 64
+
+
+def features_of(known: NlipSet, model: CLIP, path: Path) -> Float[torch.Tensor, "N W"]:
+    """The pooled features of the pictures, from `path` if they are there; those of other pictures or weights are replaced."""
+    tower = {name: value for name, value in model.visual.state_dict().items() if name != "proj"}
+    identity = sha256_json([known.fingerprint, fingerprint_of(model.config, tower)])
+    if path.is_file():
+        with np.load(path) as kept:
+            if str(kept["identity"]) == identity:
+                return torch.from_numpy(kept["features"])
+    rows = []
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(known.pictures), BATCH):
+            images = model.transform.batch(known.pictures[start : start + BATCH])
+            rows.append(model.image_features(images)["pooled"].float())
+    features = torch.cat(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, features=features.numpy(), identity=identity)
+    return features
