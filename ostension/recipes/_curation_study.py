@@ -5,9 +5,8 @@
 The crawl is `_curation_pool`'s. Each variant is the one before it and one step more:
 
     raw         every pair, as it was found
-    filtered    English captions that are no names of files, pictures that can be used
-    unique      one of each group of near-duplicates
-    balanced    pairs with one of the queries, which are counted in the captions of `unique`; about t of each at most
+    clean       English captions that are no names of files, pictures that can be used, one of each group of near-duplicates
+    balanced    pairs with one of the queries, which are counted in the captions of `clean`; about t of each at most
 
 The model is `_adapting_models.lite0`: a locked image tower, and a text tower from random weights, so that a run is minutes.
 Steps, batches and seeds are the same for all variants. Measured are sets of which the crawl has no picture: zero-shot accuracy,
@@ -44,15 +43,17 @@ from ostension.recipes._study_pairs import PHOTOS, read_pack
 from ostension.store import Store
 
 RECORD, QUERIES = "curation.json", "queries.parquet"
-VARIANTS = ("raw", "filtered", "unique", "balanced")
+VARIANTS = ("raw", "clean", "balanced")
 SEEDS = (0, 1, 2)
 TASKS = ("local_tiny_imagenet", "local_caltech101", "local_cifar10", "pacs@photo", "pacs@cartoon")
 LIMIT = 1000  # samples of a split
 # The chain: the stages that make each variant of the one before it.
 LANGUAGE = {"languages": ["en"], "min_language": 0.5, "unknown_language": "keep", "min_characters": 3}
 STAGES: Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]] = {
-    "filtered": (("filter", {"preset": "tidy", "captions": LANGUAGE}),),
-    "unique": (("dedup", {"rules": ["bytes", "pixels", "hash"], "bits": 2, "direct": True, "merge_captions": 5}),),
+    "clean": (
+        ("filter", {"preset": "tidy", "captions": LANGUAGE}),
+        ("dedup", {"rules": ["bytes", "pixels", "hash"], "bits": 2, "direct": True, "merge_captions": 5}),
+    ),
     "balanced": (
         ("match", {"queries": "", "case": "folded", "spaces": "joined"}),
         ("balance", {"limit": 20.0}),
