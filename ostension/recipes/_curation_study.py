@@ -120,7 +120,8 @@ def trained(variant: str, source: Path, seed: int, folder: Path, config: StudyCo
     run = models.lite0(source, folder / "features" / variant, smoke=config.smoke)
     captions = {} if variant == "raw" else {"batches.layout.texts": ["captions"]}
     run = run.changed({"train.seed": seed, "batches.seed": seed, **captions})
-    run.run(folder / "runs" / f"{variant}-{seed}")
+    if run.run(folder / "runs" / f"{variant}-{seed}").status == "stopped":
+        raise KeyboardInterrupt  # by a signal; the same command goes on from there
     return load(folder / "runs" / f"{variant}-{seed}" / "model", device="cpu")
 
 
