@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from colour_making import colour_task, drawn, task_of
 
 sys.path.append(str(Path(__file__).parents[1] / "conformance"))
 from adapt_making import tiny_clip
@@ -29,32 +29,20 @@ from ostension.store import Store
 from ostension.weights.heads import head_of
 from ostension.weights.line import head_line
 
-COLOURS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220)}
 SHORT = Recipe(epochs=1, batch_size=4, views=0, warmup_epochs=0)
 TUNING = dataclasses.replace(finetune.Config().recipe, epochs=2, batch_size=4, lr=1e-3, views=0)
-
-
-def drawn(folder, each, light=1.0):
-    """Pictures of three colours, a folder each."""
-    for label, colour in COLOURS.items():
-        (folder / label).mkdir(parents=True)
-        for index in range(each):
-            noise = np.random.default_rng([index, *colour, each]).integers(-60, 60, (32, 32, 3))
-            pixels = np.clip(light * np.array(colour) + noise, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / label / f"{index}.png")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """colours.toml with train, val and test; plain.toml without val; dark.toml, the same in the dark."""
     root = tmp_path_factory.mktemp("colours")
-    for split, each in (("train", 5), ("val", 3), ("test", 4)):
-        drawn(root / "colours" / split, each)
+    colour_task(root, {"train": 5, "val": 3, "test": 4}, noise=60)
     for split, each in (("train", 5), ("test", 4)):
-        drawn(root / "plain" / split, each)
-    drawn(root / "dark", 3, light=0.4)
-    for name in ("colours", "plain", "dark"):
-        assert main(["task", "new", str(root / name), "-o", str(root / f"{name}.toml")]) == 0
+        drawn(root / "plain" / split, each, noise=60)
+    drawn(root / "dark", 3, light=0.4, noise=60)
+    for name in ("plain", "dark"):
+        task_of(root / name)
     return root
 
 

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from colour_making import colour_task
 
 from ostension.adapt import coop, dpl, tpt
 from ostension.adapt._fit import Recipe
@@ -26,7 +26,6 @@ from ostension.model.clip import CLIP
 from ostension.model.presets import preset
 from ostension.store import Store
 
-COLOURS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220)}
 RECIPE = Recipe(epochs=2, batch_size=4, views=0, warmup_epochs=0)
 
 
@@ -40,16 +39,7 @@ def model():
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     """Three colours in train and test, written as a task."""
-    root = tmp_path_factory.mktemp("colours")
-    for split, each in (("train", 5), ("test", 3)):
-        for label, colour in COLOURS.items():
-            (root / "data" / split / label).mkdir(parents=True)
-            for index in range(each):
-                noise = np.random.default_rng([index, *colour, each]).integers(-20, 20, (32, 32, 3))
-                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(root / "data" / split / label / f"{index}.png")
-    assert main(["task", "new", str(root / "data"), "-o", str(root / "colours.toml")]) == 0
-    return root / "colours.toml"
+    return colour_task(tmp_path_factory.mktemp("colours"), {"train": 5, "test": 3})
 
 
 @pytest.fixture
@@ -135,7 +125,7 @@ def test_the_commands(task, model, tmp_path, capsys):
     out = tmp_path / "mine"
     assert main(["adapt", "coop", *asked, "--task", str(task), "--shots", "1", *settings, "-o", str(out)]) == 0
     assert "accuracy:" in capsys.readouterr().out and json.loads((out / "result.json").read_text())["task"] == "colours"
-    picture = next((task.parent / "data" / "test").rglob("*.png"))
+    picture = next((task.parent / "colours" / "test").rglob("*.png"))
     assert main(["classify", str(picture), "--predictor", str(out), "--model", str(tmp_path / "model")]) == 0
     compare = [
         "adapt",

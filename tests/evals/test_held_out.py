@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from colour_making import colour_task
 
 from ostension.cli.main import main
 from ostension.errors import ConfigError, DataError
@@ -17,21 +17,10 @@ from ostension.formats.load import load, save
 from ostension.model.clip import CLIP
 from ostension.model.presets import preset
 
-COLOURS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 20, 220)}
-
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    root = tmp_path_factory.mktemp("colours")
-    for split, each in (("val", 4), ("test", 2)):
-        for label, colour in COLOURS.items():
-            (root / "data" / split / label).mkdir(parents=True)
-            for index in range(each):
-                noise = np.random.default_rng([index, *colour, each]).integers(-20, 20, (32, 32, 3))
-                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(root / "data" / split / label / f"{index}.png")
-    assert main(["task", "new", str(root / "data"), "-o", str(root / "colours.toml")]) == 0
-    return root / "colours.toml"
+    return colour_task(tmp_path_factory.mktemp("colours"), {"val": 4, "test": 2})
 
 
 @pytest.fixture(scope="module")
