@@ -63,10 +63,15 @@ def balance_figures(facts: Mapping[str, Any], folder: Path) -> list[Figure]:
     exact = "" if facts["limit_is_exact"] else " (found from a sample of pairs)"
     dropped = facts["pairs"] - facts["kept_pairs"]
     tail_after = _share(after[before < facts["limit"]], after)
+    stay = (
+        f"an epoch of training has {facts['expected_pairs']:,.0f} of {facts['pairs']:,} pairs on average, others in each. "
+        if facts["draw"] == "later"
+        else f"{facts['kept_pairs']:,} of {facts['pairs']:,} pairs stay ({facts['expected_pairs']:,.0f} were expected) and "
+        f"{dropped:,} go. "
+    )
     says = (
-        f"With at most t = {facts['limit']:,.6g} pairs a query{exact}, {facts['kept_pairs']:,} of {facts['pairs']:,} pairs "
-        f"stay ({facts['expected_pairs']:,.0f} were expected) and {dropped:,} go. {facts['queries_over_limit']:,} queries have "
-        f"more than t; those with fewer, the tail, have {report.percent(facts['tail_share'])} of all matches before and "
+        f"With at most t = {facts['limit']:,.6g} pairs a query{exact}, {stay}{facts['queries_over_limit']:,} queries have more "
+        f"than t; those with fewer, the tail, have {report.percent(facts['tail_share'])} of all matches before and "
         f"{report.percent(tail_after)} after. A query keeps more than t where its pairs match rarer queries too."
     )
     if facts["pairs_without_query"]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
-from curating import lines_of, parts_of
+from curating import lines_of, parts_of, tar_of
 
 from ostension.curate import balance_figures
 from ostension.curate.candidates import describe
@@ -126,6 +126,31 @@ def test_pairs_that_match_was_told_to_keep_stay(tmp_path, queries):
     facts = entry.counts()["facts"]
     assert facts["pairs_without_query"] == 2 and facts["expected_pairs"] == pytest.approx(102)
     assert {"a cat", "Dog"} <= {texts[0] for part in work.parts() for texts in part.texts}
+
+
+def test_what_training_draws_is_kept_with_its_probabilities(tmp_path, queries):
+    work = work_of(tmp_path, CAPTIONS)
+    run_stage(work, "match", Match(queries=queries))
+    entry = run_stage(work, "balance", Balance(pairs=100, draw="later"))
+    facts = entry.counts()["facts"]
+    assert entry.counts()["kept"] == 398 and sum(column(entry, "keep")) == pytest.approx(100)
+    table = pq.read_table(entry.folder / "counts.parquet")
+    assert table["after"].to_pylist() == np.rint(table["expected"].to_numpy()).tolist()
+    says = entry.stage().figures(facts, entry.folder)[0].says
+    assert "an epoch of training has 100 of 398 pairs on average" in says
+
+
+def test_training_finds_the_probabilities_beside_the_shards(tmp_path, queries):
+    from ostension.curate.write import WriteConfig, write
+    from ostension.data.open import open_pairs
+    from ostension.data.thinned import column_beside
+
+    work = begin(tmp_path / "work", describe([str(tar_of(tmp_path / "a.tar", CAPTIONS[:12]))], part_size=5))
+    run_stage(work, "match", Match(queries=queries))
+    entry = run_stage(work, "balance", Balance(limit=2, draw="later"))
+    write(work, tmp_path / "out", WriteConfig(shard_size=6))
+    found = column_beside(open_pairs(str(tmp_path / "out")), "balance.keep")
+    assert found.tolist() == column(entry, "keep") and len(set(found.tolist())) == 2
 
 
 def test_balance_counts_what_stages_before_it_have_left(tmp_path, queries):

@@ -40,7 +40,8 @@ class Config:
         tail_share: of all matches, the share that queries with fewer than t pairs have; t is the count that comes nearest. The
             same share makes sets of different sizes, or of different languages, alike.
         draw: "offline" draws for each query of a pair and keeps it if any succeeds, as published; "online" draws once against
-            the probability. Both keep a pair equally often.
+            the probability. Both keep a pair equally often. "later" drops nothing: training draws in each epoch, told
+            `batches.keep = "balance.keep"`.
         seed: of the draws.
         sample: pairs from which t is found, for `pairs`; exact where there are no more.
     """
@@ -48,7 +49,7 @@ class Config:
     limit: float | None = None
     pairs: int | None = None
     tail_share: float | None = None
-    draw: Literal["offline", "online"] = "offline"
+    draw: Literal["offline", "online", "later"] = "offline"
     seed: int = 0
     sample: int = 500_000
 
@@ -92,19 +93,21 @@ class Balance(Stage):
             matches = Matches.from_arrow(part.column(QUERIES))
             keep, stays = self._drawn(matches, part.ids(), counts, limit)
             expected += balancing.expected_counts(matches, keep, len(counts))
-            after += balancing.expected_counts(matches, stays, len(counts))
+            # What training will draw is known on average only.
+            after += balancing.expected_counts(matches, keep if self.config.draw == "later" else stays, len(counts))
             expected_pairs += float(keep.sum())
             kept_pairs += int(stays.sum())
-        _save(folder / COUNTS, {"pairs": counts, "expected": expected, "after": after.astype(np.int64)})
+        _save(folder / COUNTS, {"pairs": counts, "expected": expected, "after": np.rint(after).astype(np.int64)})
         return {
             "limit": limit,
+            "draw": self.config.draw,
             "limit_is_exact": self.config.pairs is None or sample.share == 1.0,
             "tail_share": balancing.tail_share(counts, limit),
             "queries_over_limit": int((counts > limit).sum()),
             "pairs": pairs,
             "pairs_without_query": pairs - matched,
             "matches": int(counts.sum()),
-            "matches_after": int(after.sum()),
+            "matches_after": round(float(after.sum())),
             "expected_pairs": expected_pairs,
             "kept_pairs": kept_pairs,
         }
@@ -139,7 +142,9 @@ class Balance(Stage):
         """(n,) probabilities of staying, and whether each pair stays."""
         probabilities = balancing.query_probabilities(counts, limit)
         keep = balancing.keep_probabilities(matches, probabilities)
-        if self.config.draw == "offline":
+        if self.config.draw == "later":
+            stays = np.ones(len(matches), dtype=bool)
+        elif self.config.draw == "offline":
             stays = balancing.draw_offline(matches, probabilities, ids, seed=self.config.seed)
         else:
             stays = balancing.draw_online(keep, ids, seed=self.config.seed)
