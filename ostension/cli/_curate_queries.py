@@ -105,7 +105,7 @@ class MakeQueries:
             rules = QueryRules(**{name: getattr(self, name) for name in names})
             counts = self.counts or self.output.with_name(self.output.name + COUNTS_SUFFIX)
             with _bars() as progress:
-                queries = build(rules, counts, workers=self.workers, progress=progress)
+                queries = build(rules, counts, workers=self.workers, scratch=self.counts is None, progress=progress)
             queries.save(self.output)
             if self.counts is None:
                 shutil.rmtree(counts, ignore_errors=True)

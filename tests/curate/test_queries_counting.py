@@ -140,12 +140,14 @@ def test_counts_of_another_corpus_are_not_taken(tmp_path):
     path = written(tmp_path, "txt")
     counted(tmp_path / "counts", path)
     path.write_text("something else\n")
-    with pytest.raises(DataError, match="counts of other corpora"):
+    with pytest.raises(DataError, match="counts of other files"):
         counted(tmp_path / "counts", path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.doc").touch()
     with pytest.raises(DataError, match="a folder with other things in it"):
         counted(tmp_path / "mine", path)
+    scratch = counted(tmp_path / "counts", path, scratch=True)
+    assert counted_words(scratch) == {"something": 1, "else": 1}
 
 
 def test_a_folder_is_its_text_files_and_a_work_folder_its_candidates(tmp_path):

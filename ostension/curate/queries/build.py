@@ -45,18 +45,21 @@ class Source:
 
 
 def build(
-    rules: QueryRules, folder: Path, *, workers: int = 0, chunk_bytes: int = CHUNK_BYTES,
+    rules: QueryRules, folder: Path, *, workers: int = 0, scratch: bool = False, chunk_bytes: int = CHUNK_BYTES,
     progress: Progress = lambda *_: None,
 ) -> Queries:  # fmt: skip
     """The list of queries that `rules` describe; counts lie in `folder`, where work that was stopped goes on.
 
     The same rules and corpora give the same list, whatever the number of workers and however often it was stopped.
 
+    Args:
+        scratch: what else was counted in the folder is removed instead of refused.
+
     Raises:
         ConfigError: for a threshold that nothing can reach; the message says what could.
         DataError: for files that cannot be read.
     """
-    maker = _Maker(rules, folder, workers, chunk_bytes, progress)
+    maker = _Maker(rules, folder, workers, scratch, chunk_bytes, progress)
     wanted = rules.groups()
     excluded, patterns = maker.exclusions()
     texts: dict[str, str] = {}
@@ -146,15 +149,18 @@ def _refusal(text: str, taken: dict[str, str], excluded: set[str], patterns: lis
 class _Maker:
     """Makes the groups' candidates; what is counted is counted once."""
 
-    def __init__(self, rules: QueryRules, folder: Path, workers: int, chunk_bytes: int, progress: Progress):
-        self.rules, self.folder, self.workers, self.progress = rules, folder, workers, progress
+    def __init__(
+        self, rules: QueryRules, folder: Path, workers: int, scratch: bool, chunk_bytes: int, progress: Progress
+    ):  # fmt: skip
+        self.rules, self.folder, self.workers, self.scratch, self.progress = rules, folder, workers, scratch, progress
         self.counts: Counts | None = None
         self.titles: Titles | None = None
         reading = Reading(columns=rules.columns, encoding=rules.encoding, wrapped=rules.wrapped)
         self.corpora = open_corpora(rules.corpora, reading)
         if self.corpora and {"words", "bigrams"} & set(rules.groups()):
             self.counts = count(
-                self.corpora, folder / "text", case=rules.case, workers=workers, chunk_bytes=chunk_bytes, progress=progress
+                self.corpora, folder / "text", case=rules.case, workers=workers, chunk_bytes=chunk_bytes, scratch=scratch,
+                progress=progress,
             )  # fmt: skip
             if not self.counts.num_words:
                 rejects = "".join(f", {number:,} {why}" for why, number in self.counts.rejects.items())
@@ -221,7 +227,7 @@ class _Maker:
         rule = self.rules.titles
         self.titles = count_titles(
             rule.files, self.folder / "titles", projects=rule.projects, hourly_floor=rule.hourly_floor, case=self.rules.case,
-            workers=self.workers, progress=self.progress,
+            workers=self.workers, scratch=self.scratch, progress=self.progress,
         )  # fmt: skip
         titles = self.titles
         least = rule.min_views or (TITLE_VIEWS if rule.top is None else 1)

@@ -31,7 +31,7 @@ from ostension.curate.queries.segment import RULE, Case, Segmented, segment
 from ostension.curate.queries.texts import Texts
 from ostension.data.workers import in_line, in_processes
 from ostension.errors import DataError
-from ostension.files import folder_lock, read_json, write_json
+from ostension.files import PARTIAL_SUFFIX, folder_lock, read_json, write_json
 
 FORMAT = 1
 _NAME = "counting.json"
@@ -108,9 +108,12 @@ def split_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def count(
     corpora: Sequence[Corpus], folder: Path, *, case: Case = "kept", workers: int = 0, chunk_bytes: int = CHUNK_BYTES,
-    progress: Progress = lambda *_: None,
+    scratch: bool = False, progress: Progress = lambda *_: None,
 ) -> Counts:  # fmt: skip
     """The counts of corpora in `folder`, where work that was stopped goes on.
+
+    Args:
+        scratch: counts of something else in the folder are removed instead of refused.
 
     Raises:
         DataError: if the folder holds other counts, is in use, or a corpus cannot be read.
@@ -120,8 +123,11 @@ def count(
         "corpora": [to_tree(dataclasses.replace(corpus, name=Path(corpus.name).name)) for corpus in corpora],
     }  # fmt: skip
     with folder_lock(folder):
-        _begin(folder, settings)
+        claim(folder, _NAME, settings, scratch)
         chunks = folder / "chunks"
+        chunks.mkdir(exist_ok=True)
+        for torn in chunks.glob(f".*{PARTIAL_SUFFIX}"):  # of a count that was killed
+            torn.unlink()
         done = frozenset(int(path.stem) for path in chunks.glob("*.json"))
         facts = [read_json(chunks / f"{number:06d}.json") for number in sorted(done)]
         for found in facts:
@@ -138,17 +144,24 @@ def count(
         return _added_up(folder, facts, progress)
 
 
-def _begin(folder: Path, settings: dict[str, Any]) -> None:
-    path = folder / _NAME
-    if path.is_file():
-        before = read_json(path)
-        if before != settings:
-            what = "counts of other corpora, or of another way to read them"
-            raise DataError(what, source=folder, fix="name another folder, or remove this one")
+def claim(folder: Path, name: str, settings: dict[str, Any], scratch: bool) -> None:
+    """Say in file `name` what the folder's counts are of, or find the same said there.
+
+    Raises:
+        DataError: if it holds counts of something else, unless they are scratch, or things that are no counts.
+    """
+    path = folder / name
+    if path.is_file() and read_json(path) == settings:
         return
-    if any(one.name != ".lock" for one in folder.iterdir()):
+    inside = [one for one in folder.iterdir() if not one.name.startswith(".")]
+    if path.is_file() and scratch:
+        for one in inside:
+            shutil.rmtree(one) if one.is_dir() else one.unlink()
+    elif path.is_file():
+        what = "counts of other files, or with other settings"
+        raise DataError(what, source=folder, fix="name another folder, or remove this one")
+    elif inside:
         raise DataError("a folder with other things in it", source=folder, expected="an empty one, or one with counts")
-    (folder / "chunks").mkdir()
     write_json(path, settings)
 
 
@@ -198,10 +211,11 @@ def _tally(segments: list[Segmented]) -> tuple[Batch, Batch]:
     keys: list[np.ndarray] = []
     start = 0
     for one in found:
-        ids = places[start : start + len(one.vocabulary)][one.ids]
+        own = places[start : start + len(one.vocabulary)]
         start += len(one.vocabulary)
-        counts += np.bincount(ids, minlength=len(order))
-        keys.append(((ids[:-1] << 32) | ids[1:])[one.linked].astype(np.uint64))
+        counts[own] += np.bincount(one.ids, minlength=len(own))
+        ids = own[one.ids].view(np.uint64)
+        keys.append(((ids[:-1] << np.uint64(32)) | ids[1:])[one.linked])
     joined = np.concatenate(keys)
     joined.sort()
     firsts = np.flatnonzero(np.concatenate([[True], joined[1:] != joined[:-1]])) if len(joined) else np.zeros(0, np.int64)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ostension.curate.queries.corpora import form_of
-from ostension.curate.queries.counting import Progress
+from ostension.curate.queries.counting import Progress, claim
 from ostension.curate.queries.packed import unpacked
 from ostension.curate.queries.runs import WORDS, Batch, merge_files, read_run, sum_words, write_run
 from ostension.curate.queries.segment import Case
@@ -50,7 +50,7 @@ class Titles:
 
 def count_titles(
     names: Sequence[str], folder: Path, *, projects: tuple[str, ...], hourly_floor: int, case: Case = "kept",
-    workers: int = 0, progress: Progress = lambda *_: None,
+    workers: int = 0, scratch: bool = False, progress: Progress = lambda *_: None,
 ) -> Titles:  # fmt: skip
     """The views of all titles, in `folder`, where work that was stopped goes on.
 
@@ -61,12 +61,7 @@ def count_titles(
     facts = [{"name": path.name, "sha256": sha256_file(path)} for path in files]
     settings = {"format": 1, "projects": list(projects), "hourly_floor": hourly_floor, "case": case, "files": facts}
     with folder_lock(folder):
-        if (folder / _NAME).is_file():
-            if read_json(folder / _NAME) != settings:
-                what = "counts of other titles, or with other settings"
-                raise DataError(what, source=folder, fix="name another folder, or remove this one")
-        else:
-            write_json(folder / _NAME, settings)
+        claim(folder, _NAME, settings, scratch)
         work = ReadTitles(folder, projects, hourly_floor, case)
         tasks = [(number, str(path)) for number, path in enumerate(files) if not (folder / f"{number:06d}.json").is_file()]
         for num_titles in in_processes(work, tasks, workers, timeout_s=3600.0) if workers > 1 else in_line(work, tasks):
