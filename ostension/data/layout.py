@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ostension.config import require
@@ -23,15 +24,21 @@ class Layout:
         shares: how often a caption comes from each of `texts`, where one is drawn at random; what a sample lacks leaves its
             share to the others. By default all captions are alike.
         lines: each line of a text is a caption of its own, as retrieval sets in tar shards have it.
+        weights: in tar shards the key of the sample's JSON whose list says how likely each caption is to be drawn, such as
+            "lineage/caption.weights" (a slash between a key and one inside of it); a sample without it has captions that are
+            all alike.
     """
 
     image: str | None = None
     texts: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()
     lines: bool = False
+    weights: str = ""
 
     def __post_init__(self):
         require(len(set(self.texts)) == len(self.texts) and all(self.texts), "layout.texts", self.texts, "different names")
+        one_rule = not (self.weights and (self.shares or self.lines))
+        require(one_rule, "layout.weights", self.weights, "neither shares nor lines beside it")
         if self.shares:
             expected = "a positive share for each of layout.texts"
             require(len(self.shares) == len(self.texts), "layout.shares", self.shares, expected)
@@ -59,6 +66,24 @@ def captions_of(values: Sequence[Any], layout: Layout, source: object) -> tuple[
     if not texts:
         raise DataError("text is empty", source=source)
     return tuple(texts), tuple(weights)
+
+
+def weights_of(metadata: Mapping[str, Any], layout: Layout, count: int, source: object) -> tuple[float, ...]:
+    """How likely each of `count` captions is to be drawn, as the sample's JSON says it; nothing where it does not.
+
+    Raises:
+        DataError: if that is no list of as many positive numbers.
+    """
+    value: Any = metadata
+    for name in layout.weights.split("/"):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if value is None:
+        return ()
+    numbers = value if isinstance(value, list) else []
+    fit = all(type(number) in (int, float) and 0 <= number < math.inf for number in numbers) and sum(numbers) > 0
+    if len(numbers) != count or not fit:
+        raise DataError(f"{layout.weights} is {value!r}", source=source, expected=f"a weight for each of {count} captions")
+    return tuple(float(number) for number in numbers)
 
 
 def _captions(value: Any, layout: Layout, source: object) -> list[str]:

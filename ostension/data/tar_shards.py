@@ -22,7 +22,7 @@ import numpy as np
 
 from ostension.config import to_tree
 from ostension.data.arrays import cached_arrays
-from ostension.data.layout import TEXT_MEMBER, USUAL, Layout, captions_of
+from ostension.data.layout import TEXT_MEMBER, USUAL, Layout, captions_of, weights_of
 from ostension.data.pairs import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, Pair, Summary, check_index
 from ostension.data.remote import RemoteFile, UnreachableError
 from ostension.data.tar_index import NO_TEXT, ShardIndex, index_places, open_index
@@ -134,7 +134,10 @@ class TarShards:
         metadata = _decode_metadata(found["json"], source) if "json" in found else {}
         text = _decode_text(found["text"], source) if "text" in found else None
         values = [text if name == TEXT_MEMBER else metadata.get(name) for name in self._texts]
-        return *captions_of(values, self.layout, source), metadata
+        texts, weights = captions_of(values, self.layout, source)
+        if self.layout.weights:
+            weights = weights_of(metadata, self.layout, len(texts), source)
+        return texts, weights, metadata
 
     def fingerprint(self) -> str:
         layout = [] if self.layout == USUAL else [to_tree(self.layout)]

@@ -145,7 +145,7 @@ def record_of(config: StudyConfig, folder: Path) -> Record:
     captions, detectors = [], []
     for seed in range(config.seeds):
         place = folder / f"seed-{seed}"
-        batch_size = nlip.SMOKE_BATCH if config.smoke else nlip.BATCH
+        batch_size = nlip.CAPTIONER_BATCH if config.smoke else nlip.BATCH
         epoch = Sampler(len(known.learned), batch_size).steps_per_epoch
         before = list(read_records(place / "warmup", ["evaluation"]))
         for arm in nlip.ARMS:

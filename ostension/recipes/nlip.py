@@ -40,11 +40,11 @@ OFFERS = {
 }
 ARMS = ("plain", "harmonised", "completed", "both")
 NOISE = 0.35
-STEPS, WARMUP_STEPS, CAPTIONER_STEPS = 150, 60, 150  # of 128 pictures: an epoch of emoji is some 12 steps
+STEPS, WARMUP_STEPS, CAPTIONER_STEPS = 100, 60, 160  # of 128 pictures (captioner: 32): an epoch of emoji is 12 steps
 WARMUP_EPOCHS = 3  # of the harmonised recipe that starts from nothing
 CONCEPTS = 4  # a picture
-SIDE, CONTEXT, MERGES = 96, 32, 6000
-BATCH, SMOKE_BATCH = 128, 32
+SIDE, CONTEXT, MERGES = 96, 32, 2000
+BATCH, CAPTIONER_BATCH = 128, 32
 FEATURES = Path("features.npz")
 TEMPLATES = ("{}", "a drawing of {}", "an emoji of {}", "a picture of {}", "an icon of {}")
 SMOKE_STEPS, SMOKE_STAGES = 24, (Stage(blocks=1, kernel=3, stride=2, expansion=1, channels=8),)
@@ -102,7 +102,7 @@ def stage(
         use = "completion"
     batches = NlipBatchesConfig(
         data=data, noise=noise, planting=seed, facts=None if use == "nothing" else facts, use=use, seed=seed, features=features,
-        templates=TEMPLATES, batch_size=SMOKE_BATCH if smoke else BATCH,
+        templates=TEMPLATES, batch_size=CAPTIONER_BATCH if smoke or kind == "captioner" else BATCH,
     )  # fmt: skip
     train = TrainConfig(
         steps=steps,
@@ -113,7 +113,7 @@ def stage(
         schedule=ScheduleConfig(kind="constant" if kind == "warmup" else "cosine", warmup_steps=min(20, max(1, steps // 4))),
         checkpoint=CheckpointConfig(every=max(1, steps // 2), keep=1),
         log_every=max(1, min(20, steps // 4)),
-        evaluate_at=evaluation_steps(steps),
+        evaluate_at=(steps,) if kind == "captioner" else evaluation_steps(steps),
     )
     towers, freeze = lit_settings("Lu", image=lit.IMAGE, new_image_head=True)
     if smoke or start is not None:
@@ -126,5 +126,5 @@ def stage(
 
 
 def evaluation_steps(steps: int) -> tuple[int, ...]:
-    """A twelfth of the steps, a sixth, a third, two thirds, and all."""
-    return tuple(sorted({max(1, round(steps * share)) for share in (1 / 12, 1 / 6, 1 / 3, 2 / 3, 1.0)}))
+    """A fifth of the steps, two fifths, three, and all."""
+    return tuple(sorted({max(1, round(steps * share)) for share in (0.2, 0.4, 0.6, 1.0)}))

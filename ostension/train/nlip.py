@@ -122,7 +122,8 @@ class Nlip(Contrastive):
             images = found[reads]
         if captioner is not None:
             if batch.images.ndim == 2:
-                require(captioner.config.reads == "pooled", "objective.decoder.reads", "patches", "'pooled' for stored features")
+                reads = captioner.config.reads
+                require(reads == "pooled", "objective.decoder.reads", reads, "'pooled' for stored features")
             places = captioner.places(images.to(self.model.dtype))
             own["caption_loss"] = self.settings.caption_weight, self._caption_losses(batch, places)
         if self.patch_decoder is not None:
