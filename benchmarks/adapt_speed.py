@@ -1,4 +1,4 @@
-"""Methods of learned words against the way of their published code, text tower of ViT-B/32, random weights.
+"""Methods of learned words against the way of their published code, text tower of ViT-B/32 or of our smallest, random weights.
 
 The published way runs all 77 positions of every prompt through all blocks, once more whenever a context has moved; TPT's does
 so three times a picture (forward, backward, forward with the moved context) with an optimiser made anew. Here it runs with our
@@ -9,7 +9,7 @@ are features that are there already, on both sides.
 Each row: seconds of processor time, how many times faster than the published way in the same run, and how far the results are
 apart: of gradients, over the largest gradient; of TPT, in probabilities. A run ends with an error where they are not equal.
 
-    python benchmarks/adapt_speed.py [--classes 100] [--pictures 16] [--record FILE]
+    python benchmarks/adapt_speed.py [--model tiny] [--classes 100] [--pictures 16] [--record FILE]
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 import _measure
 import torch
 import torch.nn.functional as F
+from adapt_epoch import tiny_tower
 from torch import Tensor
 
 from ostension.adapt import cocoop, coop, tpt
@@ -153,9 +154,9 @@ def pictures(model: CLIP, names: list[str], views: Tensor, rounds: int, loops: i
 def main() -> None:
     options = _measure.arguments(
         __doc__ or "", classes=(100, "names of ImageNet's"), pictures=(16, "pictures of TPT"),
-        loops=(2, "of them by the published loop"),
+        loops=(2, "of them by the published loop"), model=(NAME, "a preset, or tiny for the smallest with CLIP's tokens"),
     )  # fmt: skip
-    model = CLIP(preset(NAME)).eval()
+    model = tiny_tower(32, 8) if options.model == "tiny" else CLIP(preset(options.model)).eval()
     with torch.no_grad():
         model.logit_scale.fill_(math.log(100))  # as trained models have it
     names = list(class_names("imagenet"))[: options.classes]
@@ -168,8 +169,8 @@ def main() -> None:
         figures = steps(model, names, views[:BATCH, 0], targets[:BATCH], options.rounds)
         figures |= pictures(model, names, views[: options.pictures], options.rounds, options.loops)
     _measure.table(f"{options.classes} classes", figures)
-    settings = {"classes": options.classes, "views": VIEWS, "batch": BATCH, "pictures": options.pictures,
-                "loops": options.loops, "rounds": options.rounds}  # fmt: skip
+    settings = {"model": options.model, "classes": options.classes, "views": VIEWS, "batch": BATCH,
+                "pictures": options.pictures, "loops": options.loops, "rounds": options.rounds}  # fmt: skip
     _measure.write_record(options.record, "adapt_speed", settings, figures)
 
 

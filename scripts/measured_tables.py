@@ -104,16 +104,18 @@ def adapting_tables(record: dict[str, Any]) -> str:
     if checks:
         tables.append(_check_table(checks, whole))
     if (costs := record["records"].get("processor-time")) is not None:
-        tables.append(_cost_table(costs["metrics"]))
+        tables.append(_cost_table(costs["metrics"], costs["counts"]))
     return "\n\n".join(tables)
 
 
-def _cost_table(parts: dict[str, Any]) -> str:
-    """Minutes of processor time of each part, and of all."""
-    lines = ["| part | fits | minutes of processor time |", "|---|---|---|"]
-    lines += [f"| {name} | {part['count']} | {part['value'] / 60:.1f} |" for name, part in parts.items()]
-    whole = sum(part["value"] for part in parts.values()) / 60
-    return "\n".join([*lines, f"| all | {sum(part['count'] for part in parts.values())} | {whole:.0f} |"])
+def _cost_table(parts: dict[str, Any], counts: dict[str, int]) -> str:
+    """Minutes of processor time of the timed fits of each part, and of all."""
+    whole = {"value": sum(part["value"] for part in parts.values()), "count": sum(part["count"] for part in parts.values())}
+    lines = ["| part | fits | of them timed | minutes of processor time |", "|---|---|---|---|"]
+    for name, part in {**parts, "all": whole}.items():
+        fits = sum(counts.values()) if name == "all" else counts[name]
+        lines.append(f"| {name} | {fits} | {part['count']} | {part['value'] / 60:.1f} |")
+    return "\n".join(lines)
 
 
 def _methods_table(

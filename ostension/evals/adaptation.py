@@ -190,7 +190,8 @@ def examples_of(splits: TaskSplits, embedder: Embedder, plan: Plan, classes: Seq
     place = np.full(len(train.classes), -1)
     place[wanted] = np.arange(len(wanted))
     counts = np.bincount(train.targets, minlength=len(train.classes))
-    short = {names[index]: int(counts[index]) for index in wanted if counts[index] < max(plan.shots, 1)}
+    least = max(plan.shots, 1) if spec_of(plan.method).labels else 0
+    short = {names[index]: int(counts[index]) for index in wanted if counts[index] < least}
     return Examples(
         class_names=tuple(names[index] for index in wanted),
         train=_labelled(train, chosen, place, embedder),

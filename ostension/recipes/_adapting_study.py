@@ -196,7 +196,8 @@ def run_study(config: StudyConfig, folder: Path) -> Path:
         for step in do:
             say(step if isinstance(step, str) else line_of(step))
             done += [] if isinstance(step, str) else [step]
-        _note_cost(folder, name, sum(result.processor_seconds for result in done), len(done))
+        timed = [result.processor_seconds for result in done if result.processor_seconds]
+        _note_cost(folder, name, sum(timed), len(done), len(timed))
     found = {f"{result.record.model}/{result.target}/{result.record.protocol}": lean(result.record) for result in results}
     for name in CHECKS:
         for result in Results(folder / "checks" / file_name(name)):
@@ -312,24 +313,26 @@ def model_folder(name: Name, config: StudyConfig, folder: Path) -> Path:
     say(f"training {name}")
     worked = time.process_time()
     run.run(folder / name)
-    _note_cost(folder, name, time.process_time() - worked, 1)
+    _note_cost(folder, name, time.process_time() - worked, 1, 1)
     return path
 
 
-def _note_cost(folder: Path, name: str, seconds: float, count: int) -> None:
-    """Keep what a part took, or the training of a model."""
-    write_json(folder / COSTS / f"{name}.json", {"seconds": round(seconds, 1), "count": count})
+def _note_cost(folder: Path, name: str, seconds: float, count: int, timed: int) -> None:
+    """Keep what the timed fits of a part took, or the training of a model."""
+    write_json(folder / COSTS / f"{name}.json", {"seconds": round(seconds, 1), "count": count, "timed": timed})
     say(f"{name}: {seconds / 60:.1f} minutes of processor time")
 
 
 def _costs(folder: Path) -> dict[str, Record]:
-    """What was kept of all parts, as a record."""
+    """What was kept of all parts, as a record: seconds of the fits that were timed, and how many there are."""
     kept = {path.stem: read_json(path) for path in (folder / COSTS).glob("*.json")}
     costs = {
-        name: Metric(value=kept[name]["seconds"], count=kept[name]["count"], direction="lower")
+        name: Metric(value=kept[name]["seconds"], count=kept[name]["timed"], direction="lower")
         for name in ("lite0", "vit", *PARTS, *LAST) if name in kept
     }  # fmt: skip
-    return {COSTS: Record(protocol=COSTS, subject="seconds of processor time", metrics=costs, config={}, hashes={}, counts={})}
+    counts = {name: kept[name]["count"] for name in costs}
+    subject = "seconds of processor time"
+    return {COSTS: Record(protocol=COSTS, subject=subject, metrics=costs, config={}, hashes={}, counts=counts)}
 
 
 def _smoke(method: str, config: StudyConfig) -> dict[str, Any]:
