@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ostension.curate.work import Work
+from ostension.curate.base import TEXTS
+from ostension.curate.work import Work, schema_names
 from ostension.errors import require_extra
 from ostension.evals import report
 from ostension.evals.chart_frame import Frame, Scale
@@ -76,6 +77,7 @@ def balance_figures(facts: Mapping[str, Any], folder: Path) -> list[Figure]:
     )
     if facts["pairs_without_query"]:
         says += f" {facts['pairs_without_query']:,} pairs match no query and stay."
+    says += "".join(f" {warning}" for warning in warnings(folder))
     figures = []
     if before.any():
         title = "How many pairs queries have, before and after balancing"
@@ -90,11 +92,30 @@ def balance_figures(facts: Mapping[str, Any], folder: Path) -> list[Figure]:
         Figure(
             name="balance-head",
             title="The queries with most pairs, before and after",
-            says="Expected is the sum of the probabilities of their pairs.",
+            says="Expected is the sum of the probabilities of their pairs." if figures else says,
             more=report.table(["query", "before", "expected", "after", "stays"], rows, caption="The head, before and after"),
         )
     )
     return figures
+
+
+def warnings(folder: Path) -> list[str]:
+    """What makes the counts of a balance other than those of the pairs in the end, or of their captions."""
+    entries = Work(folder.parent).entries
+    own = next(entry.number for entry in entries if entry.folder.name == folder.name)
+    match = max(entry.number for entry in entries[:own] if entry.name == "match")
+    found = [
+        f"Warning: {entry.name} changed captions after they were matched."
+        for entry in entries[match + 1 : own]
+        if TEXTS in schema_names(entry.part(0))
+    ]
+    counts = {entry.name: entry.counts() for entry in entries[own + 1 :] if entry.done}
+    found += [
+        f"Warning: {name} dropped {count['rows'] - count['kept']:,} pairs afterwards, so these counts are no longer those left."
+        for name, count in counts.items()
+        if count["kept"] < count["rows"]
+    ]
+    return found
 
 
 _HISTOGRAM = "Each point is the number of queries with 1, 2 to 3, 4 to 7, 8 to 15, ... pairs, on logarithmic axes."

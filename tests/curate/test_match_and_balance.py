@@ -204,6 +204,19 @@ def test_figures_show_counts_before_and_after_head_and_what_went(tmp_path, queri
     json.dumps(match.counts())  # facts are plain JSON
 
 
+def test_figures_warn_of_what_was_dropped_after_balancing(tmp_path, queries):
+    work = work_of(tmp_path, CAPTIONS)
+    run_stage(work, "match", Match(queries=queries))
+    first = run_stage(work, "balance", Balance(limit=100))
+    assert balance_figures.warnings(first.folder) == []
+    second = run_stage(work, "balance", Balance(limit=40))
+    dropped = second.counts()["rows"] - second.counts()["kept"]
+    (warning,) = balance_figures.warnings(first.folder)
+    assert f"balance dropped {dropped} pairs afterwards" in warning
+    shown = first.stage().figures(first.counts()["facts"], first.folder)[0].says
+    assert warning in shown and balance_figures.warnings(second.folder) == []
+
+
 def test_a_histogram_doubles_its_bins():
     counts = np.array([0, 1, 1, 2, 3, 4, 7, 8, 1024])
     assert balance_figures.histogram(counts)[:4] == [(1, 2), (2, 2), (4, 2), (8, 1)]
