@@ -96,7 +96,8 @@ def adapting_tables(record: dict[str, Any]) -> str:
         tested = [one for one in rest if one["config"]["method"] == "tpt" and one["model"] == model]
         places = {(one["task"], one["split"]) for one in tested}
         words_alone = [one for one in rest if one["config"]["method"] == "zero-shot" and one["model"] == model]
-        same = [one for one in words_alone if (one["task"], one["split"]) in places and not one["config"]["base_to_new"]]
+        found_there = [one for one in words_alone if (one["task"], one["split"]) in places and not one["config"]["base_to_new"]]
+        same = {one["task"]: one for one in found_there}.values()
         if tested:
             tables.append(_methods_table(f"{words}: no labels", [*same, *tested], lambda task, name, k: task))
     if attacked:
