@@ -107,6 +107,7 @@ class Judge:
 
     def __init__(self, rules: Captions, unsafe_words: str = "", hook: tuple[Hook, float] | None = None):
         self.rules, self.unsafe_words, self.hook = rules, unsafe_words, hook
+        self._titles = rules.kinds
 
     def __call__(self, texts: Sequence[str], names: Sequence[str]) -> tuple[list[str | None], dict[str, list[Any]]]:
         """For each caption the reason to go, or None; and what was found, by name, None where a caption was gone before.
@@ -145,7 +146,7 @@ class Judge:
             return "too few characters"
         if rules.max_characters and len(text) > rules.max_characters:
             return "too many characters"
-        if (kinds := rules.kinds) and (kind := kind_of_title(text, kinds)) is not None:
+        if self._titles and (kind := kind_of_title(text, self._titles)) is not None:
             return kind
         return self._by_repetition(text) or self._by_words(text)
 

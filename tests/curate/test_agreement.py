@@ -147,7 +147,7 @@ def test_each_source_has_a_share_of_its_own(tmp_path, folder):
 
 @pytest.mark.slow
 def test_one_process_and_several_give_the_same_bytes_whatever_threads_there_are(tmp_path, folder, source):
-    config = Config(model=folder, top=0.5, batch_size=3)
+    config = Config(model=folder, threshold=0.0, batch_size=3)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -229,6 +229,14 @@ def test_pictures_that_cannot_be_used_go_with_their_own_reason(tmp_path, folder,
     _, entry = run(tmp_path, source, Config(model=folder, **rules))
     assert [row["dropped"] for row in table(entry, "dropped")] == [None, "unreadable", None]
     assert [row["score"] is None for row in table(entry, "score")] == [False, True, False]
+
+
+def test_sixteen_bit_weights_give_about_the_same_scores_and_are_another_stage(tmp_path, folder, source):
+    _, full = run(tmp_path, source, Config(model=folder), "full")
+    _, half = run(tmp_path, source, Config(model=folder, dtype="bfloat16"), "half")
+    scores = [[row["score"] for row in table(entry, "score")] for entry in (full, half)]
+    np.testing.assert_allclose(*scores, atol=0.03)
+    assert full.identity != half.identity
 
 
 def test_captions_alone_have_no_agreement(tmp_path, folder):
