@@ -97,6 +97,8 @@ def read_json(path: str | os.PathLike, error: type[OstensionError] = DataError) 
         raise error(f"not UTF-8 at byte {problem.start}", source=path, expected="a JSON file") from None
     except json.JSONDecodeError as problem:
         raise error(f"not JSON: {problem.msg} at line {problem.lineno}", source=path, expected="a JSON file") from None
+    except (RecursionError, ValueError):  # nested without end, or a number of thousands of digits
+        raise error("not JSON that can be read: nested too deep, or with endless numbers", source=path) from None
     except OSError as problem:
         raise error(f"cannot be read: {problem.strerror}", source=path) from None
 

@@ -185,8 +185,6 @@ def opened(
                 f"{given} beside a work folder", source=source[0], expected="a source with it, or the folder alone"
             )
         work = Work(source[0])
-        if work.entries and work.entries[0].done:
-            return work
         return begin(work.folder, work.facts, progress=Bar(), **how)
     if output is None:
         raise UsageError(f"{' '.join(source)} is no work folder", expected="one, or a source with -o WORK", fix="add -o WORK")

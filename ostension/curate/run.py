@@ -7,6 +7,7 @@ they call it. Parts that are there are not made again, so a run that was stopped
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ostension.curate.base import DROPPED, TEXT_REASONS, TEXTS, Columns, Part, Stage, load_stage
-from ostension.curate.candidates import as_columns, batched, pair_row, read_captions
+from ostension.curate.candidates import as_columns, batched, describe, pair_row, read_captions
 from ostension.curate.work import (
     CANDIDATES,
     DONE,
@@ -24,6 +25,7 @@ from ostension.curate.work import (
     read_part,
     schema_names,
     settings_of,
+    sweep,
     write_part,
     writing,
 )
@@ -67,7 +69,8 @@ def begin(folder: Path, facts: Facts, *, workers: int = 0, on: On = "local", pro
     work = Work.create(folder, facts)
     with folder_lock(work.folder):
         entry = work.add(CANDIDATES, {}, {}, 0)
-        if entry.done:
+        sweep(work.folder, entry.folder)
+        if _whole(entry):
             return work
         started = time.monotonic()
         if facts.pictures:
@@ -76,6 +79,9 @@ def begin(folder: Path, facts: Facts, *, workers: int = 0, on: On = "local", pro
             each(PartWork(work.folder, 0, "read"), missing, parts, "read", workers, on, progress)
             rejects = {**work.source.summary().rejects, **failures(work.source)}
         else:
+            if describe(facts.source, layout=facts.layout, part_size=facts.part_size) != facts:
+                source = " ".join(facts.source)
+                raise DataError("has changed since it was first read", source=source, fix="begin a new work folder")
             parts, rejects = 0, {}
             for number, rows in enumerate(batched(read_captions(facts.source, facts.layout), facts.part_size)):
                 parts = number + 1
@@ -111,7 +117,8 @@ def run_stage(
                 "its candidates have not been read to the end", source=work.folder, fix="run the first command again"
             )
         entry = work.add(name, settings_of(stage), stage.inputs(), place)
-        if entry.done:
+        sweep(entry.folder)
+        if _whole(entry):
             return entry
         started, numbers = time.monotonic(), range(work.num_parts)
         facts: dict[str, Any] = {}
@@ -122,7 +129,7 @@ def run_stage(
                 found = stage.reduce(_Parts(work, entry, "mapped"), entry.folder)
                 with writing(entry.folder / REDUCED):
                     write_json(entry.folder / REDUCED, found)
-            facts = read_json(entry.folder / REDUCED)
+            facts = _facts(entry)
         missing = [number for number in numbers if not entry.part(number).is_file()]
         each(PartWork(work.folder, entry.number, "end"), missing, len(numbers), "end", workers, on, progress)
         if stage.sums_up():
@@ -169,7 +176,7 @@ class PartWork:
             entry = work.entries[self.number]
             stage = None if self.phase == "read" else entry.stage()
             whole = stage is not None and stage.looks_at_whole() and self.phase == "end"
-            self._opened = work, entry, stage, read_json(entry.folder / REDUCED) if whole else {}
+            self._opened = work, entry, stage, _facts(entry) if whole else {}
         return self._opened
 
     def __getstate__(self) -> dict[str, Any]:
@@ -219,6 +226,27 @@ def _end(work: Work, entry: Entry, parts: int, rest: dict[str, Any], started: fl
     spent = {"seconds": round(time.monotonic() - started, 3), "peak_mb": round(usage, 1)}
     with writing(entry.folder / DONE):
         write_json(entry.folder / DONE, {**counts, **spent, **rest})
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    """What `reduce` found, read back."""
+    path = entry.folder / REDUCED
+    found = read_json(path)
+    if not isinstance(found, dict) or not _finite(found):
+        raise DataError("no facts of a stage", source=path, fix="remove the file and run the stage again")
+    return found
+
+
+def _finite(tree: Any) -> bool:
+    if isinstance(tree, float):
+        return math.isfinite(tree)
+    inside = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return all(map(_finite, inside))
+
+
+def _whole(entry: Entry) -> bool:
+    """Whether a stage has ended and all its parts are there: one that was found damaged and removed is made again."""
+    return entry.done and all(entry.part(number).is_file() for number in range(entry.counts()["parts"]))
 
 
 def _sound(columns: Columns) -> Columns:

@@ -28,7 +28,7 @@ from ostension.curate.base import DROPPED, TEXTS, Columns, Part, Stage, load_sta
 from ostension.data.layout import Layout
 from ostension.data.pairs import PairSource
 from ostension.errors import ConfigError, DataError, require_extra, unknown_name
-from ostension.files import atomic_path, read_json, sha256_json, write_json
+from ostension.files import PARTIAL_SUFFIX, atomic_path, read_json, sha256_json, write_json
 
 FACTS, STAGE, DONE = "curation.json", "stage.json", "done.json"
 CANDIDATES = "candidates"
@@ -36,7 +36,8 @@ FORMAT = 1
 PART_SIZE = 10_000
 EXTRA = "curate"
 _FOLDER = re.compile(r"(\d{2})-([a-z0-9-]+)")
-PARQUET = {"compression": "zstd", "write_statistics": False, "store_schema": False}
+# Of each page a checksum, so that a flipped bit is found when it is read.
+PARQUET = {"compression": "zstd", "write_statistics": False, "store_schema": False, "write_page_checksum": True}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,12 @@ class Entry:
         """
         if not self.done:
             raise DataError(f"the stage {self.name!r} has not ended", source=self.folder, fix="run its command again")
-        return read_json(self.folder / DONE)
+        found = read_json(self.folder / DONE)
+        kinds = {"rows": int, "kept": int, "parts": int, "texts": int, "reasons": dict, "text_reasons": dict}
+        if not isinstance(found, dict) or any(type(found.get(name)) is not kind for name, kind in kinds.items()):
+            fix = "remove the file and run the stage again: its parts are kept"
+            raise DataError("no counts of a stage", source=self.folder / DONE, expected=", ".join(kinds), fix=fix)
+        return found
 
     def part(self, number: int, kind: str = "part") -> Path:
         """The file of a part; `kind` is "mapped" for what a first pass made."""
@@ -297,7 +303,14 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:
     """
     parquet = require_extra("pyarrow.parquet", EXTRA)
     with _damage(path):
-        return parquet.read_table(path, columns=columns, use_threads=False, partitioning=None)
+        table = parquet.read_table(
+            path, columns=columns, use_threads=False, partitioning=None, page_checksum_verification=True
+        )  # fmt: skip
+    for name, kind in _KINDS.items():
+        if name in table.column_names and str(table.schema.field(name).type) != kind:
+            what = f"damaged: {name} holds {table.schema.field(name).type}, not {kind}"
+            raise DataError(what, source=path, fix="remove the file and run the stage again")
+    return table
 
 
 def schema_of(path: Path) -> Any:
@@ -310,6 +323,10 @@ def schema_of(path: Path) -> Any:
 def schema_names(path: Path) -> list[str]:
     """The columns of a part file."""
     return list(schema_of(path).names)
+
+
+# What every part file has; anything else was not written by us, or not by this version.
+_KINDS = {"row": "int32", DROPPED: "string"}
 
 
 @contextlib.contextmanager
@@ -336,6 +353,13 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         what = f"cannot be written: {(error.strerror or str(error)).lower()}"
         raise DataError(what, source=path, fix="make room or free the way, and run the command again: it goes on") from None
+
+
+def sweep(*folders: Path) -> None:
+    """Remove what a killed run left half written; the caller holds the folders."""
+    for folder in folders:
+        for path in folder.glob(f".*{PARTIAL_SUFFIX}"):
+            path.unlink(missing_ok=True)
 
 
 def write_part(path: Path, rows: np.ndarray, columns: Columns, stage: str) -> None:

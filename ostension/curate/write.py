@@ -27,10 +27,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ostension.config import to_tree
+from ostension.curate.base import DROPPED
 from ostension.curate.images_header import read_header
 from ostension.curate.lineage import CAPTIONS, Lineage
 from ostension.curate.run import On, Progress, each
-from ostension.curate.work import EXTRA, PARQUET, Work, writing
+from ostension.curate.work import EXTRA, PARQUET, Work, sweep, writing
 from ostension.curate.write_order import Order, WriteConfig
 from ostension.curate.write_rows import STATUSES, described, sample_json, summary, with_facts
 from ostension.data.rejects import without_values
@@ -89,6 +90,7 @@ def write(
     }  # fmt: skip
     _claim(folder, begun)
     with writing(folder), folder_lock(folder):
+        sweep(folder, folder / URLS, folder / DROPPED)
         write_json(folder / BEGUN, begun)
         shard = ShardWork(work.folder.resolve(), len(lineage.entries), folder, kind, order, schema)
         shards = range(order.num_shards)
@@ -136,8 +138,12 @@ class ShardWork:
         if not path.is_file():
             return False
         try:
-            files = read_json(path)["files"]
-            return all((self.folder / name).stat().st_size == facts["bytes"] for name, facts in files.items())
+            stats = read_json(path)
+            sound = stats["count"] == self.order.size(shard) and 0 <= stats["successes"] <= stats["count"]
+            sound = sound and sum(stats["status_dict"].values()) == stats["count"]
+            return sound and all(
+                (self.folder / name).stat().st_size == facts["bytes"] for name, facts in stats["files"].items()
+            )
         except (DataError, KeyError, TypeError, AttributeError, OSError):
             return False
 
@@ -187,7 +193,8 @@ class ShardWork:
             digest = writer.finish()
         files = {}
         if writer.num_pairs:
-            writer.save_index(path)
+            with writing(path):
+                writer.save_index(path)
             files[path.name] = {"bytes": writer.size, "sha256": digest}
         else:
             path.unlink()  # an archive without members is an error to every reader
@@ -254,13 +261,13 @@ class DroppedWork:
         note(f"dropped of part {task}")
         table = Lineage(Work(self.work), self.entries).dropped(task)
         fields = [field for field in self.schema if field.name != CAPTIONS]
-        fields += [arrow.field("dropped_by", arrow.string()), arrow.field("dropped", arrow.string())]
+        fields += [arrow.field("dropped_by", arrow.string()), arrow.field(DROPPED, arrow.string())]
         with writing(self.path(task)), atomic_path(self.path(task)) as temporary:
             parquet.write_table(table.cast(arrow.schema(fields)), temporary, **PARQUET)
         return len(table)
 
     def path(self, part: int) -> Path:
-        return self.folder / "dropped" / f"part-{part:05d}.parquet"
+        return self.folder / DROPPED / f"part-{part:05d}.parquet"
 
     def rows(self, part: int) -> int:
         parquet = require_extra("pyarrow.parquet", EXTRA)
