@@ -28,7 +28,7 @@ MOST_BITS = 16  # past it, unrelated hashes are pairs: of a million, two random 
 BLOCK = 2**20  # pairs compared at a time: 32 MB
 SAMPLE = 2**14  # hashes that the choice of r is made by
 ROUNDS = 4  # largest r that is considered
-SORT_NS, COMPARE_NS = 120.0, 8.0  # of one hash in one table, and of one pair; measured, and only the ratio matters
+SORT_NS, COMPARE_NS = 85.0, 17.0  # of one hash in one table, and of one pair; measured, and only the ratio matters
 
 
 class Pairs(NamedTuple):
@@ -92,8 +92,12 @@ def near_pairs(values: np.ndarray, bits: int, groups: np.ndarray | None = None) 
         return
     equal = rounds_for(values, bits, groups)
     blocks = Blocks.of(bits + equal)
+    places = (np.argsort(values) if groups is None else np.arange(len(values))).astype(_kind(len(values)))
+    values = values[places]
     for chosen in itertools.combinations(range(bits + equal), equal):
-        yield from _table(values, bits, blocks, chosen, groups)
+        for a, b, distance in _table(values, bits, blocks, chosen, groups):
+            one, other = places[a], places[b]
+            yield Pairs(np.minimum(one, other), np.maximum(one, other), distance)
 
 
 def rounds_for(values: np.ndarray, bits: int, groups: np.ndarray | None = None) -> int:
@@ -126,36 +130,50 @@ def _width(blocks: Blocks, chosen: Sequence[int]) -> int:
 def _table(
     values: np.ndarray, bits: int, blocks: Blocks, chosen: tuple[int, ...], groups: np.ndarray | None
 ) -> Iterator[Pairs]:
-    """The pairs whose first equal blocks are the chosen ones."""
-    order = _order(chosen, len(blocks.starts))
+    """The pairs whose first equal blocks are the chosen ones. Without groups, the values are sorted."""
+    order, places = _order(chosen, len(blocks.starts)), None
     moved = blocks.permuted(values, order)
-    kind = np.int32 if len(values) < 2**31 else np.int64
-    places = (np.argsort(moved) if groups is None else np.lexsort((moved, groups))).astype(kind)
-    moved = moved[places]
-    key = moved >> np.uint64(64 - _width(blocks, chosen))
-    breaks = key[1:] != key[:-1]
-    if groups is not None:
-        own = groups[places]
-        breaks |= own[1:] != own[:-1]
-    del key
-    ends = np.append(np.flatnonzero(breaks), len(values) - 1).astype(kind)  # of each run
-    last = np.repeat(ends, np.diff(ends, prepend=-1))
-    live = np.flatnonzero(last > np.arange(len(values), dtype=kind)).astype(kind)
+    if groups is None:
+        moved.sort()  # faster than sorting numbers of rows; the few rows that are asked for are looked up
+    else:
+        places = np.lexsort((moved, groups)).astype(_kind(len(values)))
+        moved = moved[places]
+    last = _runs(moved >> np.uint64(64 - _width(blocks, chosen)), None if places is None or groups is None else groups[places])
+    live = np.flatnonzero(last > np.arange(len(values), dtype=last.dtype)).astype(last.dtype)
     reach = 1
     while len(live):
         for start in range(0, len(live), BLOCK):
             left = live[start : start + BLOCK]
             differing = moved[left] ^ moved[left + reach]
             near = np.flatnonzero(np.bitwise_count(differing) <= bits)
-            if len(near):
-                differing = blocks.restored(differing[near], order)
-                first = blocks.equal(differing)[: chosen[-1] + 1].sum(axis=0) == len(chosen)
-                one, other = places[left[near[first]]], places[left[near[first]] + reach]
-                distance = np.bitwise_count(differing[first])
-                if len(one):
-                    yield Pairs(np.minimum(one, other), np.maximum(one, other), distance)
+            if not len(near):
+                continue
+            differing = blocks.restored(differing[near], order)
+            first = blocks.equal(differing)[: chosen[-1] + 1].sum(axis=0) == len(chosen)
+            left = left[near[first]]
+            if not len(left):
+                continue
+            if places is None:
+                one, other = (np.searchsorted(values, blocks.restored(moved[row], order)) for row in (left, left + reach))
+            else:
+                one, other = places[left], places[left + reach]
+            yield Pairs(one, other, np.bitwise_count(differing[first]))
         reach += 1
         live = live[last[live] - live >= reach]
+
+
+def _kind(count: int) -> type[np.signedinteger]:
+    return np.int32 if count < 2**31 else np.int64
+
+
+def _runs(key: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """(N,) the last place of the run of equal keys (and groups) that each place is in."""
+    breaks = key[1:] != key[:-1]
+    if groups is not None:
+        breaks |= groups[1:] != groups[:-1]
+    kind = _kind(len(key))
+    ends = np.append(np.flatnonzero(breaks), len(key) - 1).astype(kind)
+    return np.repeat(ends, np.diff(ends, prepend=-1))
 
 
 def distinct(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ Letters: P pairs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -117,7 +118,11 @@ class Review:
         threshold = self.config.threshold or 1.0
         levels = sorted({threshold, *levels_of(scores)}, reverse=True)
         said = {True: "joined", False: "not joined"}
-        return [(f"cosine {band.level:.4f} and above: {said[band.level >= threshold]}", band) for band in bands(scores, levels)]
+        return [
+            # Rounded down, so that the pair at the level passes the number that is shown.
+            (f"cosine {math.floor(1e4 * band.level) / 1e4:.4f} and above: {said[band.level >= threshold]}", band)
+            for band in bands(scores, levels)
+        ]
 
     def _section(self, name: str, title: str, edges: Edges, scores: np.ndarray, bits: int | None) -> str:
         if not len(edges.a):

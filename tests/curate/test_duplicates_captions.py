@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ostension.curate.duplicates_captions import caption_digest, new_captions, normalised
@@ -28,6 +28,7 @@ def test_everything_else_does(one, other):
 
 
 @given(st.text(max_size=30))
+@settings(deadline=None)
 def test_a_caption_that_is_normalised_stays_as_it_is(caption):
     assert normalised(normalised(caption)) == normalised(caption)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ostension.curate.duplicates_groups import Forest, capped_groups, components
@@ -40,6 +40,7 @@ def forest_of(pairs, buffer=2**20, batches=1):
 
 
 @given(PAIRS)
+@settings(deadline=None)
 def test_at_every_threshold_the_forest_has_the_groups_of_all_pairs(pairs):
     edges = forest_of(pairs)
     for distance in range(-1, 5):
@@ -48,6 +49,7 @@ def test_at_every_threshold_the_forest_has_the_groups_of_all_pairs(pairs):
 
 
 @given(PAIRS, st.integers(1, 20), st.integers(1, 6), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_neither_the_order_of_pairs_nor_the_batches_change_the_forest(pairs, buffer, batches, seed):
     draw = numpy_generator("order of pairs", seed)
     turned = [
@@ -68,6 +70,7 @@ def test_without_pairs_there_are_no_groups():
 
 
 @given(PAIRS, st.integers(2, 6))
+@settings(deadline=None)
 def test_a_group_that_is_too_large_falls_apart_until_it_is_not_or_thresholds_end(pairs, most):
     edges = forest_of(pairs)
     kept, large = capped_groups(edges, most, [4, 3, 2, 1, 0])

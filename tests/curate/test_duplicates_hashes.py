@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ostension.curate import duplicates_hashes
@@ -43,12 +43,14 @@ def with_neighbours(values, flips):
 
 
 @given(HASHES, FLIPS, st.integers(0, 16))
+@settings(deadline=None)
 def test_the_pairs_are_those_of_comparing_each_with_each(values, flips, bits):
     hashes = with_neighbours(values, flips)
     assert searched(hashes, bits) == each_with_each(hashes, bits)
 
 
 @given(HASHES, FLIPS, st.integers(1, 10), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_with_groups_only_hashes_of_one_group_are_pairs(values, flips, bits, seed):
     hashes = with_neighbours(values, flips)
     groups = numpy_generator("groups", seed).integers(3, size=len(hashes))
@@ -74,6 +76,7 @@ def test_few_random_hashes_need_one_equal_block_and_many_need_more():
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20), st.integers(1, 20))
+@settings(deadline=None)
 def test_blocks_that_are_moved_can_be_put_back(values, count):
     hashes, blocks = np.array(values, dtype=np.uint64), Blocks.of(count)
     order = numpy_generator("order", count).permutation(count).tolist()
@@ -82,6 +85,7 @@ def test_blocks_that_are_moved_can_be_put_back(values, count):
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=30), st.booleans())
+@settings(deadline=None)
 def test_equal_values_are_led_by_the_first_of_them(rows, grouped):
     values = np.array([value for value, _ in rows], dtype=np.uint64)
     groups = np.array([group for _, group in rows], dtype=np.int64) if grouped else None
