@@ -281,7 +281,9 @@ class Learned(_Decides):
         found = learned_soup(
             self.models, self.output, samples, by=self.by, epochs=self.epochs, lr=self.lr, told=told, **self.options()
         )  # fmt: skip
-        for place, name in enumerate(self.models):
+        if not found.coefficients:
+            print("ostension: the models do not differ, so there was nothing to learn but a scale", file=sys.stderr)
+        for place, name in enumerate(self.models if found.coefficients else ()):
             shares = [row[place] for row in found.coefficients.values()]
             print(f"{name}: {min(shares):.3f} to {max(shares):.3f} of a tensor", file=sys.stderr)
         print(f"ostension: learned on {samples.count:,} samples of {self.split!r}", file=sys.stderr)

@@ -227,7 +227,8 @@ def learned_soup(
         coefficients, scale = learner.coefficients(), float(learner.log_scale.detach().exp())
         output, shifted = learner.output(), "logit_scale" in learner.scaled
         shift = float(learner.log_scale.detach())
-        mean = learner.theta.detach().softmax(dim=1).mean(dim=0).tolist()
+        rows = learner.theta.detach().softmax(dim=1)
+        mean = rows.mean(dim=0).tolist() if len(rows) else [1 / len(opened)] * len(opened)  # models without a difference
         del learner, live
         estimated = None if recalibrate is None else recalibrating(recalibrate)
 
