@@ -172,7 +172,7 @@ def _sample(lineage: Lineage, part: int, row: int, dropper: Entry | None) -> Sam
     """One candidate; `dropper` is what dropped it."""
     (found,) = lineage.rows(part, [row])
     texts = found[CAPTIONS]
-    if dropper is not None:  # it may have taken the captions away
+    if dropper is not None and dropper.number:  # it may have taken the captions away
         before = [entry for entry in lineage.entries[: dropper.number] if TEXTS in schema_names(entry.part(part))]
         name = f"{lineage.name_of(before[-1])}.{TEXTS}" if before[-1].number else "source_texts"
         texts = found[name]

@@ -169,3 +169,12 @@ def test_the_chain_on_the_page_is_the_one_that_was_run(work, tmp_path):
     assert [(stage.name, stage.config) for stage in chain.stages] == [
         ("test-words", WordsConfig()), ("test-longest", LongestConfig(share=0.5))
     ]  # fmt: skip
+
+
+def test_candidates_that_could_not_be_read_are_shown(tmp_path):
+    path = tmp_path / "captions.jsonl"
+    path.write_text('{"caption": "a photo of a thing"}\nno JSON\n', encoding="utf-8")
+    work = begin(tmp_path / "of captions", describe([str(path)]))
+    run_stage(work, "test-words", WordsConfig())
+    (sample,) = collect(work).stages[0].samples["not JSON"]
+    assert sample.key.endswith(":2") and sample.texts == ()
