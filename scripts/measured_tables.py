@@ -103,7 +103,7 @@ def adapting_tables(record: dict[str, Any]) -> str:
     if attacked:
         tables.append(_attack_table(attacked))
     if checks:
-        tables.append(_check_table(checks, whole))
+        tables.append(_check_table(checks, [one for one in rest if not one["config"]["base_to_new"]]))
     if (costs := record["records"].get("processor-time")) is not None:
         tables.append(_cost_table(costs["metrics"], costs["counts"]))
     return "\n\n".join(tables)

@@ -143,6 +143,7 @@ CHECKS: Mapping[str, Check] = {
     ),
     "probe on embeddings": Check(model="lite0", method="probe", task="cifar10_small", settings={"level": "post"}),
     "kgcoop, weight 1": Check(model="lite0", method="kgcoop", task="cifar10_small", settings={"weight": 1.0}),
+    "tpt, ten times the step": Check(model="vit", method="tpt", task="cifar10_small", settings={"lr": 0.05}, seeds=SEEDS[:1]),
     "dpl, no step": Check(model="lite0", method="dpl", task="pacs_without_photo", settings={"recipe.epochs": 0}),
 }
 
