@@ -25,6 +25,8 @@ def dedup_figures(facts: Mapping[str, Any]) -> list[Figure]:
     )
     if facts["blank"]:
         says += f" {facts['blank']:,} pictures are nearly black or of one colour."
+    if facts["plain"]:
+        says += f" {facts['plain']:,} are so plain that their hashes say little."
     if unreadable := sum(facts["unreadable"].values()):
         says += f" {unreadable:,} cannot be read."
     for rule, steps in facts["too_large"].items():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ostension.model.duplicate_detector import DuplicateDetector
 
 CHUNK = 64  # pictures that pass the detector together: always the same ones, whoever else works on other parts
+HALF = 32  # bits of a hash that are above the median of its 64 coefficients
 
 
 class Seen(IntEnum):
@@ -31,7 +32,8 @@ class Seen(IntEnum):
     NOTHING = 0  # there is none, or its file cannot be read
     BYTES = 1  # it cannot be decoded
     BLANK = 2  # nearly black, or of one colour: its hash and its row are those of every such picture
-    ALL = 3
+    PLAIN = 3  # so even that frequencies tie at the median: fewer than half of its hash's bits are set, and say little
+    ALL = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,9 +107,9 @@ def _one(image: Callable[[], bytes], name: str, decode: bool) -> tuple[tuple[See
         return (Seen.BYTES, error.what, digest, 0, 0, 0), None
     whole = hashlib.blake2b(f"{picture.width} {picture.height} ".encode(), digest_size=8)
     whole.update(picture.tobytes())
-    seen = Seen.BLANK if blank(picture) else Seen.ALL
-    pixels = int.from_bytes(whole.digest(), "little")
-    return (seen, None, digest, pixels, perceptual_hash(picture), picture.width * picture.height), picture
+    pixels, found = int.from_bytes(whole.digest(), "little"), perceptual_hash(picture)
+    seen = Seen.BLANK if blank(picture) else Seen.PLAIN if found.bit_count() < HALF else Seen.ALL
+    return (seen, None, digest, pixels, found, picture.width * picture.height), picture
 
 
 def _embedded(pictures: list[Any], detector: DuplicateDetector) -> np.ndarray:

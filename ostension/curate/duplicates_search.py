@@ -10,13 +10,14 @@
 | detector | rows of a near-duplicate detector with a high cosine: all pairs, exact (`store.pairs_above`) |
 
 Equal ones are joined with the first of them; that gives the same groups as all pairs. Searches go past the thresholds, to what
-the review shows. A blank picture has the hash and the row of every blank picture, and takes part in neither by default.
+the review shows. A blank picture has the hash and the row of every blank picture, and takes part in neither by default; a plain
+one (`Seen.PLAIN`) takes no part by hash.
 
 An evaluation picture is no candidate: for each candidate the nearest one is noted, and whether it is near enough is decided
 later, too.
 
-Memory: the column that is searched and its order, 16 to 32 bytes a candidate; 24 bytes a pair that is kept, which are fewer
-than candidates; with a detector two blocks of rows. The evaluation sets' facts are held whole.
+Memory: the column that is searched and its order, 16 to 32 bytes a candidate, for hashes about 65; 24 bytes a pair that is kept,
+which are fewer than candidates; with a detector two blocks of rows. The evaluation sets' facts are held whole.
 Letters: N candidates, M evaluation pictures, E numbers a row.
 """
 
@@ -52,7 +53,7 @@ class Reach(NamedTuple):
         bits: most differing bits of a hash.
         cosine: least cosine of a detector's rows.
         same_caption: pairs must have the same captions as well.
-        blank: blank pictures take part.
+        blank: blank and plain pictures take part.
     """
 
     rules: tuple[str, ...]
@@ -87,7 +88,9 @@ def takes_part(table: Table, rule: str, reach: Reach, part: slice | np.ndarray =
 
 def _least(rule: str, reach: Reach) -> int:
     """How much must be known of a picture."""
-    return Seen.BYTES if rule == "bytes" else Seen.BLANK if rule == "pixels" or reach.blank else Seen.ALL
+    if rule in ("bytes", "pixels"):
+        return Seen.BYTES if rule == "bytes" else Seen.BLANK
+    return Seen.BLANK if reach.blank else Seen.PLAIN if rule == "detector" else Seen.ALL
 
 
 def _places(table: Table, rule: str, reach: Reach) -> tuple[np.ndarray, np.ndarray | None]:

@@ -17,7 +17,7 @@ def table_of(folder, count, **columns):
     """A table of pictures that are all different but for what is given."""
     folder.mkdir()
     known = {
-        "id": np.arange(count) * 10, "seen": np.full(count, 3), "digest": np.arange(count) + 1000, "pixels": np.arange(count),
+        "id": np.arange(count) * 10, "seen": np.full(count, 4), "digest": np.arange(count) + 1000, "pixels": np.arange(count),
         "hash": np.arange(count), "caption": np.arange(count) + 1, "address": np.zeros(count), "area": np.ones(count),
         "length": np.ones(count), "score": np.zeros(count),
     }  # fmt: skip

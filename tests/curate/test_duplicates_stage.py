@@ -125,6 +125,18 @@ def test_blank_pictures_are_not_one_picture_unless_that_is_asked_for(tmp_path, s
     assert {name for name in ("black", "white", "grey") if rows[name]["dropped"]} == {"black", "white"}
 
 
+def test_flags_of_one_shape_are_not_one_picture_by_a_hash_that_sees_too_little(tmp_path):
+    flags = []
+    for number, colours in enumerate([("red", "blue"), ("green", "black"), ("purple", "orange")]):
+        flag = Image.new("RGB", (60, 60), colours[0])
+        flag.paste(Image.new("RGB", (60, 30), colours[1]), (0, 30))
+        flags.append((f"{number}", encoded(flag), f"flag {number}"))
+    path = shard(tmp_path / "flags.tar", flags)
+    _, entry = dedup(tmp_path, path)
+    assert entry.counts()["kept"] == 3 and entry.counts()["facts"]["plain"] == 3
+    assert dedup(tmp_path, path, "joined", join_blank=True)[1].counts()["kept"] < 3
+
+
 @pytest.mark.parametrize("corrupt", ["keep", "drop"])
 def test_a_picture_that_cannot_be_read_is_counted_and_kept_or_dropped_as_said(tmp_path, source, corrupt, caplog):
     work, entry = dedup(tmp_path, source, corrupt=corrupt)
@@ -206,9 +218,9 @@ def test_the_nearest_evaluation_pictures_by_hash_are_those_of_comparing_each_wit
     flips = np.uint64(1) << draw.integers(64, size=(60, 5)).astype(np.uint64)
     near = np.concatenate([np.bitwise_xor.reduce(flips[:, :count], axis=1) ^ base for count in range(6)])
     own, other = draw.permutation(near)[:200], draw.permutation(near)[:90]
-    table = {"hash": own, "seen": np.full(200, 3, np.uint8), "id": np.arange(200)}
+    table = {"hash": own, "seen": np.full(200, 4, np.uint8), "id": np.arange(200)}
     facts = duplicates_pictures.PictureFacts(
-        seen=np.full(90, 3, np.uint8), bad=[None] * 90, digest=other, pixels=other, hash=other, area=np.ones(90, np.int64),
+        seen=np.full(90, 4, np.uint8), bad=[None] * 90, digest=other, pixels=other, hash=other, area=np.ones(90, np.int64),
         rows=None,
     )  # fmt: skip
     reach = duplicates_search.Reach(("hash",), 4, 1.0, False, False)

@@ -36,7 +36,8 @@ class Config:
         detector: Folder of a trained near-duplicate detector.
         threshold: Least cosine of its rows.
         same_caption: Join pictures only where their captions are the same, too.
-        join_blank: Join pictures that are nearly black or of one colour by hash and detector as well.
+        join_blank: Join pictures that are nearly black or of one colour by hash and detector as well, and very plain ones by
+            hash.
         keep: Of a group: the largest picture, then the highest score, then the longest captions; the highest score; the first.
         score: Column of an earlier stage, higher is better, such as agreement.score.
         max_group: Larger groups of near pictures are taken apart at stricter thresholds.
@@ -184,6 +185,7 @@ class Dedup(Stage):
 
     def reduce(self, parts: Iterable[tuple[Part, Any]], folder: Path) -> dict[str, Any]:
         """The search, unless it is there from before a change of thresholds, and what follows from it."""
+        from ostension.curate.duplicates_pictures import Seen
         from ostension.curate.duplicates_resolve import resolve
         from ostension.curate.duplicates_search import find_evaluation, find_pairs, load_pairs, save_pairs
         from ostension.curate.duplicates_table import Table, gather
@@ -211,8 +213,8 @@ class Dedup(Stage):
             write_json(folder / SEARCHED, seen)
         table, place = Table(folder / TABLE), folder / EVALUATION if config.against else None
         made = resolve(table, load_pairs(folder, reach.rules), reach, choice, place, folder / MEMBERS)
-        blank = int((table["seen"] == 2).sum())
-        facts = {**made, "pairs": seen["pairs"], "blank": blank, "unreadable": seen["unreadable"]}
+        little = {name.lower(): int((table["seen"] == Seen[name]).sum()) for name in ("BLANK", "PLAIN")}
+        facts = {**made, "pairs": seen["pairs"], **little, "unreadable": seen["unreadable"]}
         for line in _warnings(facts, config):
             _LOG.warning(line)
         return {**facts, "search": key, "evaluation": seen["evaluation"]}
@@ -289,6 +291,8 @@ def _warnings(facts: Mapping[str, Any], config: Config) -> list[str]:
         lines.append(f"{said}; {left:,} stay as large, since all in them are equal" if left else said)
     if facts["blank"] and not config.join_blank and ("hash" in config.rules or config.detector is not None):
         lines.append(f"{facts['blank']:,} pictures are nearly black or of one colour: not compared by hash or detector")
+    if facts["plain"] and not config.join_blank and "hash" in config.rules:
+        lines.append(f"{facts['plain']:,} pictures are so plain that their hashes say little: not compared by hash")
     if unreadable := sum(facts["unreadable"].values()):
         lines.append(f"{unreadable:,} pictures cannot be read and are {'dropped' if config.corrupt == 'drop' else 'kept'}")
     return lines
