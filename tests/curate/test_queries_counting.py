@@ -165,6 +165,14 @@ def test_a_folder_is_its_text_files_and_a_work_folder_its_candidates(tmp_path):
     assert counted_words(counted(tmp_path / "b", tmp_path / "work")) == plain_counts(TEXTS[:80])[0]
 
 
+def test_a_pattern_is_the_files_that_it_stands_for(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("\n".join(TEXTS[number * 20 : number * 20 + 20]))
+    assert counted_words(counted(tmp_path / "counts", tmp_path / "*.txt")) == plain_counts(TEXTS[:60])[0]
+    some = counted(tmp_path / "some", str(tmp_path / "{0..1}.txt"))
+    assert counted_words(some) == plain_counts(TEXTS[:40])[0]
+
+
 def test_captions_of_pairs_are_a_corpus(tmp_path):
     from ostension.data.open import open_pairs
 

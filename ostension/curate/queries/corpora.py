@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ostension.curate.queries.packed import MAX_LINE, is_packed, unpacked
-from ostension.data.open import EMBEDDED, open_pairs
+from ostension.data.open import EMBEDDED, expand, open_pairs
 from ostension.errors import ConfigError, DataError, LimitError, require_extra, unknown_name
 from ostension.files import sha256_file, sha256_json, write_bytes
 
@@ -151,8 +151,15 @@ def _opened(name: str, reading: Reading) -> Iterator[Corpus]:
         yield _pairs(name, reading)
         return
     if not path.exists():
-        if any(letter in name for letter in "*?[{") or "://" in name or "::" in name:
+        if "://" in name or "::" in name:
             yield _pairs(name, reading)
+            return
+        if any(letter in name for letter in "*?[{"):
+            places = [str(place) for place in expand(name)]
+            if any(place.endswith(".tar") for place in places):
+                yield _pairs(name, reading)
+                return
+            yield from (corpus for place in places for corpus in _opened(place, reading))
             return
         raise DataError("no such file", source=name, expected="a corpus: a file, a folder, or a source of pairs")
     if path.is_file():
