@@ -45,9 +45,9 @@ with open("/proc/self/status") as lines:
 
 def main() -> None:
     parsed = arguments(
-        __doc__ or "", queries=(500_000, "queries"), captions=(3_000_000, "captions of the long run"),
+        __doc__ or "", queries=(500_000, "queries"), captions=(2_000_000, "captions of the long run"),
         peer_captions=(20_000, "captions that peers are given"), loop_captions=(12, "captions that the loop is given"),
-        staged=(300_000, "captions of the run through the stages"),
+        staged=(200_000, "captions of the run through the stages"),
     )  # fmt: skip
     language = Language()
     queries = language.queries(parsed.queries)
