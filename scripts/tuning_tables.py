@@ -28,20 +28,27 @@ def tuning_tables(record: dict[str, Any]) -> str:
         tables.append(_soups(soups))
     if groups := [one for one in found if one["task"] == "emoji_backgrounds"]:
         tables.append(_groups(groups))
-    tables += [_patch(one) for one in found if one["config"]["method"].startswith("paint")]
+    if patches := [one for one in found if one["config"]["method"].startswith("paint")]:
+        start = next(one for one in found if one["task"] == patches[0]["task"] and one["config"]["method"] == "zero-shot")
+        tables.append(_patches(patches, start))
     return "\n\n".join(tables)
 
 
-def _patch(record: dict[str, Any]) -> str:
-    """Every second point that was looked at on validation pictures, and the one that was chosen."""
-    (patch,) = record["details"]["fit"]["patches"]
-    points = [point for number, point in enumerate(patch["seen"]) if number % 2 == 0 or point["alphas"] == patch["alphas"]]
-    names = list(points[0]["scores"])
-    lines = [f"| {record['config']['method']}, validation | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
-    for point in sorted(points, key=lambda one: one["alphas"]):
-        chosen = ", chosen" if point["alphas"] == patch["alphas"] else ""
-        cells = [spread([point["scores"][name]]) for name in names]
-        lines.append(f"| α {point['alphas'][0]:g}{chosen} | " + " | ".join(cells) + " |")
+def _patches(found: list[dict[str, Any]], start: dict[str, Any]) -> str:
+    """Every tenth of the line on validation pictures, then what was chosen there, on the tests."""
+    patches = [one["details"]["fit"]["patches"][0] for one in found]
+    names = list(patches[0]["seen"][0]["scores"])
+    lines = [f"| {found[0]['config']['method']} | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    points = sorted(point["alphas"][0] for point in patches[0]["seen"])[::2]
+    for alpha in points:
+        seen = [point["scores"] for patch in patches for point in patch["seen"] if point["alphas"] == [alpha]]
+        cells = [spread([scores[name] for scores in seen]) for name in names]
+        lines.append(f"| validation, α {alpha:g} | " + " | ".join(cells) + " |")
+    metrics = ["accuracy", *(f"{name}@test" for name in names[1:])]
+    lines.append("| test, zero-shot | " + " | ".join(spread(_values([start], name)) for name in metrics) + " |")
+    for one, patch in sorted(zip(found, patches, strict=True), key=lambda pair: pair[0]["seeds"]):
+        cells = [spread(_values([one], name)) for name in metrics]
+        lines.append(f"| test, seed {one['seeds'][0]}: chosen α {patch['alphas'][0]:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
