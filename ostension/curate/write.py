@@ -203,7 +203,7 @@ class ShardWork:
     def _listed(self, shard: int, table: Any) -> dict[str, Any]:
         """The rows of one list; those without an address are not in img2dataset's."""
         arrow, parquet = require_extra("pyarrow", EXTRA), require_extra("pyarrow.parquet", EXTRA)
-        rows = [{name: column[at].as_py() for name, column in _columns(table).items()} for at in range(len(table))]
+        rows = (table if self.kind == "urls" else table.select(["url", CAPTIONS])).to_pylist()
         facts = []
         for row in rows:
             missing = self.kind == "urls" and row["url"] is None
