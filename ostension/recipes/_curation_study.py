@@ -140,7 +140,8 @@ def measured(model: CLIP, variant: str, seed: int, folder: Path, config: StudyCo
     found = {record.task or record.subject: dataclasses.replace(record, details={}) for record in records}
     photos = read_pack(config.data / "flickr8k_1000/flickr8k_1000.parquet")[PHOTOS:][: 8 if config.smoke else None]
     images = model.embed_images([row["image"] for row in photos]).numpy()
-    texts = model.embed_texts([caption for row in photos for caption in row["captions"]]).numpy()
+    captions = [caption for row in photos for caption in row["captions"]]
+    texts = model.embed_texts(captions, truncate=True).numpy()
     owners = np.repeat(np.arange(len(photos)), [len(row["captions"]) for row in photos])
     result = measure(images, texts, np.arange(len(photos)), owners)
     found["photos"] = Record(
