@@ -4,7 +4,7 @@
 
 Of some pictures a copy is planted for each kind of change (`image.copies`, besides the same bytes, the same pixels as PNG, and
 a mirrored one); then the stage runs, and its thresholds are moved by decisions. A copy is found if it is in one group with its
-own original. A stranger is lost if another picture than a copy of it stays in its place; some sets hold duplicates of
+own original. A stranger is lost if another picture than a copy of it stays in its place; some sets hold near ones of
 their own, so that is an upper bound.
 """
 
@@ -28,7 +28,7 @@ from ostension.curate.duplicates_review import decide, samples_of
 from ostension.curate.run import begin, run_stage
 from ostension.curate.stages.dedup import Config
 from ostension.curate.work import Entry, Work, read_part
-from ostension.data.pairs import PairSource
+from ostension.data.pairs import PairSource, image_digest
 from ostension.data.pictures import open_pictures
 from ostension.files import write_json
 from ostension.image.copies import KINDS, CopyConfig, altered_copy
@@ -40,9 +40,12 @@ BITS, COSINES = (2, 4, 6, 8, 10), (0.95, 0.9, 0.85, 0.8)
 CHANGES = ("bytes", "pixels", *KINDS, "mirror")
 
 
-def plant(source: PairSource, path: Path, count: int, copied: int) -> None:
-    """A shard of `count` pictures, and for each of the first ones a copy by each change."""
-    chosen = numpy_generator("planted", "dedup").permutation(len(source))[:count].tolist()
+def plant(source: PairSource, path: Path, count: int, copied: int) -> int:
+    """A shard of at most `count` pictures, each file once, and for each of the first ones a copy by each change; how many."""
+    chosen: dict[int, int] = {}  # place by digest
+    for place in numpy_generator("planted", "dedup").permutation(len(source)).tolist():
+        if len(chosen) < count:
+            chosen.setdefault(image_digest(source.read(place).image), place)
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
 
         def add(name: str, image: bytes, caption: str) -> None:
@@ -51,11 +54,12 @@ def plant(source: PairSource, path: Path, count: int, copied: int) -> None:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
 
-        for number, place in enumerate(chosen):
+        for number, place in enumerate(chosen.values()):
             image = source.read(place).image
             add(f"{number:05d}-original", image, f"picture {number}")
             for change in CHANGES if number < copied else ():
                 add(f"{number:05d}-{change}", changed(image, change, number), f"PICTURE {number}")
+    return len(chosen)
 
 
 def changed(image: bytes, change: str, number: int) -> bytes:
@@ -107,8 +111,8 @@ def main() -> None:
         source = open_pictures(where)
         with tempfile.TemporaryDirectory() as folder:
             shard = Path(folder) / "planted.tar"
-            plant(source, shard, asked.count, asked.copied)
-            made = figures[f"{title}, {min(asked.count, len(source)):,} pictures, {asked.copied:,} copied"] = {}
+            drawn = plant(source, shard, asked.count, asked.copied)
+            made = figures[f"{title}, {drawn:,} pictures, {asked.copied:,} copied"] = {}
             rows = {"rules": ("bytes", "pixels"), "detector": asked.detector, "threshold": 1.0, "look_threshold": min(COSINES)}
             for name, settings in (("hash", {"bits": 0, "look_bits": max(BITS)}), ("detector", rows)):
                 work = begin(Path(folder) / name, describe([os.fspath(shard)], part_size=5000))

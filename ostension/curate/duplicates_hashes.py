@@ -5,9 +5,9 @@ of the C(k, r) choices of r blocks they have the same key. For each choice the h
 one run of equal keys are compared. A pair may be found by several choices; it counts at the first, which the pair's own equal
 blocks tell. Many blocks make keys long and runs short, but mean many sorts: r is chosen by what a sample would cost.
 
-What is kept in memory: about 65 bytes a hash, whatever is found (measured); pairs are handed over as they are found. Where very many
-hashes have half of their bits in common (drawings on white), runs are long, and the time is again that of comparing each with
-each within a run.
+What is kept in memory: about 65 bytes a hash, whatever is found (measured); pairs are handed over as they are found. Where very
+many hashes have half of their bits in common (drawings on white), runs are long, and the time is again that of comparing each
+with each within a run.
 
 Source: Manku, Jain, Das Sarma 2007, "Detecting near-duplicates for web crawling", section 3 (tables of permuted fingerprints).
 Letters: N hashes, P pairs.

@@ -16,8 +16,8 @@ one (`Seen.PLAIN`) takes no part by hash.
 An evaluation picture is no candidate: for each candidate the nearest one is noted, and whether it is near enough is decided
 later, too.
 
-Memory: the column that is searched and its order, 16 to 32 bytes a candidate, for hashes about 65; 24 bytes a pair that is kept,
-which are fewer than candidates; with a detector two blocks of rows. The evaluation sets' facts are held whole.
+Memory: the column that is searched and its order, 16 to 32 bytes a candidate, for hashes about 65; 24 bytes a pair that is
+kept, which are fewer than candidates; with a detector two blocks of rows. The evaluation sets' facts are held whole.
 Letters: N candidates, M evaluation pictures, E numbers a row.
 """
 
