@@ -203,6 +203,8 @@ def _check_layout(layout: Layout, kinds: set[str]) -> None:
         raise ConfigError(f"layout.image is {layout.image!r}", expected="nothing: there is no table among the data")
     if (layout.texts or layout.lines) and not tables | (kinds & {"tar"}):
         raise ConfigError("layout.texts and layout.lines have no effect", expected="tables or tar shards among the data")
+    if layout.weights and kinds != {"tar"}:
+        raise ConfigError(f"layout.weights is {layout.weights!r}", expected="nothing, or data in tar shards alone")
 
 
 def _with_ranges(places: list[Location | str], kinds: list[str]) -> list[Location | str]:

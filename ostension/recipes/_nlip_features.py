@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ostension.config import to_tree
 from ostension.files import atomic_path, sha256_json
 from ostension.model.clip import CLIP
 from ostension.model.fingerprint import fingerprint_of
@@ -16,10 +17,16 @@ from ostension.shapes import Float
 BATCH = 64
 
 
+def identity_of(known: NlipSet, model: CLIP) -> str:
+    """Of the pictures, and of what looks at them: the tower before its projection, and the preprocessing."""
+    state = {name: value for name, value in model.visual.state_dict().items() if name != "proj"}
+    seen = [to_tree(model.config.vision), to_tree(model.config.preprocess), fingerprint_of({}, state)]
+    return sha256_json([known.fingerprint, *seen])
+
+
 def features_of(known: NlipSet, model: CLIP, path: Path) -> Float[torch.Tensor, "N W"]:
     """The pooled features of the pictures, from `path` if they are there; those of other pictures or weights are replaced."""
-    tower = {name: value for name, value in model.visual.state_dict().items() if name != "proj"}
-    identity = sha256_json([known.fingerprint, fingerprint_of(model.config, tower)])
+    identity = identity_of(known, model)
     if path.is_file():
         with np.load(path) as kept:
             if str(kept["identity"]) == identity:

@@ -138,17 +138,18 @@ def caption_facts(config: StudyConfig, folder: Path, seed: int) -> dict[str, Any
 
 
 def record_of(config: StudyConfig, folder: Path) -> Record:
-    """The accuracies of the four, mean over seeds, and the detector over time."""
+    """The accuracies of the runs that all seeds have done, mean over seeds, and the detector over time."""
     known = nlip_set(config.data)
-    arms: dict[str, list[dict[str, Any]]] = {arm: [] for arm in nlip.ARMS}
-    curves: dict[str, list[dict[str, Any]]] = {arm: [] for arm in nlip.ARMS}
+    places = [folder / f"seed-{seed}" for seed in range(config.seeds)]
+    done = [arm for arm in nlip.ARMS if all((place / arm / "model").is_dir() for place in places)]
+    arms: dict[str, list[dict[str, Any]]] = {arm: [] for arm in done}
+    curves: dict[str, list[dict[str, Any]]] = {arm: [] for arm in done}
     captions, detectors = [], []
-    for seed in range(config.seeds):
-        place = folder / f"seed-{seed}"
+    for seed, place in enumerate(places):
         batch_size = nlip.CAPTIONER_BATCH if config.smoke else nlip.BATCH
         epoch = Sampler(len(known.learned), batch_size).steps_per_epoch
         before = list(read_records(place / "warmup", ["evaluation"]))
-        for arm in nlip.ARMS:
+        for arm in done:
             rows = [(told, 0) for told in before] + [
                 (told, before[-1]["step"]) for told in read_records(place / arm, ["evaluation"])
             ]
