@@ -24,6 +24,7 @@ SHARED = {
     "output": "The work folder, where the source is none.",
     "part_size": "Rows a part, when a work folder is begun.",
     "texts": "Columns with the captions, when a work folder is begun.",
+    "captions_only": "Take captions alone, also of tables whose columns name pictures, when a work folder is begun.",
     "workers": "Processes that work on parts.",
     "on": "Where: local, or ray for a cluster whose nodes all see the work folder.",
     "ray_address": "Of the cluster; without, what RAY_ADDRESS says, else Ray is started on this machine.",
@@ -39,6 +40,7 @@ class StageCommand:
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     part_size: int | None = None
     texts: tuple[str, ...] = ()
+    captions_only: bool = False
     workers: int = 0
     on: Literal["local", "ray"] = "local"
     ray_address: str | None = None
@@ -52,7 +54,7 @@ class StageCommand:
         config = kind.config_type(**{name: getattr(self, name) for name in names})
         kind(config).check()  # before a source is read
         with connected(self.on, self.workers, self.ray_address):
-            work = opened(self.source, self.output, self.part_size, self.texts, workers=self.workers, on=self.on)
+            work = opened(self, workers=self.workers, on=self.on)
             entry = run_stage(work, kind.name, config, workers=self.workers, on=self.on, progress=Bar())
         show([entry], as_json=self.json)
         return 0
@@ -163,9 +165,7 @@ class Bar:
             self._bar.close()
 
 
-def opened(
-    source: tuple[str, ...], output: Path | None, part_size: int | None, texts: tuple[str, ...], **how: Any
-) -> Work:  # fmt: skip
+def opened(command: StageCommand, **how: Any) -> Work:
     """The work folder that a command is about.
 
     Raises:
@@ -176,20 +176,22 @@ def opened(
     from ostension.curate.work import PART_SIZE, Work
     from ostension.data.layout import Layout
 
+    source = command.source
     if not source:
         raise UsageError("the source is missing", expected="a work folder, or pairs or captions with -o WORK")
     if len(source) == 1 and Work.is_one(source[0]):
-        if output is not None or part_size is not None or texts:
-            given = "--output" if output is not None else "--part-size" if part_size is not None else "--texts"
-            raise UsageError(
-                f"{given} beside a work folder", source=source[0], expected="a source with it, or the folder alone"
-            )
+        for name in ("output", "part_size", "texts", "captions_only"):
+            if getattr(command, name) not in (None, (), False):
+                expected = "a source with it, or the folder alone"
+                raise UsageError(f"--{name.replace('_', '-')} beside a work folder", source=source[0], expected=expected)
         work = Work(source[0])
         return begin(work.folder, work.facts, progress=Bar(), **how)
-    if output is None:
+    if command.output is None:
         raise UsageError(f"{' '.join(source)} is no work folder", expected="one, or a source with -o WORK", fix="add -o WORK")
-    facts = describe(source, layout=Layout(texts=texts), part_size=PART_SIZE if part_size is None else part_size)
-    return begin(output, facts, progress=Bar(), **how)
+    size = PART_SIZE if command.part_size is None else command.part_size
+    layout = Layout(texts=command.texts)
+    facts = describe(source, layout=layout, part_size=size, captions_only=command.captions_only)
+    return begin(command.output, facts, progress=Bar(), **how)
 
 
 def show(entries: Any, *, as_json: bool) -> None:

@@ -31,8 +31,13 @@ URL_COLUMNS = ("url", "URL", "image_url", "img_url", "photo_url")
 Row = tuple[str, tuple[str, ...], str | None, dict[str, Any], str | None]  # key, texts, url, meta, dropped
 
 
-def describe(source: Sequence[str], *, layout: Layout = USUAL, part_size: int = PART_SIZE) -> Facts:
+def describe(
+    source: Sequence[str], *, layout: Layout = USUAL, part_size: int = PART_SIZE, captions_only: bool = False
+) -> Facts:  # fmt: skip
     """The facts of a work folder of this source.
+
+    Args:
+        captions_only: take the captions alone of tables and Parquet whose columns look as if they named pictures.
 
     Raises:
         DataError: if a file is missing.
@@ -40,7 +45,10 @@ def describe(source: Sequence[str], *, layout: Layout = USUAL, part_size: int = 
     """
     if part_size < 1:
         raise ConfigError(f"a part size of {part_size}", expected="1 or more")
-    kinds = {name: holds_captions(name, layout) for name in source}
+    kinds = {name: holds_captions(name, layout, captions_only) for name in source}
+    if captions_only and not all(kinds.values()):
+        other = next(name for name, alone in kinds.items() if not alone)
+        raise ConfigError("holds no captions alone", source=other, expected="lines, JSON lines, a table or Parquet")
     if len(set(kinds.values())) > 1:
         captions = next(name for name, alone in kinds.items() if alone)
         raise ConfigError("captions without pictures, beside a source with pictures", source=captions, fix="curate them apart")
@@ -58,13 +66,13 @@ def describe(source: Sequence[str], *, layout: Layout = USUAL, part_size: int = 
     )
 
 
-def holds_captions(name: str, layout: Layout) -> bool:
-    """Whether this is a file of captions without pictures."""
+def holds_captions(name: str, layout: Layout, captions_only: bool = False) -> bool:
+    """Whether this is a file of captions without pictures, or one of captions that are asked for alone."""
     path = Path(name)
     kind = kind_of(path)
     if not path.is_file() or kind not in (*LINES, *OBJECTS, *TABLES, ".parquet"):
         return False
-    if kind in LINES or kind in OBJECTS:
+    if kind in LINES or kind in OBJECTS or captions_only:
         return True
     if layout.image is not None:
         return False

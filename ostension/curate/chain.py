@@ -41,12 +41,14 @@ class Chain:
         stages: in order.
         part_size: rows a part.
         layout: of the source.
+        captions_only: take the captions alone (see `candidates.describe`).
     """
 
     source: tuple[str, ...]
     stages: tuple[Stage, ...]
     part_size: int = PART_SIZE
     layout: Layout = USUAL
+    captions_only: bool = False
 
 
 def read_chain(path: Path) -> Chain:
@@ -69,7 +71,7 @@ def read_chain(path: Path) -> Chain:
     if isinstance(tree.get("source"), str):
         tree["source"] = [tree["source"]]
     head = from_tree(_Head, tree, source=path)
-    return Chain(stages=stages, source=head.source, part_size=head.part_size, layout=head.layout)
+    return Chain(stages=stages, **{field.name: getattr(head, field.name) for field in dataclasses.fields(head)})
 
 
 def run_chain(
@@ -82,7 +84,7 @@ def run_chain(
     """
     for stage in chain.stages:
         stage.check()
-    facts = describe(chain.source, layout=chain.layout, part_size=chain.part_size)
+    facts = describe(chain.source, layout=chain.layout, part_size=chain.part_size, captions_only=chain.captions_only)
     with connected(on, workers):
         work = begin(folder, facts, workers=workers, on=on, progress=progress)
         for place, stage in enumerate(chain.stages, 1):
@@ -95,6 +97,7 @@ class _Head:
     source: tuple[str, ...]
     part_size: int = PART_SIZE
     layout: Layout = USUAL
+    captions_only: bool = False
 
 
 def _stage(tree: dict[str, Any], number: int, path: Path) -> Stage:

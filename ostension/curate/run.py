@@ -71,7 +71,7 @@ def begin(folder: Path, facts: Facts, *, workers: int = 0, on: On = "local", pro
         entry = work.add(CANDIDATES, {}, {}, 0)
         sweep(work.folder, entry.folder)
         if _whole(entry):
-            return work
+            return _some(work, entry)
         started = time.monotonic()
         if facts.pictures:
             parts = -(-len(work.source) // facts.part_size)
@@ -79,7 +79,10 @@ def begin(folder: Path, facts: Facts, *, workers: int = 0, on: On = "local", pro
             each(PartWork(work.folder, 0, "read"), missing, parts, "read", workers, on, progress)
             rejects = {**work.source.summary().rejects, **failures(work.source)}
         else:
-            if describe(facts.source, layout=facts.layout, part_size=facts.part_size) != facts:
+            if (
+                describe(facts.source, layout=facts.layout, part_size=facts.part_size, captions_only=not facts.pictures)
+                != facts
+            ):
                 source = " ".join(facts.source)
                 raise DataError("has changed since it was first read", source=source, fix="begin a new work folder")
             parts, rejects = 0, {}
@@ -92,6 +95,17 @@ def begin(folder: Path, facts: Facts, *, workers: int = 0, on: On = "local", pro
             if not parts:
                 raise DataError("nothing in it", source=" ".join(facts.source), expected="captions")
         _end(work, entry, parts, {"rejects": rejects}, started)
+        return _some(work, entry)
+
+
+def _some(work: Work, entry: Entry) -> Work:
+    """The same, if any candidate can be used."""
+    counts = entry.counts()
+    if not counts["kept"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts["reasons"].items())
+        what = f"none of {counts['rows']:,} rows can be used ({reasons})"
+        fix = "look at one with `ostension data inspect`; --captions-only takes a table's captions alone"
+        raise DataError(what, source=" ".join(work.facts.source), fix=fix)
     return work
 
 

@@ -177,3 +177,14 @@ def test_a_source_that_changed_is_refused(tmp_path):
 def test_ids_are_numbers_of_the_source(tmp_path):
     work = work_of(tmp_path, lines_of(tmp_path / "a.txt", CAPTIONS), part_size=7)
     assert np.concatenate([part.ids() for part in work.parts()]).tolist() == list(range(25))
+
+
+def test_captions_of_a_table_that_names_pictures_are_taken_alone_if_asked(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("file,caption\nnone.jpg,a cat\nno.jpg,a dog\n")
+    with pytest.raises(DataError, match=r"none of 2 rows can be used \(2 unreadable\).*--captions-only"):
+        work_of(tmp_path, path, "pairs")
+    work = begin(tmp_path / "captions", describe([str(path)], captions_only=True))
+    assert work.part(0).texts == [("a cat",), ("a dog",)] and work.part(0).meta[1] == {"file": "no.jpg"}
+    with pytest.raises(ConfigError, match="no captions alone"):
+        describe([str(tar_of(tmp_path / "a.tar", CAPTIONS))], captions_only=True)
