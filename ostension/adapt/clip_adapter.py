@@ -10,17 +10,16 @@ Letters: B batch, C classes, E embedding.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostension.adapt._examples import Examples
-from ostension.adapt._fit import Recipe, fit_addition
-from ostension.adapt._hand_written import HandWritten, with_templates
-from ostension.adapt.base import AdditionPredictor, Spec
+from ostension.adapt._fit import Recipe, fitting
+from ostension.adapt._hand_written import HandWritten
+from ostension.adapt._init import uniform
+from ostension.adapt.base import Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
 from ostension.runtime import torch_generator
@@ -71,8 +70,8 @@ class ClipAdapter(HandWritten):
         super().__init__(model, config, class_names, seed=seed)
         width, generator = model.config.embed_dim, torch_generator(seed, "clip_adapter")
         inner = max(1, width // config.reduction)
-        self.down = _matrix((inner, width), generator, model.device)
-        self.up = _matrix((width, inner), generator, model.device)
+        self.down = nn.Parameter(uniform((inner, width), width**-0.5, generator).to(model.device))
+        self.up = nn.Parameter(uniform((width, inner), inner**-0.5, generator).to(model.device))
 
     def adapted(self, features: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:
         """f' of f."""
@@ -85,23 +84,4 @@ class ClipAdapter(HandWritten):
         return self.cosines(self.adapted(features), self.rows) * self.scale()
 
 
-def _matrix(shape: tuple[int, int], generator: torch.Generator, device: torch.device) -> nn.Parameter:
-    """A linear layer's usual first values: uniform to one over the root of what goes in."""
-    spread = shape[1] ** -0.5
-    return nn.Parameter((torch.rand(shape, generator=generator) * 2 * spread - spread).to(device))
-
-
-def fit(
-    model: CLIP,
-    examples: Examples,
-    config: Config,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    progress: Callable[[dict[str, float]], None] | None = None,
-) -> AdditionPredictor:
-    """The trained net before the task's hand-written prompts."""
-    config = with_templates(config, examples)
-    addition = ClipAdapter(model, config, examples.class_names, seed=seed)
-    fit_addition(addition, examples.train, config.recipe, seed=seed, folder=folder, progress=progress)
-    return addition.predictor(config.templates)
+fit = fitting(ClipAdapter)

@@ -29,6 +29,7 @@ from ostension.adapt._clusters import as_classes, k_means
 from ostension.adapt._examples import Examples, Labelled
 from ostension.adapt._fit import Recipe, fit_addition
 from ostension.adapt._hand_written import HandWritten, with_templates
+from ostension.adapt._init import uniform
 from ostension.adapt.base import AdditionPredictor, Spec
 from ostension.config import require
 from ostension.model.clip import CLIP
@@ -107,13 +108,12 @@ class ContrastiveAdapter(HandWritten):
         super().__init__(model, config, class_names, seed=seed)
         width, generator = model.config.embed_dim, torch_generator(seed, "contrastive_adapter")
 
-        def uniform(*shape: int, fan: int) -> nn.Parameter:
-            spread = fan**-0.5
-            return nn.Parameter((torch.rand(shape, generator=generator) * 2 * spread - spread).to(model.device))
+        def first(*shape: int, fan: int) -> nn.Parameter:
+            return nn.Parameter(uniform(shape, fan**-0.5, generator).to(model.device))
 
-        self.down = uniform(config.width, width, fan=width)
+        self.down = first(config.width, width, fan=width)
         self.norm = nn.BatchNorm1d(config.width, device=model.device)
-        self.up, self.offset = uniform(width, config.width, fan=config.width), uniform(width, fan=config.width)
+        self.up, self.offset = first(width, config.width, fan=config.width), first(width, fan=config.width)
         self.pool: Pool | None = None
 
     def settle(self) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from ostension.config import require, to_tree
-from ostension.data.sampler import Sampler, equal_part
+from ostension.data.sampler import Sampler
 from ostension.image.augment import AugmentConfig, augment, premultiplied
 from ostension.model.clip import CLIP
 from ostension.recipes._captions_data import Source, StudySet, study_set
+from ostension.recipes._whole_batches import WholeBatches
 from ostension.runtime import numpy_generator, torch_generator
 from ostension.text.prompts import fill
 from ostension.train.batches import Batch, pad_tokens, token_rows
@@ -62,7 +63,7 @@ class StudyBatchesConfig:
         return StudyBatches(study_set(self.data), self, model)
 
 
-class StudyBatches:
+class StudyBatches(WholeBatches):
     """A `BatchSource` over a `StudySet`, in memory.
 
     Attributes:
@@ -87,16 +88,7 @@ class StudyBatches:
     def identity(self) -> Mapping[str, Any]:
         return {**to_tree(self.config), "fingerprint": self.study.fingerprint}
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        # The parts share one stream of random numbers, so each process makes the whole batch, which is small.
-        start, stop = equal_part(self.batch_size, rank, world_size)
-        whole = self._whole(step)
-        if world_size == 1:
-            return whole
-        texts_cut = whole.texts_cut if rank == 0 else 0  # counted once
-        return dataclasses.replace(whole.part(slice(start, stop)), texts_cut=texts_cut)
-
-    def _whole(self, step: int) -> Batch:
+    def whole(self, step: int) -> Batch:
         config, study, preprocess = self.config, self.study, self.model_config.preprocess
         rows = self.rows[self.sampler.batch(step)]
         strength = 1.0 if step >= config.ramp_steps else step / config.ramp_steps

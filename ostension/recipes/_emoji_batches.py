@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ostension.config import require, to_tree
 from ostension.data.embedded import Concept, EmojiSet, load_emoji
-from ostension.data.sampler import Sampler, equal_part
+from ostension.data.sampler import Sampler
 from ostension.image.augment import AugmentConfig, augment, premultiplied
 from ostension.model.clip import CLIP
+from ostension.recipes._whole_batches import WholeBatches
 from ostension.runtime import numpy_generator, torch_generator
 from ostension.text.prompts import fill
 from ostension.text.tokenizer import pack
@@ -71,7 +72,7 @@ class EmojiBatchesConfig:
         return EmojiBatches(emoji_set(self.every), self, model)
 
 
-class EmojiBatches:
+class EmojiBatches(WholeBatches):
     """A `BatchSource` over the training split of the emoji set, in memory."""
 
     worker_kind: Literal["processes", "threads"] = "threads"  # nearly all of a batch is work on tensors
@@ -97,16 +98,7 @@ class EmojiBatches:
     def identity(self) -> Mapping[str, Any]:
         return {**to_tree(self.config), "fingerprint": self.emoji.fingerprint}
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        # The parts share one stream of random numbers, so each process makes the whole batch, which is small.
-        start, stop = equal_part(self.batch_size, rank, world_size)
-        whole = self._whole(step)
-        if world_size == 1:
-            return whole
-        texts_cut = whole.texts_cut if rank == 0 else 0  # counted once
-        return dataclasses.replace(whole.part(slice(start, stop)), texts_cut=texts_cut)
-
-    def _whole(self, step: int) -> Batch:
+    def whole(self, step: int) -> Batch:
         config = self.config
         random = numpy_generator(config.seed, "emoji", step)
         concepts = self.seen[self.sampler.batch(step)]
