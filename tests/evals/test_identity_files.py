@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from ostension.evals.identity import files_sha256
+from ostension.evals import identity
+from ostension.evals.identity import files_sha256, method_sha256
 from ostension.evals.protocol import PROTOCOLS, load_protocol
 
 
@@ -32,3 +33,22 @@ def test_every_protocol_names_settings_that_it_has():
         module = load_protocol(name)
         fields = {field.name for field in dataclasses.fields(module.Config)}
         assert set(getattr(module, "FILES", ())) <= fields, name
+
+
+def test_a_result_of_a_method_depends_on_what_its_shared_parts_compute_and_not_on_what_it_says(monkeypatch, tmp_path):
+    before = method_sha256("coop")
+    assert before != method_sha256("kgcoop") and before == method_sha256("coop")
+    find = identity._path
+    for module, old, new, changes in (
+        ("ostension.adapt._fit", "KEEP_S = 5.0", "KEEP_S = 6.0", True),
+        ("ostension.adapt.coop", 'title="CoOp"', 'title="Context Optimization"', False),
+        ("ostension.adapt.coop", "Contexts around class names.", "Contexts.", False),
+        ("ostension.adapt.coop", "INIT_STD = 0.02", "INIT_STD = 0.03", True),
+    ):
+        source = find(module).read_text()
+        assert source.count(old) == 1
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.py"
+        path.write_text(source.replace(old, new))
+        monkeypatch.setattr(identity, "_path", lambda name, module=module, path=path: path if name == module else find(name))
+        assert (method_sha256("coop") != before) is changes, (module, new)
+    assert method_sha256("zero-shot") == method_sha256("no-such-method")
