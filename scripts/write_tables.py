@@ -18,6 +18,7 @@ stands between its markers stays.
 `text4vis` is what videos reach with different frozen classifiers, mean and spread over seeds.
 `tuning` is what tuned weights reach where their pictures are from and elsewhere.
 `controlled` is the ImageNet-Captions study, and `controlled-plots` its plot.
+`nlip`, `nlip-detector` and `nlip-captions` are NLIP's study: the four runs, the detector of noise, the captions.
 `adapting` is what methods make of few labels, mean and spread over seeds; `adapting-plots` draws it, into a folder beside the
 page that is called as the page.
 `detector` is what a near-duplicate detector finds of planted copies.
@@ -52,6 +53,7 @@ from measured_tables import (
     percent,
     text4vis_table,
 )
+from nlip_tables import nlip_captions_table, nlip_detector_table, nlip_table
 from tuning_tables import tuning_tables
 
 from ostension.data.suite import read_suite
@@ -62,7 +64,7 @@ from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
-    "figures|text4vis|tuning|"
+    "figures|text4vis|tuning|nlip-detector|nlip-captions|nlip|"
     "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|adapting-plots|adapting|controlled-plots|controlled|speed|demo|figure2|lit|plans"
     "|scaling|cached|tasks|suites|traps|methods"
 )
@@ -293,6 +295,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "audit-attractors": audit_attractors, "audit-reach": audit_reach, "cached": cached_table,
     "figures": figures_tables, "text4vis": text4vis_table, "tuning": tuning_tables,
     "measuring": measuring_table, "adapting": adapting_tables, "adapting-plots": adapting_plots,
+    "nlip": nlip_table, "nlip-detector": nlip_detector_table, "nlip-captions": nlip_captions_table,
     "controlled": controlled_table, "controlled-plots": controlled_plot,
 }  # fmt: skip
 PLOTS = {"adapting-plots": adapting_figures, "controlled-plots": controlled_figures}
