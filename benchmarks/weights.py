@@ -1,8 +1,10 @@
 """Weight arithmetic on files: seconds against copying the file, and memory, measured in a process of its own.
 
-`time` interpolates two checkpoints of one size and copies one of them, in turns; both are flushed to the disk, and both read
-files that are in memory already. `memory` is what a process holds besides files that it maps (RssAnon) at its peak, above what
-it held before the call: for a line between two checkpoints and for a uniform soup of many.
+`time` interpolates two checkpoints of one size and copies one of them, in turns; both read files that are in memory already,
+and both are on the disk when the clock stops. "ratio" is to such a copy; "ratio, no flush" to one that may still be in
+memory, as `cp` leaves it, beside which the interpolation is still flushed. Processor seconds are of all threads. `memory` is
+what a process holds besides files that it maps (RssAnon) at its peak, above what it held before the call: for a line between
+two checkpoints and for a uniform soup of many.
 
     python benchmarks/weights.py [--model ViT-L-14] [--soup 72] [--soup-model ViT-B-32] [--record FILE]
 
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import _measure
@@ -62,13 +65,19 @@ def made(folder: Path, name: str, seed: int) -> Path:
     return folder
 
 
-def copied(source: Path, target: Path) -> float:
-    """Seconds of a copy that is on the disk."""
-    begin = time.perf_counter()
+def copied(source: Path, target: Path, *, flush: bool) -> None:
+    """A copy, on the disk or as it comes."""
     shutil.copyfile(source, target)
-    with open(target, "rb") as handle:
-        os.fsync(handle.fileno())
-    return time.perf_counter() - begin
+    if flush:
+        with open(target, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def timed(case: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the wall, and of the processor."""
+    begin, used = time.perf_counter(), time.process_time()
+    case()
+    return time.perf_counter() - begin, time.process_time() - used
 
 
 def peak(small: list[str], models: list[str], target: Path) -> int:
@@ -95,19 +104,23 @@ def main() -> None:
         models = [made(root / f"model-{seed}", options.model, seed) for seed in (1, 2)]
         tiny = [str(made(root / f"tiny-{seed}", "tiny-vit", seed)) for seed in (1, 2)]
         file = models[0] / "model.safetensors"
-        seconds: dict[str, list[float]] = {"copy": [], "interpolate": [], "processor": []}
+        cases: dict[str, Callable[[], object]] = {
+            "copy": lambda: copied(file, root / "copy", flush=True),
+            "copy, no flush": lambda: copied(file, root / "copy", flush=False),
+            "interpolate": lambda: arithmetic.interpolate(*models, {0.3: root / "out"}),
+        }
+        spent: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
         for _ in range(options.rounds + 1):  # the first brings the files into memory
-            seconds["copy"].append(copied(file, root / "copy"))
-            (root / "copy").unlink()
-            begin, used = time.perf_counter(), time.process_time()
-            arithmetic.interpolate(*models, {0.3: root / "out"})
-            seconds["interpolate"].append(time.perf_counter() - begin)
-            seconds["processor"].append(time.process_time() - used)
-            shutil.rmtree(root / "out")
-        best = {what: min(values[1:]) for what, values in seconds.items()}
+            for case, call in cases.items():
+                spent[case].append(timed(call))
+                (root / "copy").unlink(missing_ok=True)
+                shutil.rmtree(root / "out", ignore_errors=True)
+                os.sync()  # what one leaves behind is not the next one's
+        walls, used = ({case: min(values[part] for values in found[1:]) for case, found in spent.items()} for part in (0, 1))
         row = {
-            "GB": file.stat().st_size / 1e9, "copy s": best["copy"], "interpolate s": best["interpolate"],
-            "ratio": best["interpolate"] / best["copy"], "processor s": best["processor"],
+            "GB": file.stat().st_size / 1e9, "copy s": walls["copy"], "interpolate s": walls["interpolate"],
+            "ratio": walls["interpolate"] / walls["copy"], "ratio, no flush": walls["interpolate"] / walls["copy, no flush"],
+            "copy's processor s": used["copy"], "processor s": used["interpolate"],
         }  # fmt: skip
         memory = {"line of 2": {"models GB": 2 * row["GB"], "MB": peak(tiny, list(map(str, models)), root / "line") / 1e6}}
         memory["line of 2"]["largest tensor MB"] = largest_tensor(options.model) / 1e6
