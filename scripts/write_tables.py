@@ -5,8 +5,8 @@ A page holds a pair of markers; what stands between them is made from the record
     <!-- speed: benchmarks/records/encode_image.json -->
     <!-- end -->
 
-Behind `tasks`, `suites`, `traps` and `methods` stands the folder of the records instead of a file, behind `testbed` the
-table that ships.
+Behind `tasks`, `suites`, `traps`, `methods` and `stages` stands the folder of the records instead of a file, behind `testbed`
+the table that ships.
 
 `speed` makes one table a group of a benchmark's figures, `demo` the table of the demo's results, `scaling` the points of a
 grid and its laws, `plans` the paper's models on paper, `figure2` the curves of the paper's Figure 2 on emoji, `cached` what
@@ -17,6 +17,7 @@ stands between its markers stays.
 `measuring` is what one small model reaches on a suite, by several protocols.
 `text4vis` is what videos reach with different frozen classifiers, mean and spread over seeds.
 `tuning` is what tuned weights reach where their pictures are from and elsewhere.
+`curation` is what a chain of curation kept, and what models learned from each step of it.
 `controlled` is the ImageNet-Captions study, and `controlled-plots` its plot.
 `nlip`, `nlip-detector` and `nlip-captions` are NLIP's study: the four runs, the detector of noise, the captions.
 `adapting` is what methods make of few labels, mean and spread over seeds; `adapting-plots` draws it, into a folder beside the
@@ -38,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from controlled_tables import controlled_figures, controlled_plot, controlled_table
+from curation_tables import curation_tables, stage_list
 from measured_tables import (
     adapting_figures,
     adapting_plots,
@@ -64,7 +66,7 @@ from ostension.evals.testbed import SEVEN, SHIFTS, read_testbed
 
 ROOT = Path(__file__).parents[1]
 KINDS = (
-    "figures|text4vis|tuning|nlip-detector|nlip-captions|nlip|"
+    "figures|text4vis|tuning|stages|curation|nlip-detector|nlip-captions|nlip|"
     "testbed|detector|audit-close|audit-attractors|audit-reach|measuring|adapting-plots|adapting|controlled-plots|controlled|speed|demo|figure2|lit|plans"
     "|scaling|cached|tasks|suites|traps|methods"
 )
@@ -294,13 +296,15 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "detector": detector_table, "figure2": figure2_tables, "lit": lit_table, "audit-close": audit_close,
     "audit-attractors": audit_attractors, "audit-reach": audit_reach, "cached": cached_table,
     "figures": figures_tables, "text4vis": text4vis_table, "tuning": tuning_tables,
+    "curation": curation_tables,
     "measuring": measuring_table, "adapting": adapting_tables, "adapting-plots": adapting_plots,
     "nlip": nlip_table, "nlip-detector": nlip_detector_table, "nlip-captions": nlip_captions_table,
     "controlled": controlled_table, "controlled-plots": controlled_plot,
 }  # fmt: skip
 PLOTS = {"adapting-plots": adapting_figures, "controlled-plots": controlled_figures}
 LISTS: dict[str, Callable[[Path], str]] = {
-    "tasks": task_table, "suites": suite_table, "traps": trap_list, "methods": method_list, "testbed": testbed_table,
+    "tasks": task_table, "suites": suite_table, "traps": trap_list, "methods": method_list, "stages": stage_list,
+    "testbed": testbed_table,
 }  # fmt: skip
 
 
