@@ -18,8 +18,7 @@ from ostension.curate.base import STAGES, load_stage
 
 COLUMNS = {
     "local_tiny_imagenet": "Tiny ImageNet", "local_caltech101": "Caltech-101", "local_cifar10": "CIFAR-10",
-    "photo": "PACS photos", "cartoon": "PACS cartoons", "photos text_to_image_r5": "find the photo, R@5",
-    "photos image_to_text_r5": "find the caption, R@5",
+    "pacs": "PACS photos", "text_to_image": "find the photo, R@5", "image_to_text": "find the caption, R@5",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import csv
 import io
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ import numpy as np
 from ostension.config import to_tree
 from ostension.curate.work import EXTRA, FORMAT, PART_SIZE, Facts
 from ostension.data.layout import USUAL, Layout, captions_of
+from ostension.data.open import EMBEDDED, open_pairs
 from ostension.data.pairs import MAX_TEXT_BYTES, PairSource
+from ostension.data.remote import is_url
 from ostension.data.tables import IMAGE_COLUMNS, TEXT_COLUMNS, find_column
 from ostension.errors import ConfigError, DataError, LimitError, require_extra
 from ostension.files import sha256_json
@@ -57,13 +60,18 @@ def describe(
         marks = [[Path(name).name, status.st_size, status.st_mtime_ns] for name, status in zip(source, files, strict=True)]
         fingerprint = sha256_json(["captions", marks, to_tree(layout)])
     else:
-        from ostension.data.open import open_pairs
-
         fingerprint = open_pairs(source, layout=layout).fingerprint()
     pictures = not all(kinds.values())
+    places = tuple(map(_anywhere, source))
     return Facts(
-        format=FORMAT, source=tuple(source), pictures=pictures, layout=layout, part_size=part_size, fingerprint=fingerprint
-    )
+        format=FORMAT, source=places, pictures=pictures, layout=layout, part_size=part_size, fingerprint=fingerprint
+    )  # fmt: skip
+
+
+def _anywhere(name: str) -> str:
+    """The same source as it is called from any folder; several with `::` between them, URLs and embedded sets stay."""
+    here = os.path.exists(name) or not (is_url(name) or "::" in name or name.partition(":")[0] == EMBEDDED)
+    return os.path.abspath(name) if here else name
 
 
 def holds_captions(name: str, layout: Layout, captions_only: bool = False) -> bool:

@@ -124,6 +124,7 @@ class Work:
             found = tree.get("format") if isinstance(tree, Mapping) else None
             raise DataError(f"format {found!r}", source=self.folder / FACTS, expected=f"{FORMAT}, which this version writes")
         self.facts = from_tree(Facts, tree, source=self.folder / FACTS)
+        self._tree = tree
 
     @classmethod
     def create(cls, folder: str | Path, facts: Facts) -> Work:
@@ -135,8 +136,12 @@ class Work:
         folder = Path(folder)
         if (folder / FACTS).is_file():
             work = cls(folder)
-            if work.facts != facts:
-                what = "part size" if work.facts.fingerprint == facts.fingerprint else "source"
+            # The same source may be called by another path.
+            changed = changed_keys(
+                to_tree(dataclasses.replace(work.facts, source=())), to_tree(dataclasses.replace(facts, source=()))
+            )
+            if changed:
+                what = "source" if "fingerprint" in changed else next(iter(changed)).replace("_", " ")
                 raise DataError(
                     f"made of another {what}", source=folder, expected=" ".join(work.facts.source), fix="use another -o"
                 )
@@ -180,8 +185,8 @@ class Work:
 
     @property
     def root(self) -> str:
-        """The identity that the candidates begin from."""
-        return sha256_json(to_tree(self.facts))
+        """The identity that the candidates begin from: of what is written, which settings of later versions do not change."""
+        return sha256_json(self._tree)
 
     def add(self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, Any], place: int | None = None) -> Entry:
         """The entry of a stage: one that is there with the same settings, else a new one after all that are there.

@@ -174,10 +174,11 @@ def chain_record(folder: Path) -> dict[str, Record]:
     for entry in Work(folder / "work").entries:
         counts = entry.counts()
         numbers = {"kept": counts["kept"], **counts["reasons"]}
+        settings = {**entry.settings, **({"queries": QUERIES} if "queries" in entry.settings else {})}
         found[f"stage/{entry.number:02d}-{entry.name}"] = Record(
             protocol="curation-stage", subject=entry.name,
             metrics={name: Metric(value=value, count=counts["rows"]) for name, value in numbers.items()},
-            config=dict(entry.settings), hashes={"identity": entry.identity}, counts={"rows": counts["rows"]},
+            config=settings, hashes={"identity": entry.identity}, counts={"rows": counts["rows"]},
         )  # fmt: skip
     return found
 

@@ -18,8 +18,9 @@ import curating
 from curating import LongestConfig, WordsConfig, lines_of, picture, tar_of
 
 from ostension.cli.main import main
+from ostension.config import from_tree
 from ostension.curate import write as writing
-from ostension.curate.base import STAGES
+from ostension.curate.base import STAGES, load_stage
 from ostension.curate.candidates import describe
 from ostension.curate.lineage import Lineage, followed
 from ostension.curate.run import begin, run_stage
@@ -117,7 +118,11 @@ def test_webdataset_users_group_members_by_key(work, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_processes_and_restarts_write_the_same_bytes(work, tmp_path, shuffle):
+def test_processes_and_restarts_write_the_same_bytes(tmp_path, shuffle):
+    # Processes know the stages of the package, and not those of tests.
+    source = tar_of(tmp_path / "a.tar", CAPTIONS)
+    work = begin(tmp_path / "work", describe([str(source)], part_size=10))
+    run_stage(work, "filter", from_tree(load_stage("filter").config_type, {"captions": {"min_words": 2}}))
     config = WriteConfig(shard_size=7, shuffle=shuffle, dropped=True)
     write(work, tmp_path / "one", config)
     write(work, tmp_path / "two", config, workers=2)
