@@ -254,7 +254,7 @@ def test_predicting_from_images_without_an_encoder_is_an_error_and_from_embeddin
     ("change", "message"),
     [
         (lambda folder, record: (folder / "predictor.safetensors").unlink(), "cannot be read"),
-        (lambda folder, record: (folder / "predictor.json").unlink(), "no such file"),
+        (lambda folder, record: (folder / "predictor.json").unlink(), "holds no predictor"),
         (lambda folder, record: (folder / "predictor.json").write_text("{"), "not JSON"),
         (lambda folder, record: record.pop("kind"), "not a predictor's record"),
         (lambda folder, record: record.update(format=9), "format 9"),
