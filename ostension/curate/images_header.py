@@ -10,12 +10,7 @@ from __future__ import annotations
 import io
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
-
 from ostension.errors import DataError, LimitError
-from ostension.image.decode import check_size, read_picture, to_rgb
-from ostension.image.signatures import format_of
-from ostension.image.silence import pillow_silence
 
 NOT_ONE, DAMAGED, CUT, TOO_LARGE = "not a picture", "damaged picture", "picture cut short", "too many pixels"
 _PNG_END = b"IEND\xaeB`\x82"
@@ -41,6 +36,13 @@ class Header(NamedTuple):
 
 def read_header(data: bytes, max_pixels: int) -> Header:
     """The header of an encoded picture; whatever the bytes are, this gives an answer and raises nothing."""
+    # Here and not above: settings of stages are read by every command, and Pillow is not needed for that.
+    from PIL import Image, UnidentifiedImageError
+
+    from ostension.image.decode import check_size
+    from ostension.image.signatures import format_of
+    from ostension.image.silence import pillow_silence
+
     try:
         kind = format_of(data, "")
     except DataError:
@@ -74,6 +76,8 @@ def looked_through(data: bytes, max_pixels: int) -> tuple[str | None, int]:
     The second is the largest difference of two pixels in one of the channels red, green and blue, over white: 0 for a picture
     of one colour.
     """
+    from ostension.image.decode import read_picture, to_rgb
+
     try:
         picture = read_picture(data, max_pixels=max_pixels, name="picture")
         spread = max(high - low for low, high in to_rgb(picture.image).getextrema())  # type: ignore[misc, union-attr]

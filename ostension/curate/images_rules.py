@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 from ostension.config import require
 from ostension.curate.images_header import Header, looked_through, read_header
-from ostension.image.decode import MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # What tables call the sizes of pictures: img2dataset's before it resized, its own, LAION's.
@@ -102,6 +101,8 @@ def judge(data: bytes | None, meta: Mapping[str, Any], rules: Pictures) -> Judge
     bytes, format not wanted, animated, size not known, too small, too narrow; after decoding the first ones again, and plain
     picture.
     """
+    from ostension.image.decode import MAX_PIXELS
+
     count = 0 if data is None else len(data)
     header = Header(None) if data is None else read_header(data, rules.max_pixels or MAX_PIXELS)
     if header.problem is not None:
