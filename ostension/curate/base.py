@@ -161,11 +161,11 @@ class Stage(abc.ABC):
             parts: can be gone through more than once; each time all files are read.
             folder: of the stage, for files that `decide` and reports read.
         """
-        raise NotImplementedError
+        return {}
 
     def decide(self, part: Part, mapped: Any, facts: Mapping[str, Any], folder: Path) -> Columns:
-        """The columns that the stage ends in, as of `map`, from a part, its mapped columns, and the facts."""
-        raise NotImplementedError
+        """The columns that the stage ends in, as of `map`, from a part, its mapped columns, and the facts; by default those."""
+        return {name: mapped[name] for name in mapped.column_names if name != "row"}
 
     def looks_at_whole(self) -> bool:
         """Whether it has a second pass; a stage may have one with some settings only."""

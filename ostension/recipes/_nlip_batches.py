@@ -17,12 +17,13 @@ import torch
 
 from ostension.config import require, to_tree
 from ostension.data.completed import caption_weights
-from ostension.data.sampler import Sampler, equal_part
+from ostension.data.sampler import Sampler
 from ostension.errors import DataError
 from ostension.files import read_json, sha256_file
 from ostension.model.clip import CLIP
 from ostension.recipes._nlip_data import NlipSet, nlip_set
 from ostension.recipes._nlip_features import features_of
+from ostension.recipes._whole_batches import WholeBatches
 from ostension.runtime import numpy_generator
 from ostension.text.prompts import fill
 from ostension.train.batches import Batch, pad_tokens, token_rows
@@ -74,7 +75,7 @@ class NlipBatchesConfig:
         return NlipBatches(nlip_set(self.data), self, model)
 
 
-class NlipBatches:
+class NlipBatches(WholeBatches):
     """A `BatchSource` over an `NlipSet`, in memory.
 
     Attributes:
@@ -116,16 +117,7 @@ class NlipBatches:
         facts = None if self.config.facts is None else sha256_file(self.config.facts)
         return {**settings, "facts": facts, "fingerprint": self.set.fingerprint}
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        # The parts share one stream of random numbers, so each process makes the whole batch, which is small.
-        start, stop = equal_part(self.batch_size, rank, world_size)
-        whole = self._whole(step)
-        if world_size == 1:
-            return whole
-        texts_cut = whole.texts_cut if rank == 0 else 0  # counted once
-        return dataclasses.replace(whole.part(slice(start, stop)), texts_cut=texts_cut)
-
-    def _whole(self, step: int) -> Batch:
+    def whole(self, step: int) -> Batch:
         config = self.config
         places = self.places[self.sampler.batch(step)]
         random = numpy_generator(config.seed, "captions", step)

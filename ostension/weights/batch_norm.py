@@ -30,7 +30,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ostension.errors import ConfigError, DataError
 from ostension.model.clip import CLIP
 from ostension.weights.kernel import Output
-from ostension.weights.sources import TensorFile, live_model, weight_file
+from ostension.weights.sources import live_model, weight_file
+from ostension.weights.tensor_file import TensorFile
 
 
 @dataclasses.dataclass(frozen=True)

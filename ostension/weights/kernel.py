@@ -144,9 +144,7 @@ def _combine(sources: Sequence[Source], outputs: Sequence[Output], sinks: Sequen
         def read(job: Job) -> dict[int, Tensor]:
             name, start, stop = job
             wanted = {index for member in members for index in used(sources, of_tensor(outputs[member], name))}  # noqa: B023
-            return {
-                index: sources[index].read(name, start, stop) for index in sorted(wanted) if name in sources[index].dtypes
-            }
+            return {index: sources[index].read(name, start, stop) for index in sorted(wanted) if name in sources[index].dtypes}
 
         jobs = ((name, *span) for name in names for span in spans(torch.Size(sources[0].shapes[name]).numel(), len(sources)))
         for (name, _, _), blocks in _ahead(jobs, read):

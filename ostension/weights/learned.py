@@ -29,8 +29,9 @@ from ostension.errors import DivergenceError
 from ostension.weights.arithmetic import agreed
 from ostension.weights.batch_norm import Pictures, recalibrating
 from ostension.weights.kernel import ByTensor, Mixed, Output, Source, block_of, of_tensor, spans
-from ostension.weights.sources import TensorFile, open_models, weight_file
+from ostension.weights.sources import open_models, weight_file
 from ostension.weights.states import check_same_tensors
+from ostension.weights.tensor_file import TensorFile
 from ostension.weights.writing import write
 
 By = Literal["tensor", "model"]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ostension.formats.manifest import Sums
 from ostension.formats.quick_sum import QuickSum
-from ostension.weights.sources import DTYPES
+from ostension.weights.tensor_file import DTYPES
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Blocks that wait to be summed and written: a few keep the other processor busy, more would be memory without use.

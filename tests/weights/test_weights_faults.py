@@ -24,7 +24,7 @@ from ostension.model.fingerprint import fingerprint
 from ostension.weights import arithmetic
 from ostension.weights.comparison import compare
 from ostension.weights.sink import order
-from ostension.weights.sources import TensorFile
+from ostension.weights.tensor_file import TensorFile
 
 
 @pytest.fixture

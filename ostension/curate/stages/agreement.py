@@ -14,20 +14,17 @@ Source: Schuhmann et al., LAION-5B (2022), section 3; Gadre et al., DataComp (20
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ostension.config import require
-from ostension.curate.base import Columns, Part, Stage
+from ostension.curate.base import Columns, Part
+from ostension.curate.model_stage import ModelStage
 from ostension.curate.score_shares import Counts, rounded
-from ostension.errors import ConfigError, DataError, require_extra
-
-if TYPE_CHECKING:
-    from ostension.curate.embeddings import Embedder
+from ostension.errors import ConfigError, require_extra
 
 EXTRA = "curate"
 LOW = "low agreement"
@@ -71,7 +68,7 @@ class Config:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
 
 
-class Agreement(Stage):
+class Agreement(ModelStage):
     """Pairs by the agreement of picture and captions."""
 
     name, config_type = "agreement", Config
@@ -80,25 +77,8 @@ class Agreement(Stage):
         """Where a share is kept."""
         return self.config.top is not None
 
-    def check(self) -> None:
-        """Load the model."""
-        _ = self.embedder
-
-    def inputs(self) -> dict[str, Any]:
-        """The model's weights, preprocessing, tokenizer and type."""
-        return dataclasses.asdict(self.embedder.made)
-
-    @functools.cached_property
-    def embedder(self) -> Embedder:
-        from ostension.curate.embeddings import embedder_of
-
-        config = self.config
-        return embedder_of(config.model, config.store, config.batch_size, config.device, config.dtype)
-
     def map(self, part: Part) -> Columns:
-        if not part.has_pictures:
-            fix = "get the pictures first"
-            raise DataError("agreement needs pictures, and the source holds captions alone", source=part.name, fix=fix)
+        self.need_pictures(part)
         arrow = require_extra("pyarrow", EXTRA)
         counts = np.array([len(texts) for texts in part.texts], np.int64)
         owners = np.repeat(np.arange(len(part)), counts)

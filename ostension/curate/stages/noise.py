@@ -17,20 +17,17 @@ Source: Huang et al., NLIP (2023); what is our reading of it, the pages on NLIP 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ostension.config import from_tree, require
-from ostension.curate.base import Columns, Part, Stage
-from ostension.errors import DataError, require_extra
+from ostension.curate.base import Columns, Part
+from ostension.curate.model_stage import ModelStage
+from ostension.errors import require_extra
 from ostension.runtime import numpy_generator
-
-if TYPE_CHECKING:
-    from ostension.curate.embeddings import Embedder
 
 EXTRA = "curate"
 LIKELY, UNREADABLE = "likely noise", "unreadable"
@@ -74,30 +71,13 @@ class Config:
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
 
 
-class Noise(Stage):
+class Noise(ModelStage):
     """Losses of pairs, their mixture, and each pair's place in it."""
 
     name, config_type = "noise", Config
 
-    def check(self) -> None:
-        """Load the model."""
-        _ = self.embedder
-
-    def inputs(self) -> dict[str, Any]:
-        """The model's weights, preprocessing, tokenizer and type."""
-        return dataclasses.asdict(self.embedder.made)
-
-    @functools.cached_property
-    def embedder(self) -> Embedder:
-        from ostension.curate.embeddings import embedder_of
-
-        config = self.config
-        return embedder_of(config.model, config.store, config.batch_size, config.device, config.dtype)
-
     def map(self, part: Part) -> Columns:
-        if not part.has_pictures:
-            fix = "get the pictures first"
-            raise DataError("noise needs pictures, and the source holds captions alone", source=part.name, fix=fix)
+        self.need_pictures(part)
         arrow = require_extra("pyarrow", EXTRA)
         pictures, bad = self.embedder.pictures(part)
         good = np.array([row for row in range(len(part)) if row not in bad and part.texts[row]], np.int64)

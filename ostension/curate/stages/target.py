@@ -20,16 +20,14 @@ import functools
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ostension.config import require
-from ostension.curate.base import Columns, Part, Stage
+from ostension.curate.base import Columns, Part
+from ostension.curate.model_stage import ModelStage
 from ostension.errors import DataError, require_extra
-
-if TYPE_CHECKING:
-    from ostension.curate.embeddings import Embedder
 
 EXTRA = "curate"
 CENTRES, KEPT = "centres.npy", "kept.npy"
@@ -69,18 +67,19 @@ class Config:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
 
 
-class Target(Stage):
+class Target(ModelStage):
     """Pairs by the cluster of their picture."""
 
     name, config_type = "target", Config
 
     def check(self) -> None:
         """Load the model and open the target set."""
-        _ = self.embedder, self.source
+        super().check()
+        _ = self.source
 
     def inputs(self) -> dict[str, Any]:
         """The model, and the content of the target set."""
-        return {**dataclasses.asdict(self.embedder.made), "target": self.source.fingerprint()}
+        return {**super().inputs(), "target": self.source.fingerprint()}
 
     @functools.cached_property
     def source(self) -> Any:
@@ -88,16 +87,8 @@ class Target(Stage):
 
         return open_pictures(self.config.pictures)
 
-    @functools.cached_property
-    def embedder(self) -> Embedder:
-        from ostension.curate.embeddings import embedder_of
-
-        config = self.config
-        return embedder_of(config.model, config.store, config.batch_size, config.device, config.dtype)
-
     def map(self, part: Part) -> Columns:
-        if not part.has_pictures:
-            raise DataError("this stage needs pictures, and the source holds captions alone", source=part.name)
+        self.need_pictures(part)
         arrow = require_extra("pyarrow", EXTRA)
         rows, bad = self.embedder.pictures(part)
         flat = arrow.array(rows.astype(np.float16).ravel())
