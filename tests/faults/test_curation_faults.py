@@ -17,6 +17,8 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "curate"))
 import curating
 from curating import LongestConfig, WordsConfig, lines_of, tar_of
+from test_agreement import pictures
+from test_filter_stage import tar_of as pair_tar
 
 from ostension import files
 from ostension.cli.main import main
@@ -28,6 +30,11 @@ from ostension.curate.write import write
 from ostension.curate.write_order import WriteConfig
 from ostension.errors import DataError, OstensionError
 from ostension.files import folder_lock
+from ostension.model.clip import CLIP
+from ostension.model.decoder import DecoderConfig
+from ostension.model.presets import preset
+from ostension.train.captioning import CaptioningConfig
+from ostension.train.concepts import Concepts
 
 CAPTIONS = [f"a photo of thing {number}" if number % 3 else f"thing{number}" for number in range(47)]
 CHAIN = """
@@ -46,6 +53,32 @@ queries = "queries.txt"
 [[stages]]
 name = "balance"
 limit = 50
+"""
+
+MODELS = """
+source = "a.tar"
+part_size = 20
+
+[[stages]]
+name = "dedup"
+rules = ["bytes", "caption", "hash"]
+
+[[stages]]
+name = "agreement"
+model = "model"
+store = ""
+threshold = -1.0
+
+[[stages]]
+name = "noise"
+model = "model"
+batch = 8
+
+[[stages]]
+name = "caption"
+model = "model"
+vocabulary = "concepts.json"
+above = 0.3
 """
 
 
@@ -88,6 +121,23 @@ def test_kills_at_random_moments_in_every_stage_and_in_writing_leave_the_bytes_o
     tar_of(tmp_path / "a.tar", [f"{'red' if n % 4 else 'blue'} thing {n} on a {('box', 'table')[n % 2]}" for n in range(600)])
     (tmp_path / "queries.txt").write_text("red\nblue\nbox\nthing 1\n")
     (tmp_path / "chain.toml").write_text(CHAIN)
+    killed_and_whole(tmp_path, kills=12)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kills_in_stages_that_use_models_or_groups_leave_the_bytes_of_an_undisturbed_run(tmp_path):
+    drawn = list(pictures(40))
+    pair_tar(tmp_path / "a.tar", [(f"a picture of thing {n % 31}", drawn[n % 37]) for n in range(70)])  # some come twice
+    made = CaptioningConfig(decoder=DecoderConfig(layers=1, head_width=16)).build(CLIP(preset("tiny-vit"), seed=2))
+    made.save(tmp_path / "model")
+    Concepts(words=("dog", "hat", "tree"), counts=(3, 2, 1)).save(tmp_path / "concepts.json")
+    (tmp_path / "chain.toml").write_text(MODELS)
+    killed_and_whole(tmp_path, kills=8)
+
+
+def killed_and_whole(folder, kills):
+    """Run chain.toml and write its pairs, once in peace and once killed that often; the bytes are the same."""
 
     def commands(name):
         options = ["--shuffle", "--shard-size", "40", "--dropped"]
@@ -95,19 +145,19 @@ def test_kills_at_random_moments_in_every_stage_and_in_writing_leave_the_bytes_o
             ["curate", "run", "chain.toml", "-o", f"{name}"], ["curate", "write", f"{name}", "-o", f"{name}-out", *options]
         ]  # fmt: skip
 
-    (tmp_path / "commands.json").write_text(json.dumps([commands("whole"), commands("killed")]))
+    (folder / "commands.json").write_text(json.dumps([commands("whole"), commands("killed")]))
     script = Path(__file__).with_name("curation_kills.py")
     done = subprocess.run(
-        [sys.executable, str(script), "7", "12", "commands.json"], cwd=tmp_path, capture_output=True, text=True, timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, str(script), "7", str(kills), "commands.json"], cwd=folder, capture_output=True, text=True,
+        timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [one["status"] for one in said] == [0, 0], done.stderr[-3000:]
     assert sum(one["kills"] for one in said) >= 4
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert contents(tmp_path / "killed-out") == contents(tmp_path / "whole-out")
-    assert not list(tmp_path.rglob("*.partial"))
+    assert contents(folder / "killed") == contents(folder / "whole")
+    assert contents(folder / "killed-out") == contents(folder / "whole-out")
+    assert not list(folder.rglob("*.partial"))
 
 
 @pytest.mark.slow
