@@ -98,12 +98,12 @@ def _onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's fused operators may be called: nothing records, traces or casts, and they know tensor and dtype."""
     return (
         not torch.is_grad_enabled()
+        and not traced()  # before anything asks an operator, which a recorded graph would hold
         and type(x) in (Tensor, nn.Parameter)  # no fake and no distributed ones
         and x.device.type == "cpu"
         and x.dtype == weight.dtype
         and x.dtype in _onednn_dtypes()
         and x.numel() > 0
-        and not traced()
         and not torch.is_autocast_enabled("cpu")
     )
 
