@@ -123,7 +123,7 @@ def test_nothing_that_python_calls_private_or_special_is_public(address):
         assert not is_public(address)
 
 
-@pytest.mark.parametrize("name", ["localhost", "localhost.", "LOCALHOST", "printer", "metadata.google.internal", "a.nip.example"])
+@pytest.mark.parametrize("name", ["localhost", "localhost.", "LOCALHOST", "printer", "metadata.internal", "a.nip.example"])
 def test_names_of_private_addresses_are_refused(name):
     for found in (["127.0.0.1"], ["169.254.169.254"], ["10.1.2.3"], ["::1"], ["::ffff:10.0.0.1"], ["fe80::1%2"]):
         with pytest.raises(RefusedError, match="is not public") as caught:
