@@ -17,6 +17,8 @@ _EXPORTS = {
     "Features": "features",
     "perceptual_hash": "perceptual",
     "export": "parquet",
+    "add": "growing",
+    "open_collection": "collection",
 }
 
 __all__ = [*_EXPORTS]

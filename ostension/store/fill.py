@@ -128,10 +128,11 @@ def embed(
     keys = {(level, view): image_key(made, source, level=level, view=view, **options) for level in levels for view in views}
     missing = {place: key for place, key in keys.items() if not _complete(store, key)}
     if missing:
+        order = InOrder(len(source), batch_size)
         reading = Reading(
-            source=_Tolerant(source) if bad == "list" else source,
-            order=InOrder(len(source), batch_size),
-            decode=_Decode(transform, tuple(views), crop or CropConfig(), seed),
+            source=Tolerant(source) if bad == "list" else source,
+            order=order,
+            decode=Decoding(transform, tuple(views), crop or CropConfig(), seed),
             transform=transform,
             seed=seed,
             workers=workers,
@@ -147,7 +148,7 @@ def embed(
                         return passed_in_processes(model, reading, start, stop, min(processes, max(1, stop - start)))
                     return passed_here(model, reading, start, stop)
 
-                _fill(passed, reading.order, writers, tuple(views), shard_batches, progress)
+                _fill(passed, order, writers, tuple(views), shard_batches, progress)
         finally:
             model.train(training)
     return {place: store.open(key) for place, key in keys.items()}
@@ -206,7 +207,7 @@ def _columns(batch: Passed, places: np.ndarray) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Decode:
+class Decoding:
     """A sample's picture as every view wants it, and its sidecar entries as JSON.
 
     One view of the model's own travels as bytes, which is a quarter; what normalisation makes of them is the same.
@@ -230,10 +231,11 @@ class _Decode:
             else:
                 pixels = np.stack([self._view(picture, view, int(seeds[view]), pair.key) for view in self.views])
         except (DataError, LimitError) as error:
-            if _TOLERANT not in pair.meta:
+            if TOLERANT not in pair.meta:
                 raise
-            return self._nothing(), json.dumps({"bad": error.what})
-        return pixels, json.dumps({**_facts(pair), "perceptual": perceptual_hash(picture)})
+            return self._nothing(), json.dumps({"bad": error.what, "digest": image_digest(pair.image)})
+        size = {"width": picture.width, "height": picture.height}
+        return pixels, json.dumps({**known_of(pair), **size, "perceptual": perceptual_hash(picture)})
 
     def _view(self, picture: Any, view: int, seed: int, name: str) -> np.ndarray:
         if view == 0:
@@ -246,11 +248,12 @@ class _Decode:
         return np.zeros((len(self.views), 3, side, side), dtype=kind)
 
 
-_BAD, _TOLERANT = "ostension bad", "ostension tolerant"
+_BAD, TOLERANT = "ostension bad", "ostension tolerant"
 
 
-def _facts(pair: Pair) -> dict[str, Any]:
-    meta = {name: value for name, value in pair.meta.items() if name not in ("label", "labels", _TOLERANT)}
+def known_of(pair: Pair) -> dict[str, Any]:
+    """What the source says of a sample, as the columns have it, and which bytes its picture is."""
+    meta = {name: value for name, value in pair.meta.items() if name not in ("label", "labels", TOLERANT)}
     labels = pair.meta.get("labels")
     if labels is None:
         label = pair.meta.get("label")
@@ -260,10 +263,11 @@ def _facts(pair: Pair) -> dict[str, Any]:
         "texts": json.dumps(list(pair.texts), ensure_ascii=False),
         "fields": json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str),
         "digest": image_digest(pair.image),
+        "bytes": len(pair.image),
     }
 
 
-class _Tolerant:
+class Tolerant:
     """A source whose bad samples are read as such instead of raising."""
 
     def __init__(self, source: PairSource):
@@ -282,4 +286,4 @@ class _Tolerant:
             pair = self.source.read(index)
         except (DataError, LimitError) as error:
             return Pair(key=self.source.key(index), image=b"", texts=(), meta={_BAD: error.what})
-        return dataclasses.replace(pair, meta={**pair.meta, _TOLERANT: True})
+        return dataclasses.replace(pair, meta={**pair.meta, TOLERANT: True})

@@ -12,13 +12,13 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ostension.data.loader import InOrder, Loaded, Loader
+from ostension.data.loader import Loaded, Loader, Order
 from ostension.data.pairs import PairSource
 from ostension.data.workers import Note, in_processes
 from ostension.image.transforms import Transform
@@ -52,14 +52,17 @@ class Reading:
     """How the pictures of a source are read: what a `Loader` needs."""
 
     source: PairSource
-    order: InOrder
+    order: Order
     decode: Any
     transform: Transform
     seed: int
     workers: int = 0
+    kind: Literal["processes", "threads"] = "processes"
 
     def loader(self) -> Loader:
-        return Loader(self.source, self.order, self.decode, seed=self.seed, workers=self.workers, strict=True)
+        return Loader(
+            self.source, self.order, self.decode, seed=self.seed, workers=self.workers, kind=self.kind, strict=True
+        )  # fmt: skip
 
 
 def passed_here(model: CLIP, reading: Reading, start: int, stop: int) -> Iterator[Passed]:
@@ -95,8 +98,9 @@ class _Pass:
 
     def __call__(self, task: int, note: Note) -> Passed:
         step = task
-        first = step * self.reading.order.batch_size
-        note(f"samples {first:,} to {min(first + self.reading.order.batch_size, self.reading.order.num_samples):,}")
+        order = self.reading.order
+        samples = order.part(step, 0, order.batch_size)
+        note(f"samples {samples[0]:,} to {samples[-1] + 1:,}")
         if self._made is None:
             from ostension.formats.load import load
 

@@ -68,9 +68,13 @@ class Rows:
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The part, and the place in it, of each of these rows."""
-        stored = rows if self._live is None else self._live[rows]
+        stored = self.stored(rows)
         parts = np.searchsorted(self._ends, stored, side="right")
         return parts, stored - np.where(parts > 0, self._ends[parts - 1], 0)
+
+    def stored(self, rows: np.ndarray) -> np.ndarray:
+        """The numbers that these rows have when the ones that do not count are counted."""
+        return rows if self._live is None else self._live[rows]
 
     def _span(self, start: int, stop: int) -> np.ndarray:
         if start == stop:

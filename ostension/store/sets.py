@@ -160,6 +160,10 @@ class EmbeddingSet:
 
     def rejects(self, shards: Sequence[int] | None = None) -> list[tuple[str, str]]:
         """Samples of the source that have no row, with the reasons; of all shards or of some."""
+        return [(key, reason) for key, reason, _ in self.reject_records(shards)]
+
+    def reject_records(self, shards: Sequence[int] | None = None) -> list[tuple[str, str, int]]:
+        """The same, each with the digest of its bytes, 0 where that is not known."""
         found = []
         for part in range(len(self.manifest.shards)) if shards is None else shards:
             if self.manifest.shards[part].rejects:

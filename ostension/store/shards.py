@@ -24,8 +24,10 @@ from ostension.files import atomic_path, sha256_file
 KIND = "store rows 1"
 ROWS, SIDECAR = ".npy", ".arrays"
 Column = Sequence[str] | np.ndarray
+Reject = tuple[str, str] | tuple[str, str, int]
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 UNIT = 1e-5  # float32 rows that were scaled to unit length are off by less
+HALF_UNIT = 1e-3  # float16 numbers are off by 2^-11 of themselves at most, and so is the length of a row of them
 SPAN = 4096  # rows that are checked in float64 at a time
 
 
@@ -48,7 +50,8 @@ def checked_rows(
     """(n, E) rows as they are stored: contiguous, little-endian, in the dtype of the set.
 
     float16, bfloat16, float32 and float64 are taken and rounded to the set's dtype; any layout in memory is taken. With
-    `unit`, rows that are not of unit length are scaled to it, in float64 before rounding.
+    `unit`, rows that are not of unit length are scaled to it, in float64 before rounding; float16 rows that are as long as
+    rounding leaves them stay as they are in a float16 set, so that a stored row can be stored again.
 
     Raises:
         DataError: for another shape or width, numbers that are not floating point, NaN, infinity, a row of zeros, and
@@ -71,13 +74,14 @@ def checked_rows(
     if rows.dtype.kind != "f":
         raise DataError(f"rows of type {rows.dtype}", source=source, expected="floating point")
     out = np.empty(rows.shape, dtype=np.dtype(stored).newbyteorder("<"))
+    tolerance = HALF_UNIT if stored == "float16" and rows.dtype == np.float16 else UNIT
     for start in range(0, len(rows), SPAN):
         part = rows[start : start + SPAN].astype(np.float64)
         refuse(np.logical_not(np.isfinite(part).all(axis=1)), start, "has a number that is not finite")
         length = np.sqrt((part * part).sum(axis=1))
         refuse(length == 0, start, "is all zeros, which has no direction")
         if unit:
-            off = np.abs(length - 1) > UNIT
+            off = np.abs(length - 1) > tolerance
             part[off] /= length[off, None]
         with np.errstate(over="ignore"):
             out[start : start + SPAN] = part
@@ -108,9 +112,11 @@ def checked_columns(columns: Mapping[str, Column], count: int, source: object) -
 
 
 def write_shard(
-    folder: Path, name: str, rows: np.ndarray, columns: Mapping[str, Column], rejects: Sequence[tuple[str, str]] = ()
+    folder: Path, name: str, rows: np.ndarray, columns: Mapping[str, Column], rejects: Sequence[Reject] = ()
 ) -> Shard:
     """Write a shard's two files, each whole or not at all; nothing knows of them before the manifest does.
+
+    A reject is a sample's key, the reason, and, where it was read, the digest of its bytes.
 
     Raises:
         DataError: if the disk does not take them.
@@ -175,7 +181,9 @@ class Sidecar:
         self._arrays = MappedArrays(path, KIND)
         if self._arrays.facts.get("rows") != shard.rows:
             raise DataError(f"{self._arrays.facts.get('rows')} rows", source=path, expected=f"{shard.rows} by the manifest")
-        self.rejects = [(str(key), str(reason)) for key, reason in self._arrays.facts["rejects"]]
+        self.rejects: list[tuple[str, str, int]] = []
+        for key, reason, *digest in self._arrays.facts["rejects"]:
+            self.rejects.append((str(key), str(reason), int(digest[0]) if digest else 0))
 
     def column(self, name: str, rows: Sequence[int]) -> list[str] | np.ndarray:
         """Values of some rows; raises a `KeyError` for a column that is not there."""

@@ -24,7 +24,7 @@ from ostension.files import LOCK_NAME, atomic_path, folder_lock, sha256_file
 from ostension.store.key import SetKey
 from ostension.store.manifest import NAME, Deleted, Manifest, read_manifest
 from ostension.store.sets import EmbeddingSet, read_deleted
-from ostension.store.shards import ROWS, SIDECAR, Column, checked_columns, checked_rows, write_shard
+from ostension.store.shards import ROWS, SIDECAR, Column, Reject, checked_columns, checked_rows, write_shard
 
 SHARD_ROWS = 16384  # at 512 float16 numbers a row, 16 MB: what a kill can lose
 
@@ -122,7 +122,12 @@ class Writer:
                     self._rows, self._columns = [rows[part]], [here]
 
     def commit(
-        self, *, position: int | None = None, complete: bool | None = None, rejects: Sequence[tuple[str, str]] = ()
+        self,
+        *,
+        position: int | None = None,
+        complete: bool | None = None,
+        rejects: Sequence[Reject] = (),
+        replaced: Sequence[int] | np.ndarray = (),
     ) -> None:
         """Make a shard of the rows that wait, and the manifest that names it.
 
@@ -130,12 +135,23 @@ class Writer:
             position: samples of the source that are done now.
             complete: whether the source is done.
             rejects: samples that have no row, with the reasons; kept in the shard.
+            replaced: rows that count no more from the moment that the new ones do, by their numbers on the disk (with the
+                deleted ones counted).
         """
-        changes = {"position": position, "complete": complete}
+        assert not (self.merge and len(replaced)), "merging numbers the rows anew"
+        changes: dict[str, Any] = {"position": position, "complete": complete}
         facts = {name: value for name, value in changes.items() if value is not None}
+        if len(replaced):
+            gone = np.union1d(read_deleted(self.folder, self.manifest), np.asarray(replaced, dtype=np.int64))
+            facts |= {"deleted": self._deleted_file(gone), "serial": self.manifest.serial + 1}
         if self._rows or rejects:
             rows, columns = self._taken()
             self._write(rows, columns, rejects, facts)
+            if len(replaced):
+                self._remove_leftovers()
+        elif len(replaced):
+            self._replace(**facts)
+            self._remove_leftovers()
         elif any(getattr(self.manifest, name) != value for name, value in facts.items()):
             self._replace(**facts)
 
@@ -155,24 +171,28 @@ class Writer:
             return 0
         gone = read_deleted(self.folder, self.manifest)
         live = np.setdiff1d(np.arange(self.manifest.num_stored), gone, assume_unique=True)
-        gone = np.union1d(gone, live[chosen])
+        deleted = self._deleted_file(np.union1d(gone, live[chosen]))
+        self._replace(deleted=deleted, serial=self.manifest.serial + 1)
+        self._remove_leftovers()
+        return len(chosen)
+
+    def _deleted_file(self, gone: np.ndarray) -> Deleted:
+        """A new file of rows that count no more, which nothing knows of yet."""
         path = self.folder / f"deleted-{self.manifest.serial:06d}.npy"
         try:
             with atomic_path(path) as temporary, open(temporary, "wb") as handle:
                 np.save(handle, gone)
         except OSError as error:
             raise DataError(f"cannot be written: {error.strerror}", source=path, fix="make room, then run it again") from None
-        deleted = Deleted(name=path.name, count=len(gone), sha256=sha256_file(path))
-        self._replace(deleted=deleted, serial=self.manifest.serial + 1)
-        self._remove_leftovers()
-        return len(chosen)
+        return Deleted(name=path.name, count=len(gone), sha256=sha256_file(path))
 
     def compact(self) -> None:
         """Write the rows that count anew, in full shards, and remove the old files."""
         assert not self._rows, "commit first"
         opened = EmbeddingSet(self.folder)
         size = self.shard_rows or SHARD_ROWS
-        shards, serial, rejects = [], self.manifest.serial, opened.rejects()
+        shards, serial = [], self.manifest.serial
+        rejects: Sequence[Reject] = opened.reject_records()
         for start in range(0, max(len(opened), len(rejects) > 0), size):
             chosen = range(start, min(start + size, len(opened)))
             columns = {name: opened.column(name, chosen) for name in opened.columns}
@@ -197,7 +217,7 @@ class Writer:
         self,
         rows: np.ndarray,
         columns: Mapping[str, Column],
-        rejects: Sequence[tuple[str, str]] = (),
+        rejects: Sequence[Reject] = (),
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         """A new shard; with `merge`, together with those before it that are no longer."""
@@ -214,14 +234,11 @@ class Writer:
             chosen = range(first, len(opened))
             rows = np.concatenate([opened.rows[first:], rows])
             columns = {name: _joined([opened.column(name, chosen), columns[name]]) for name in columns}
-            rejects = [*opened.rejects(range(kept, len(manifest.shards))), *rejects]
+            rejects = [*opened.reject_records(range(kept, len(manifest.shards))), *rejects]
         shard = write_shard(self.folder, f"rows-{manifest.serial:06d}", rows, columns, rejects)
         self._replace(
             shards=(*manifest.shards[:kept], shard),
-            serial=manifest.serial + 1,
-            width=rows.shape[1],
-            columns=_kinds(columns),
-            **(facts or {}),
+            **{"serial": manifest.serial + 1, "width": rows.shape[1], "columns": _kinds(columns), **(facts or {})},
         )
         if kept < len(manifest.shards):
             self._remove_leftovers()
