@@ -16,6 +16,7 @@ EXTRAS = {
     "track": ("tensorboard", "wandb"),
     "trackio": ("trackio",),
     "curate": ("pyarrow",),
+    "serve": ("fastapi", "uvicorn", "pydantic", "prometheus_client"),
 }
 
 

@@ -1,0 +1,84 @@
+"""Where batches are computed: a protocol with two forms, this process (here) and one of its own (`worker`).
+
+A backend starts without waiting for its model, says when it is ready, and never raises anything but `BackendLost` (nothing
+more will come of this batch) or `BatchFailed` (the computation said no).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ostension.serve.batcher import BackendLost
+from ostension.serve.compute import TEXT, Computation, Facts
+
+
+class BatchFailed(Exception):
+    """The computation of a batch raised."""
+
+
+class Backend(Protocol):
+    """Computes batches."""
+
+    facts: Facts | None  # once it is ready
+    on_lost: Callable[[], None] | None  # called when what was being computed is lost
+
+    @property
+    def ready(self) -> bool:
+        """Whether batches can be given to it."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready."""
+
+    async def start(self) -> None:
+        """Begin to get ready; gives back at once."""
+
+    async def stop(self) -> None:
+        """End; what is being computed is lost."""
+
+    async def compute(self, lane: str, payloads: Sequence[Any]) -> np.ndarray:
+        """A row for each payload."""
+
+
+class LocalBackend:
+    """Computes in a thread of this process: for tests, and for a model that is in memory already."""
+
+    def __init__(self, computation: Computation):
+        self.computation = computation
+        self.facts: Facts | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._warming: asyncio.Future[Any] | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.facts is not None
+
+    @property
+    def reason(self) -> str:
+        return "" if self.ready else "the model is being loaded"
+
+    async def start(self) -> None:
+        self._warming = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._thread, self._warm))
+
+    def _warm(self) -> None:
+        self.computation.warm()
+        self.facts = self.computation.facts()
+
+    async def stop(self) -> None:
+        self.facts = None
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+    async def compute(self, lane: str, payloads: Sequence[Any]) -> np.ndarray:
+        if self.facts is None:
+            raise BackendLost(self.reason)
+        batch = list(payloads) if lane == TEXT else np.stack(payloads)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self.computation.run, lane, batch)
+        except Exception as error:
+            raise BatchFailed(f"{type(error).__name__}: {error}") from error

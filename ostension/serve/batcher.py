@@ -1,0 +1,352 @@
+"""Dynamic batches: items of many requests are computed together, fairly, within bounds, and none at the expense of another.
+
+- Items of one lane (pictures, texts, a predictor's) share batches. Lanes take turns by the time that they have used.
+- Within a lane the clients take turns, and within a client its requests, one item each. A request of 32 pictures therefore
+  does not stand before one of a single picture.
+- A batch ends at `max_batch` items, or where it would take longer than `slice_s` by what items took before.
+- Nothing waits while nobody else can come: an item is held back for companions, for `max_wait_s` at most, only while other
+  requests are being prepared.
+- Waiting items are bounded by cost for each lane. What does not fit is refused at once, with the time that the queue needs.
+- An item whose request has gone is dropped. A batch that fails is computed once more item by item, so that only the item at
+  fault fails. If the computing process dies, everything fails at once and nothing hangs.
+
+Nothing here knows what is computed: `compute(lane, payloads)` gives one result for each payload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import math
+import time
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Any, Protocol
+
+Compute = Callable[[str, list[Any]], Awaitable[Any]]
+SMOOTHING = 0.2  # of a lane's seconds per cost
+MAX_RETRY_AFTER_S = 60.0
+
+
+class Overloaded(Exception):
+    """The queue is full; `retry_after_s` is when it will have room by what items took before."""
+
+    def __init__(self, lane: str, retry_after_s: float):
+        super().__init__(f"the queue of the lane {lane!r} is full")
+        self.lane, self.retry_after_s = lane, retry_after_s
+
+
+class TooLarge(Exception):
+    """A request that would not fit into an empty queue."""
+
+
+class ItemFailed(Exception):
+    """The item could not be computed, alone as well as in company."""
+
+
+class BackendLost(Exception):
+    """The computing process died, hung or is not there yet."""
+
+
+class Watcher(Protocol):
+    """Somebody who counts."""
+
+    def batch(self, lane: str, size: int, seconds: float) -> None:
+        """A batch was computed."""
+
+    def waited(self, lane: str, seconds: float) -> None:
+        """An item left the queue for a batch."""
+
+    def retried(self, lane: str) -> None:
+        """A batch failed and is computed item by item."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Item:
+    payload: Any
+    cost: int
+    future: asyncio.Future[Any]
+    since: float
+
+
+@dataclasses.dataclass(eq=False)
+class _Request:
+    client: Hashable
+    items: collections.deque[_Item]
+
+
+class Lane:
+    """The waiting items of one lane, by client and request.
+
+    Args:
+        bound: the most cost that may wait or be computed.
+    """
+
+    def __init__(self, name: str, bound: int):
+        self.name, self.bound = name, bound
+        self.held = 0  # cost of everything that was admitted and is not done
+        self.used_s = 0.0  # time that the lane has had, by which lanes take turns
+        self.seconds_per_cost = 0.0
+        self._clients: collections.OrderedDict[Hashable, collections.OrderedDict[int, _Request]] = collections.OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._clients)
+
+    def __len__(self) -> int:
+        return sum(len(request.items) for requests in self._clients.values() for request in requests.values())
+
+    def oldest(self) -> float:
+        """When the item that has waited longest came."""
+        return min(request.items[0].since for requests in self._clients.values() for request in requests.values())
+
+    def add(self, request: _Request) -> None:
+        """Let a request's items wait."""
+        self._clients.setdefault(request.client, collections.OrderedDict())[id(request)] = request
+
+    def remove(self, request: _Request) -> None:
+        """Drop what of a request still waits."""
+        requests = self._clients.get(request.client)
+        if requests is not None and requests.pop(id(request), None) is not None and not requests:
+            del self._clients[request.client]
+
+    def take(self, max_items: int, max_cost: float) -> list[_Item]:
+        """The next batch: one item of each client in turn, and for a client one of each of its requests in turn."""
+        taken: list[_Item] = []
+        cost = 0
+        while self._clients and len(taken) < max_items:
+            client, requests = next(iter(self._clients.items()))
+            place, request = next(iter(requests.items()))
+            item = request.items[0]
+            if taken and cost + item.cost > max_cost:
+                break
+            request.items.popleft()
+            if item.future.done():  # its request has gone
+                pass
+            else:
+                taken.append(item)
+                cost += item.cost
+            if request.items:
+                requests.move_to_end(place)
+            else:
+                del requests[place]
+            if requests:
+                self._clients.move_to_end(client)
+            else:
+                del self._clients[client]
+        return taken
+
+    def drain(self) -> list[_Item]:
+        """Everything that waits, which then waits no more."""
+        waiting = [item for requests in self._clients.values() for request in requests.values() for item in request.items]
+        self._clients.clear()
+        return waiting
+
+    def measured(self, cost: int, seconds: float) -> None:
+        """Learn from a batch."""
+        self.used_s += seconds
+        new, known = seconds / max(1, cost), self.seconds_per_cost
+        self.seconds_per_cost = known + SMOOTHING * (new - known) if known else new
+
+
+class Batcher:
+    """Collects items into batches and gives each its result.
+
+    Args:
+        compute: computes one batch; raises `BackendLost` when nothing more will come, anything else when the batch failed.
+        bounds: lanes and the most cost that each may hold.
+        max_batch, slice_s, max_wait_s: see above.
+        depth: batches that are given to `compute` at a time.
+        clock: seconds; another one in tests.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        bounds: dict[str, int],
+        *,
+        max_batch: int = 32,
+        slice_s: float = 0.05,
+        max_wait_s: float = 0.008,
+        depth: int = 1,
+        watcher: Watcher | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.compute, self.max_batch, self.slice_s, self.max_wait_s = compute, max_batch, slice_s, max_wait_s
+        self.lanes = {name: Lane(name, bound) for name, bound in bounds.items()}
+        self.preparing = 0  # requests that will put items into the queue soon
+        self.watcher, self.clock = watcher, clock
+        self._free = asyncio.Semaphore(depth)
+        self._came = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+        self._flying: set[_Item] = set()
+        self._loop: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to compute."""
+        self._loop = asyncio.create_task(self._turn(), name="batcher")
+
+    async def stop(self) -> None:
+        """Fail what is left and end."""
+        self.fail_all(BackendLost("the service is stopping"))
+        for task in [*self._running, *([self._loop] if self._loop else [])]:
+            task.cancel()
+        await asyncio.gather(*self._running, *([self._loop] if self._loop else []), return_exceptions=True)
+
+    def hold(self, lane: str, cost: int) -> Hold:
+        """Room for a request's items, kept until the hold is let go.
+
+        Raises:
+            TooLarge: if there is never so much room.
+            Overloaded: if there is not now.
+        """
+        found = self.lanes[lane]
+        if cost > found.bound:
+            raise TooLarge(f"the request costs {cost}, and the queue holds {found.bound}")
+        if found.held + cost > found.bound:
+            raise Overloaded(lane, self.wait_s())
+        found.held += cost
+        return Hold(found, cost)
+
+    def wait_s(self) -> float:
+        """How long everything that is held will take."""
+        return min(MAX_RETRY_AFTER_S, sum(lane.held * lane.seconds_per_cost for lane in self.lanes.values()))
+
+    async def run(self, lane: str, payloads: Sequence[Any], costs: Sequence[int], client: Hashable) -> list[Any]:
+        """The results of a request's items, in order.
+
+        Cancelling the call removes what of it has not begun.
+
+        Raises:
+            ItemFailed: if one of the items cannot be computed.
+            BackendLost: if the computing process is gone.
+        """
+        loop, now = asyncio.get_running_loop(), self.clock()
+        items = [_Item(payload, cost, loop.create_future(), now) for payload, cost in zip(payloads, costs, strict=True)]
+        if not items:
+            return []
+        request, found = _Request(client, collections.deque(items)), self.lanes[lane]
+        if not found:  # a lane that was idle has no claim on the time it did not use
+            found.used_s = max(found.used_s, min((other.used_s for other in self.lanes.values() if other), default=0.0))
+        found.add(request)
+        self._came.set()
+        try:
+            return list(await asyncio.gather(*(item.future for item in items)))
+        finally:
+            found.remove(request)
+            for item in items:
+                if not item.future.done():
+                    item.future.cancel()
+                elif not item.future.cancelled():
+                    item.future.exception()  # was raised for one item already
+
+    def fail_all(self, error: Exception) -> None:
+        """Give `error` to everything that waits or is being computed."""
+        waiting = [item for lane in self.lanes.values() for item in lane.drain()]
+        for item in [*waiting, *self._flying]:
+            _settle(item, error=error)
+
+    @property
+    def computing(self) -> int:
+        """Items in batches that are being computed."""
+        return len(self._flying)
+
+    async def _turn(self) -> None:
+        while True:
+            await self._free.acquire()
+            items, lane = await self._next()
+            task = asyncio.create_task(self._batch(lane, items))
+            self._running.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._free.release()
+
+    async def _next(self) -> tuple[list[_Item], Lane]:
+        """The next batch, as late as may be, so that whoever came by then is in it."""
+        while True:
+            waiting = [lane for lane in self.lanes.values() if lane]
+            if not waiting:
+                self._came.clear()
+                await self._came.wait()
+                continue
+            lane = min(waiting, key=lambda one: one.used_s)
+            left = lane.oldest() + self.max_wait_s - self.clock()
+            if self.preparing and left > 0 and not self._running and len(lane) < self.max_batch:
+                self._came.clear()
+                try:
+                    await asyncio.wait_for(self._came.wait(), min(left, 0.001))
+                except TimeoutError:
+                    pass
+                continue
+            most = self.slice_s / lane.seconds_per_cost if lane.seconds_per_cost else math.inf
+            items = lane.take(self.max_batch, most)
+            if items:
+                return items, lane
+
+    async def _batch(self, lane: Lane, items: list[_Item]) -> None:
+        now = self.clock()
+        if self.watcher is not None:
+            for item in items:
+                self.watcher.waited(lane.name, now - item.since)
+        self._flying.update(items)
+        try:
+            await self._compute(lane, items)
+        finally:
+            self._flying.difference_update(items)
+            for item in items:
+                _settle(item, error=BackendLost("the service is stopping"))
+
+    async def _compute(self, lane: Lane, items: list[_Item]) -> None:
+        start = self.clock()
+        try:
+            rows = await self.compute(lane.name, [item.payload for item in items])
+        except BackendLost as error:
+            for item in items:
+                _settle(item, error=error)
+            return
+        except Exception:
+            if self.watcher is not None:
+                self.watcher.retried(lane.name)
+            await self._one_by_one(lane, items)
+            return
+        seconds = self.clock() - start
+        lane.measured(sum(item.cost for item in items), seconds)
+        if self.watcher is not None:
+            self.watcher.batch(lane.name, len(items), seconds)
+        for item, row in zip(items, rows, strict=True):
+            _settle(item, row)
+
+    async def _one_by_one(self, lane: Lane, items: list[_Item]) -> None:
+        for item in items:
+            if item.future.done():
+                continue
+            try:
+                _settle(item, (await self.compute(lane.name, [item.payload]))[0])
+            except BackendLost as error:
+                _settle(item, error=error)
+            except Exception as error:
+                _settle(item, error=ItemFailed(str(error)))
+
+
+class Hold:
+    """Room in a lane; `with` lets it go."""
+
+    def __init__(self, lane: Lane, cost: int):
+        self._lane, self._cost = lane, cost
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lane.held -= self._cost
+        self._cost = 0
+
+
+def _settle(item: _Item, row: Any = None, *, error: Exception | None = None) -> None:
+    if item.future.done():
+        return
+    if error is not None:
+        item.future.set_exception(error)
+    else:
+        item.future.set_result(row)

@@ -1,0 +1,143 @@
+"""What is computed in batches: embeddings of pictures and texts, and logits of saved predictors. No HTTP, no queue.
+
+Each kind of work is a lane: "image" and "text", and "predictor:NAME" for each saved predictor. Batches are of one lane.
+Pictures come as bytes (the transform before its normalisation, a quarter of the memory), texts as token ids.
+
+Letters: B batch, S pixels a side, E embedding, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ostension.errors import ConfigError, DataError
+
+IMAGE, TEXT, PREDICTOR = "image", "text", "predictor:"
+NOT_SERVED = {"batch": "its answers depend on the other pictures of a batch", "views": "it computes gradients for each picture"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a model once its weights are read."""
+
+    sha256: str
+    embed_dim: int
+    logit_scale: float
+    logit_bias: float | None
+    dtype: str
+    engine: str
+    threads: int
+    provenance: dict[str, Any]
+    model_key: dict[str, Any]
+    predictors: dict[str, dict[str, Any]]
+
+
+class Computation:
+    """An encoder and saved predictors, ready to compute batches."""
+
+    def __init__(self, encoder: Any, predictors: Mapping[str, Any] | None = None, *, engine: str = "torch"):
+        self.encoder, self.predictors, self.engine = encoder.eval(), dict(predictors or {}), engine
+        self._lock = threading.Lock()
+        for name, predictor in self.predictors.items():
+            check_servable(name, predictor)
+
+    def lanes(self) -> list[str]:
+        """Every lane."""
+        return [IMAGE, TEXT, *(f"{PREDICTOR}{name}" for name in self.predictors)]
+
+    def run(self, lane: str, batch: Any) -> np.ndarray:
+        """A row for each item: (B, E) unit embeddings, or (B, C) logits, float32.
+
+        Args:
+            batch: (B, 3, S, S) uint8 pictures, or B lists of token ids.
+
+        Raises:
+            DataError: if the model gives numbers that are not finite.
+        """
+        import torch
+
+        with self._lock, torch.inference_mode():
+            if lane == TEXT:
+                rows = self.encoder.encode_text(self._tokens(batch), normalize=True)
+            else:
+                pixels = self.encoder.transform.normalize(torch.from_numpy(np.ascontiguousarray(batch)))
+                if lane == IMAGE:
+                    rows = self.encoder.encode_image(pixels, normalize=True)
+                else:
+                    predictor = self.predictors[lane.removeprefix(PREDICTOR)]
+                    rows = predictor.forward(pixels.to(self.encoder.device))
+            found = rows.float().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise DataError("the model gave numbers that are not finite")
+        return found
+
+    def warm(self) -> None:
+        """Run every lane twice, so that the first request finds everything in place: memory, kernels, tokenizer."""
+        side = self.encoder.config.preprocess.image_size
+        for lane in self.lanes() * 2:
+            self.run(lane, [[self.encoder.tokenizer.end_id]] if lane == TEXT else np.zeros((1, 3, side, side), np.uint8))
+
+    def facts(self) -> Facts:
+        """What is known of the model."""
+        import torch
+
+        from ostension.store.key import ModelKey
+
+        encoder = self.encoder
+        key = ModelKey.of(encoder)
+        bias = encoder.logit_bias
+        return Facts(
+            sha256=key.weights, embed_dim=encoder.config.embed_dim, logit_scale=encoder.scale().item(),
+            logit_bias=None if bias is None else bias.item(), dtype=str(encoder.dtype).removeprefix("torch."),
+            engine=self.engine, threads=torch.get_num_threads(), provenance=dict(encoder.provenance),
+            model_key=dataclasses.asdict(key),
+            predictors={
+                name: {"kind": one.kind, "class_names": list(one.class_names), "templates": list(one.templates)}
+                for name, one in self.predictors.items()
+            },
+        )  # fmt: skip
+
+    def _tokens(self, rows: Sequence[Sequence[int]]) -> Any:
+        """Token ids as one matrix: as wide as the longest row, or as the context where the tower sees padding."""
+        from ostension.text.tokenizer import pack
+
+        text = self.encoder.config.text
+        return pack(rows, self.encoder.tokenizer.pad_id, text.context_length if text.sees_padding else None)
+
+
+def check_servable(name: str, predictor: Any) -> None:
+    """Refuse a predictor whose answers for one picture cannot stand alone.
+
+    Raises:
+        ConfigError: for one of videos, or one that looks at a batch or computes gradients.
+    """
+    reason = "it classifies videos" if predictor.takes != "pictures" else NOT_SERVED.get(predictor.depends)
+    if reason is not None:
+        raise ConfigError(f"the predictor {name!r} cannot be served: {reason}", fix="use `ostension classify --predictor`")
+
+
+def load_computation(
+    model: str, *, device: str, dtype: str, engine: str, threads: int | None, predictors: Mapping[str, str]
+) -> Computation:
+    """The computation of a model's files and its predictors' folders.
+
+    Raises:
+        CheckpointError, ConfigError: for what cannot be loaded or served.
+    """
+    from ostension import runtime
+    from ostension.formats.load import load
+    from ostension.model.predictor import Predictor
+
+    runtime.set_threads(threads)
+    encoder: Any = load(model, device=device, dtype=dtype)
+    if engine != "torch":
+        from ostension.export.engines import engine_encoder
+
+        encoder = engine_encoder(encoder, engine)
+    found = {name: Predictor.load(folder, encoder) for name, folder in predictors.items()}
+    return Computation(encoder, found, engine=engine)

@@ -1,0 +1,147 @@
+"""The service behind the routes: inputs into the queue, rows out of it. Nothing here knows of HTTP but its errors.
+
+Letters: N items, E embedding, C classes, M templates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ostension.serve.backend import Backend
+from ostension.serve.batcher import BackendLost, Batcher, Hold, ItemFailed, Overloaded, TooLarge
+from ostension.serve.compute import IMAGE, PREDICTOR, TEXT
+from ostension.serve.inputs import Inputs
+from ostension.serve.model_files import ModelFiles
+from ostension.serve.problems import Problem
+from ostension.serve.settings import ServeSettings
+
+T = TypeVar("T")
+
+
+class Service:
+    """One model and what is needed to answer for it.
+
+    Args:
+        settings: of the service.
+        files: what is known of the model without its weights.
+        backend: computes batches.
+    """
+
+    def __init__(self, settings: ServeSettings, files: ModelFiles, backend: Backend):
+        self.settings, self.files, self.backend = settings, files, backend
+        self.limits = settings.limits
+        self.started = time.time()
+        transform = files.transform(self.limits.max_pixels)
+        self.inputs = Inputs(transform, files.tokenizer, self.limits)
+        self.pool = concurrent.futures.ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        bounds = {IMAGE: settings.queue_images, TEXT: settings.queue_tokens}
+        bounds |= {f"{PREDICTOR}{name}": settings.queue_images for name in settings.predictors}
+        self.batcher = Batcher(
+            backend.compute, bounds, max_batch=settings.max_batch, slice_s=settings.slice_ms / 1000,
+            max_wait_s=settings.max_wait_ms / 1000,
+        )  # fmt: skip
+        backend.on_lost = lambda: self.batcher.fail_all(BackendLost("the process that computes was lost"))
+
+    async def start(self) -> None:
+        """Begin; the model may take a while after this."""
+        await self.backend.start()
+        await self.batcher.start()
+
+    async def stop(self) -> None:
+        """End; what is left fails."""
+        await self.batcher.stop()
+        await self.backend.stop()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def model_id(self) -> str:
+        """What clients call the model."""
+        return self.settings.model_id or self.files.name
+
+    async def embed_texts(
+        self, texts: Sequence[str], param: str, client: Hashable, *, truncate: bool = False, places: Sequence[int] | None = None
+    ) -> Rows:
+        """Unit rows of texts and the tokens that they took.
+
+        Args:
+            param: the list that they came in; errors name it and the place there, or the place in `places`.
+        """
+        named = [f"{param}[{index}]" for index in places or range(len(texts))]
+        with self._preparing():
+            ids = await self.in_thread(
+                lambda: [self.inputs.tokens(text, name, truncate=truncate) for text, name in zip(texts, named, strict=True)]
+            )
+        return Rows(await self.rows_of_tokens(ids, client), sum(map(len, ids)))
+
+    async def rows_of_tokens(self, ids: Sequence[Sequence[int]], client: Hashable) -> list[np.ndarray]:
+        """Unit rows of token ids."""
+        costs = [len(row) for row in ids]
+        with self._hold(TEXT, sum(costs)):
+            return await self._run(TEXT, ids, costs, client)
+
+    async def embed_images(
+        self, images: Sequence[str], param: str, client: Hashable, *, lane: str = IMAGE, places: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
+        """Rows of pictures: unit embeddings, or a predictor's logits in its lane; see `embed_texts`."""
+        named = [f"{param}[{index}]" for index in places or range(len(images))]
+        with self._hold(lane, len(images)):  # before a picture is decoded: what cannot be computed need not be
+            with self._preparing():
+                pixels = await self._pictures(images, named)
+            return await self._run(lane, pixels, [1] * len(pixels), client)
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """The result of work that takes time, done in the pool."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function)
+
+    async def _pictures(self, images: Sequence[str], names: Sequence[str]) -> list[np.ndarray]:
+        loop = asyncio.get_running_loop()
+        reading = [
+            loop.run_in_executor(self.pool, self.inputs.picture, text, name) for text, name in zip(images, names, strict=True)
+        ]
+        try:
+            return list(await asyncio.gather(*reading))
+        finally:
+            for one in reading:  # after a first failure the rest is of no use
+                one.cancel()
+
+    async def _run(self, lane: str, payloads: Sequence[Any], costs: Sequence[int], client: Hashable) -> list[np.ndarray]:
+        try:
+            return await self.batcher.run(lane, payloads, costs, client)
+        except ItemFailed:
+            raise Problem(500, "the model failed on this input", "computation_failed") from None
+        except BackendLost:
+            raise Problem(503, "the model is not available just now", "model_unavailable", retry_after_s=2) from None
+
+    def _hold(self, lane: str, cost: int) -> Hold:
+        if not self.backend.ready:
+            raise Problem(503, "the model is not ready", "model_unavailable", retry_after_s=2)
+        try:
+            return self.batcher.hold(lane, cost)
+        except TooLarge as error:
+            raise Problem(400, f"{error}; expected a smaller request", "request_too_large") from None
+        except Overloaded as error:
+            raise Problem(429, "the queue is full", "queue_full", retry_after_s=error.retry_after_s) from None
+
+    @contextlib.contextmanager
+    def _preparing(self) -> Iterator[None]:
+        self.batcher.preparing += 1
+        try:
+            yield
+        finally:
+            self.batcher.preparing -= 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Unit rows (N of E), and the tokens of their texts."""
+
+    rows: list[np.ndarray]
+    tokens: int
