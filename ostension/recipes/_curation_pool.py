@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from ostension import files
+from ostension.image.signatures import format_of
 from ostension.recipes._study_pairs import PHOTOS, read_pack, write_pair
 from ostension.runtime import numpy_generator
 
@@ -73,7 +74,7 @@ def _emoji_caption(row: dict[str, Any], which: float, language: float) -> str:
 
 
 def _thumbnail(image: bytes) -> bytes:
-    small = Image.open(io.BytesIO(image)).convert("RGB")
+    small = Image.open(io.BytesIO(image), formats=(format_of(image, "<picture of the pool>"),)).convert("RGB")
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     out = io.BytesIO()
     small.save(out, "JPEG", quality=THUMBNAIL_QUALITY)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ostension import files
 from ostension.errors import DataError, require_extra
+from ostension.image.signatures import format_of
 from ostension.runtime import numpy_generator
 
 PHOTOS, NAMES, PICTURES_A_NAME = 800, 160, 30
@@ -74,6 +75,6 @@ def write_pairs(
 
 def write_pair(folder: Path, name: str, image: bytes, captions: Sequence[str]) -> None:
     """One pair as NAME.jpg, or whatever it is, and NAME.txt."""
-    suffix = (Image.open(io.BytesIO(image)).format or "jpeg").lower()
+    suffix = (Image.open(io.BytesIO(image), formats=(format_of(image, name),)).format or "jpeg").lower()
     (folder / f"{name}.{suffix}").write_bytes(image)
     (folder / f"{name}.txt").write_text("\n".join(captions), encoding="utf-8")
