@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 DATA = "collection:"
 DEFAULT = "default"
-SOURCES = "collection.json"
+FACTS = "collection.json"
 FORMAT = "ostension collection 1"
-MAX_NAME = 64
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it stands in file names and in addresses
 LOCK_WAIT_S = 30.0  # for what takes moments: making a collection
 
 
@@ -100,7 +101,16 @@ def sources(opened: EmbeddingSet) -> list[Source]:
     Raises:
         DataError: if the file is damaged.
     """
-    return _read_sources(opened.folder)
+    return _read_facts(opened.folder)[0]
+
+
+def model_of(opened: EmbeddingSet) -> str:
+    """The path or name of the model that made a collection, as it was when rows were added last; empty if that is not known.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    return _read_facts(opened.folder)[1]
 
 
 def remove(store: Store | str | Path, ids: Sequence[str], name: str = DEFAULT) -> int:
@@ -141,7 +151,7 @@ def drop(store: Store | str | Path, name: str) -> None:
 
 def collection_key(made: ModelKey, name: str, stored: Stored = "float16") -> SetKey:
     """The key of a collection's rows."""
-    require(bool(name) and len(name) <= MAX_NAME and name.isprintable(), "name", name, f"1 to {MAX_NAME} printable letters")
+    require(bool(_NAME.fullmatch(name)), "name", name, "1 to 64 letters A to Z, digits, . _ -, a letter or digit first")
     return SetKey(
         kind="images", weights=made.weights, inputs=made.preprocess, computed=made.computed, stored=stored, data=DATA + name
     )
@@ -153,8 +163,11 @@ def name_of(key: SetKey) -> str:
 
 
 @contextlib.contextmanager
-def grown(store: Store, key: SetKey, source: Source) -> Iterator[tuple[Writer, int]]:
+def grown(store: Store, key: SetKey, source: Source, model: str = "") -> Iterator[tuple[Writer, int]]:
     """A writer of the collection of a key, which is made if it is not there, and the number of a source in it.
+
+    Args:
+        model: where the model lies, to be found again.
 
     Raises:
         DataError: if the collection of that name is another model's, another transform's, of another precision or another
@@ -167,7 +180,7 @@ def grown(store: Store, key: SetKey, source: Source) -> Iterator[tuple[Writer, i
             if there is not None:
                 check_key(EmbeddingSet(store.path / there).key, key, store.path / there)
             writer = stack.enter_context(store.writer(key, shard_rows=None))
-        number = _note_source(writer.folder, name, source)
+        number = _note(writer.folder, name, source, model)
         yield writer, number
 
 
@@ -186,27 +199,29 @@ def check_key(theirs: SetKey, ours: SetKey, folder: Path) -> None:
         raise DataError(what, source=folder, expected=expected)
 
 
-def _note_source(folder: Path, name: str, source: Source) -> int:
-    known = _read_sources(folder)
+def _note(folder: Path, name: str, source: Source, model: str) -> int:
+    """Write down a source, and where the model lies; gives the source's number."""
+    known, at = _read_facts(folder)
     number = next((number for number, one in enumerate(known) if one.name == source.name), len(known))
     after = [*known[:number], source, *known[number + 1 :]]
-    if after != known:
+    if (after, model or at) != (known, at):
+        tree = {"format": FORMAT, "name": name, "model": model or at, "sources": [dataclasses.asdict(one) for one in after]}
         try:
-            write_json(folder / SOURCES, {"format": FORMAT, "name": name, "sources": [dataclasses.asdict(s) for s in after]})
+            write_json(folder / FACTS, tree)
         except OSError as error:
-            raise DataError(f"cannot be written: {error.strerror}", source=folder / SOURCES, fix="make room") from None
+            raise DataError(f"cannot be written: {error.strerror}", source=folder / FACTS, fix="make room") from None
     return number
 
 
-def _read_sources(folder: Path) -> list[Source]:
-    path = folder / SOURCES
+def _read_facts(folder: Path) -> tuple[list[Source], str]:
+    path = folder / FACTS
     if not path.is_file():
-        return []
+        return [], ""
     tree: Any = read_json(path)
     try:
         if tree["format"] != FORMAT:
             raise DataError(f"of the format {tree['format']!r}", source=path, expected=repr(FORMAT))
-        return [Source(**source) for source in tree["sources"]]
+        return [Source(**source) for source in tree["sources"]], str(tree["model"])
     except (KeyError, TypeError) as error:
         raise DataError(f"damaged ({error})", source=path, expected="what ostension wrote") from None
 

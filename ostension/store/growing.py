@@ -106,6 +106,7 @@ def add(
     dry_run: bool = False,
     transform: Transform | None = None,
     made: ModelKey | None = None,
+    model_at: str = "",
     progress: Callable[[Progress], None] | None = None,
     scanned: Callable[[int, int], None] | None = None,
 ) -> Added:
@@ -126,6 +127,7 @@ def add(
         dry_run: only say what would be done.
         transform: the preprocessing, if not the model's own; it stands in the key.
         made: the model's key, if it is known; else its weights are hashed.
+        model_at: where the model lies, for whoever searches.
         progress: told after each batch.
         scanned: told how many samples of the source were looked at, of how many.
 
@@ -158,7 +160,7 @@ def add(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_evaluating(model))
         # Only the first process holds the lock and writes; the others read what it found.
-        entered = here.together(lambda: stack.enter_context(grown(store, key, origin)) if here.first else None)
+        entered = here.together(lambda: stack.enter_context(grown(store, key, origin, model_at)) if here.first else None)
         number = here.all_facts(entered[1] if entered else 0)[0]
         writer = entered[0] if entered else None
         opened = here.together(lambda: EmbeddingSet(store.folder(key)))
