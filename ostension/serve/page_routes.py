@@ -109,13 +109,17 @@ def _versioned(index: Asset, version: str) -> Asset:
 
 
 def _words() -> bytes:
-    """The shipped sets of class names and templates, for suggestions."""
+    """What the page offers and explains: shipped sets of class names and templates, and the kinds of findings of an audit."""
+    from ostension.evals.audit.page import TITLES
+    from ostension.evals.audit.parts import KINDS
     from ostension.text import prompts
 
     sets = [prompts.prompt_set(name) for name in prompts.prompt_set_names()]
     tree = {
         "classes": {one.name: {"title": one.title, "names": list(dict.fromkeys(one.class_names))} for one in sets},
         "templates": {name: list(prompts.templates(name)) for name in prompts.template_names()},
+        "kinds": KINDS,
+        "severities": TITLES,
     }
     return json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode()
 

@@ -47,7 +47,7 @@ function list(entries) {
 /** A tree of settings; what is deep unfolds. */
 function tree(value) {
   if (typeof value !== "object" || value === null) return el("p", { dir: "auto" }, String(value));
-  return el("dl", { class: "card-list" }, Object.entries(value).filter(([, one]) => one !== null).flatMap(([name, one]) => [
+  return el("dl", { class: "card-list" }, Object.entries(value).filter(([, one]) => !empty(one)).flatMap(([name, one]) => [
     el("dt", { dir: "auto" }, name),
     el("dd", { dir: "auto" }, simple(one) ? written(one) : el("details", {}, el("summary", { "aria-label": `Details of ${name}` }, Array.isArray(one) ? count(one.length, "entry", "entries") : "details"), tree(one))),
   ]));
@@ -62,7 +62,7 @@ function written(value) {
 }
 
 function empty(value) {
-  return value === null || value === undefined || (typeof value === "object" && !Object.keys(value).length);
+  return value === null || value === undefined || value === "" || (typeof value === "object" && !Object.keys(value).length);
 }
 
 function plain(value) {

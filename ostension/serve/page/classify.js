@@ -1,6 +1,6 @@
 // Pictures against labels: p = softmax(scale * f @ W.T), computed here so that bars move while one types.
 
-import { announce, byId, copyText, el, fillWith, notice, set } from "./dom.js";
+import { announce, byId, copyText, el, fillWith, notice } from "./dom.js";
 import { onChosen } from "./images.js";
 import { classifySnippets } from "./snippets.js";
 import { dot, order, softmax } from "./vectors.js";
@@ -115,6 +115,7 @@ export class Classify {
     this.compute();
     const some = this.pictures.length > 0;
     byId("classify-tools").hidden = !some;
+    byId("classify-after").hidden = !some;
     byId("classify-code").hidden = !some || !this.labels.names.length;
     this.showSnippets();
     const place = byId("classify-results");
@@ -123,6 +124,7 @@ export class Classify {
       return;
     }
     const table = document.querySelector("input[name=view]:checked").value === "table";
+    byId("top").closest("label").hidden = table;
     if (table) fillWith(place, this.hints(), this.table());
     else this.cards(place);
     this.say();
@@ -146,7 +148,7 @@ export class Classify {
     if (!this.labels.names.length) lines.push("Type labels to see what these pictures are called.");
     else if (this.labels.rows.length === 1) lines.push("A single label always gets all of it. Type another one to compare with.");
     const unsure = this.pictures.filter((picture) => picture.found?.unsure).length;
-    if (unsure) lines.push(`${unsure === 1 ? "One picture is" : `${unsure} pictures are`} marked uncertain: its best two labels are within odds of 2 to 1.`.replace("its", unsure === 1 ? "its" : "their"));
+    if (unsure) lines.push(`Uncertain: the best two labels of a picture are within odds of ${ODDS} to 1.`);
     return lines.length > 0 && el("p", { class: "hint" }, lines.join(" "));
   }
 
@@ -187,7 +189,7 @@ export class Classify {
     const shown = found ? found.places.slice(0, most) : [];
     this.bars(picture, shown);
     const more = found ? found.places.length - shown.length : 0;
-    const rest = more ? `and ${count(more, "more label")} with ${percent(rest_of(found, shown))} together` : "";
+    const rest = more ? `and ${count(more, "more label")} with ${percent(othersOf(found, shown))} together` : "";
     const waits = picture.row ? "" : `Reading ${bytes(picture.file.size)}…`;
     picture.said.textContent = picture.error ? "" : waits || rest;
     let problem = picture.node.querySelector(".problem");
@@ -290,7 +292,7 @@ export class Classify {
   }
 }
 
-function rest_of(found, shown) {
+function othersOf(found, shown) {
   return Math.max(0, 1 - shown.reduce((sum, place) => sum + found.probabilities[place], 0));
 }
 

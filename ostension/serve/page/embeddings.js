@@ -2,6 +2,7 @@
 
 import { ServiceError } from "./service.js";
 import { fromBase64 } from "./vectors.js";
+import { bytes } from "./words.js";
 
 const KEPT = 100_000; // prompts; at 512 numbers each these are 200 MB
 const TEXTS = 256; // most texts of a request, so that bars move before a long list is done
@@ -56,7 +57,7 @@ export class Embeddings {
   /** Rows of pictures: `done(file, row or ServiceError)` for each as it comes. */
   async images(files, done) {
     const groups = [];
-    let bytes = Infinity;
+    let total = Infinity;
     for (const file of files) {
       const refused = this.refusal(file);
       if (refused) {
@@ -65,12 +66,12 @@ export class Embeddings {
       }
       const size = Math.ceil(file.size / 3) * 4 + 64;
       const most = Math.min(this.limits.max_batch_items ?? IMAGES, IMAGES);
-      if (bytes + size > 0.9 * (this.limits.max_body_bytes ?? 8e6) || groups.at(-1).length >= most) {
+      if (total + size > 0.9 * (this.limits.max_body_bytes ?? 8e6) || groups.at(-1).length >= most) {
         groups.push([]);
-        bytes = 0;
+        total = 0;
       }
       groups.at(-1).push(file);
-      bytes += size;
+      total += size;
     }
     await Promise.all(groups.map((group) => this.inTurn(async () => {
       const read = await Promise.all(group.map((file) => base64(file).catch(() => null)));
@@ -88,7 +89,7 @@ export class Embeddings {
     const most = this.limits.max_image_bytes;
     if (file.size === 0) return new ServiceError("The file is empty.");
     if (most && file.size > most) {
-      return new ServiceError(`It has ${(file.size / 1e6).toFixed(1)} MB; this service takes pictures up to ${(most / 1e6).toFixed(1)} MB.`);
+      return new ServiceError(`The file has ${bytes(file.size)}; this service takes pictures of up to ${bytes(most)}.`);
     }
     return null;
   }

@@ -14,6 +14,7 @@ export class Labels {
   constructor({ embeddings, changed, typed, fail }) {
     Object.assign(this, { embeddings, changed, typed, fail });
     this.sets = { classes: {}, templates: { photo: ["a photo of a {}."] } };
+    this.order = ["photo"];
     this.rows = []; // {name, row} of the labels that the model takes, of the last finished list
     this.ready = true;
     this.round = 0;
@@ -32,6 +33,7 @@ export class Labels {
       if (event.target.value !== OWN) this.setTemplates(this.sets.templates[event.target.value]);
       else byId("templates").focus();
     });
+    byId("templates-group").open = matchMedia("(min-width: 861px)").matches;
     byId("prompts").addEventListener("toggle", () => this.listPrompts());
     this.read();
   }
@@ -42,10 +44,10 @@ export class Labels {
     const several = Object.entries(sets.classes).sort((a, b) => a[1].names.length - b[1].names.length || (a[0] < b[0] ? -1 : 1));
     byId("label-sets").append(...several.map(([name, one]) => el("option", { value: name }, `${name} (${one.names.length})`)));
     const first = ["photo", "bare", "openai_imagenet_best7", "openai_imagenet"].filter((name) => name in sets.templates);
-    const names = [...first, ...Object.keys(sets.templates).filter((name) => !first.includes(name)).sort()];
+    this.order = [...first, ...Object.keys(sets.templates).filter((name) => !first.includes(name)).sort()];
     fillWith(
       byId("template-sets"),
-      names.map((name) => el("option", { value: name }, `${name} (${sets.templates[name].length})`)),
+      this.order.map((name) => el("option", { value: name }, `${name} (${sets.templates[name].length})`)),
       el("option", { value: OWN }, "my own"),
     );
     this.read();
@@ -80,7 +82,9 @@ export class Labels {
 
   templateSet() {
     const typed = JSON.stringify(this.templates);
-    return Object.keys(this.sets.templates).find((name) => JSON.stringify(this.sets.templates[name]) === typed) ?? OWN;
+    const same = (name) => JSON.stringify(this.sets.templates[name]) === typed;
+    const chosen = byId("template-sets").value; // several data sets have the same templates
+    return same(chosen) ? chosen : this.order.find(same) ?? OWN;
   }
 
   /** What is typed now, said back at once. */
@@ -95,6 +99,7 @@ export class Labels {
     byId("labels-said").textContent = parts.join(", ");
     const set = this.templateSet();
     if ([...byId("template-sets").options].some((option) => option.value === set)) byId("template-sets").value = set;
+    byId("templates-said").textContent = `${set === OWN ? "my own" : set} (${templates.length})`;
     fillWith(
       byId("templates-problems"),
       wrong.length && notice("bad", "", `${wrong.length === 1 ? "This line needs" : "These lines need"} one {}: ${wrong.join(" | ")}`),

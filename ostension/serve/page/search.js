@@ -21,6 +21,7 @@ export class Search {
     this.hits = [];
     this.opened = new Set();
     this.round = 0;
+    this.rows = new Map();
     byId("search-form").addEventListener("submit", (event) => { event.preventDefault(); this.run(); });
     onChosen("search-file", (files) => this.take(files));
     for (const id of ["search-count", "search-fold"]) byId(id).addEventListener("change", () => this.again());
@@ -142,23 +143,26 @@ export class Search {
   async query() {
     const words = this.words();
     const { items } = this;
-    if (!this.picture && !items.length) return /\s[+-]\s|^-\s?\S/.test(words) ? { expression: words } : { text: words };
+    if (!this.picture && !items.length) return { expression: words };
     if (!this.picture && !words && items.length === 1 && items[0].sign > 0) return { id: items[0].id };
-    const rest = items.map((item) => [item.sign, item.vector]);
-    for (const [sign, text] of termsOf(words)) rest.push([sign, await this.textRow(text)]);
-    if (!this.picture) return { vector: [...mixed(rest.map(([, row]) => row), rest.map(([sign]) => sign))] };
+    const terms = items.map((item) => [item.vector, item.sign]);
+    if (words) terms.push([await this.wordsRow(words), 1]);
+    const rest = terms.length ? mixed(terms.map(([row]) => row), terms.map(([, sign]) => sign)) : null;
+    if (!this.picture) return { vector: [...rest] };
     const image = await this.pictureRow();
-    if (!rest.length) return { vector: [...image] };
     const share = Number(byId("search-weight").value) / 100;
-    const other = mixed(rest.map(([, row]) => row), rest.map(([sign]) => sign));
-    return { vector: [...mixed([other, image], [1 - share, share])] };
+    return { vector: [...(rest ? mixed([rest, image], [1 - share, share]) : image)] };
   }
 
-  async textRow(text) {
-    await this.embeddings.ensure([text]);
-    const row = this.embeddings.text(text);
-    if (row instanceof Error) throw row;
-    return row;
+  /** The vector that the service makes of words with signs; asked for once. */
+  async wordsRow(words) {
+    const collection = byId("search-collection").value;
+    const key = JSON.stringify([this.embeddings.card.sha256, collection, words]);
+    if (!this.rows.has(key)) {
+      const answer = await this.service.post("v1/search", { collection, query: { expression: words }, k: 0, vectors: true });
+      this.rows.set(key, answer.vector);
+    }
+    return this.rows.get(key);
   }
 
   async pictureRow() {
@@ -279,16 +283,6 @@ export class Search {
   showSnippets() {
     if (byId("search-code").open && this.sent) fillWith(byId("search-snippets"), searchSnippets(this.sent, this.picture?.file.name ?? ""));
   }
-}
-
-/** Signed texts of "sunset - people + boat". */
-function termsOf(words) {
-  const parts = words.split(/(?:^|\s+)([+-])\s+/);
-  const terms = parts[0].trim() ? [[1, parts[0].trim()]] : [];
-  for (let place = 1; place < parts.length; place += 2) {
-    if (parts[place + 1].trim()) terms.push([parts[place] === "-" ? -1 : 1, parts[place + 1].trim()]);
-  }
-  return terms;
 }
 
 /** Hits without those that are nearly the same as a better one; that one keeps them. */

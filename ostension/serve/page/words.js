@@ -57,11 +57,11 @@ export function count(number, one, many = `${one}s`) {
 }
 
 export function bytes(size) {
-  if (size < 1024) return count(size, "byte");
+  if (size < 1000) return count(size, "byte");
   const units = ["kB", "MB", "GB"];
-  let value = size / 1024;
+  let value = size / 1000;
   let place = 0;
-  for (; value >= 1000 && place < 2; place++) value /= 1024;
+  for (; value >= 1000 && place < 2; place++) value /= 1000;
   return `${value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 })} ${units[place]}`;
 }
 
