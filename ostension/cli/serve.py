@@ -43,11 +43,9 @@ class Serve:
             model=model_name(self.model), store=self.store, predictors=named_folders(self.predictor), host=self.host,
             port=self.port, device=self.device, dtype=self.dtype, threads=self.threads,
         )  # fmt: skip
-        import uvicorn
+        from ostension.serve.server import run
 
-        from ostension.serve.app import create_app
-
-        uvicorn.run(create_app(settings), host=settings.host, port=settings.port)
+        run(settings)
         return 0
 
 

@@ -13,18 +13,23 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ostension import __version__
-from ostension.serve.backend import Backend, LocalBackend
-from ostension.serve.compute import load_computation
+from ostension.serve.backend import Backend
+from ostension.serve.documents import add_documents
+from ostension.serve.gate import Gate
+from ostension.serve.health import add_health
+from ostension.serve.logs import Log
+from ostension.serve.metrics import Metrics
 from ostension.serve.model_files import ModelFiles, read_model_files
 from ostension.serve.page_routes import add_page
 from ostension.serve.problems import Problem
 from ostension.serve.routes import add_routes
 from ostension.serve.schemas import ErrorAnswer
-from ostension.serve.service import Service
+from ostension.serve.service import DEPTH, Service
 from ostension.serve.settings import ServeSettings
+from ostension.serve.worker import WorkerBackend
 
 CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -37,24 +42,23 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def create_app(settings: ServeSettings, *, files: ModelFiles | None = None, backend: Backend | None = None) -> FastAPI:
+def create_app(
+    settings: ServeSettings, *, files: ModelFiles | None = None, backend: Backend | None = None, log: Log | None = None
+) -> FastAPI:
     """The service as an ASGI application.
 
     Args:
         files, backend: of a model that is in memory already; read from `settings.model` if None.
+        log: where events go; nowhere if None.
 
     Raises:
         CheckpointError: if the model cannot be used.
     """
+    log, metrics = log or Log(quiet=True), Metrics()
     files = files or read_model_files(settings.model)
-    if backend is None:
-        backend = LocalBackend(
-            load_computation(
-                settings.model, device=settings.device, dtype=settings.dtype, engine=settings.engine, threads=settings.threads,
-                predictors=settings.predictors,
-            )
-        )  # fmt: skip
-    service = Service(settings, files, backend)
+    side = files.config.preprocess.image_size
+    backend = backend or WorkerBackend(settings, image_side=side, depth=DEPTH, note=log)
+    service, gate = Service(settings, files, backend, metrics), Gate(settings, metrics, log)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,19 +71,23 @@ def create_app(settings: ServeSettings, *, files: ModelFiles | None = None, back
     app = FastAPI(
         title="Ostension", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, responses=ERRORS,
         description="Embeddings of texts and pictures in one space, classification with words, and search.",
+        openapi_url=None, generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
-    app.state.service = service
+    app.state.service, app.state.gate = service, gate
+    app.add_middleware(gate.around)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
-    app.add_exception_handler(Exception, _answer_unexpected)
     add_routes(app, service)
+    add_health(app, service)
+    add_documents(app, keys=bool(settings.keys))
     add_page(app)
     return app
 
 
-async def _answer_problem(_: Request, problem: Exception) -> Response:
+async def _answer_problem(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, Problem)
+    request.scope["ostension.exchange"].code = problem.code
     return Response(problem.body(), problem.status, headers=problem.headers, media_type="application/json")
 
 
@@ -87,18 +95,15 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = {404: "there is nothing here", 405: f"{request.method} is not answered here"}
     what = known.get(error.status_code, str(error.detail))
-    problem = Problem(error.status_code, what, CODES.get(error.status_code, "error"))
-    return Response(problem.body(), error.status_code, headers=error.headers, media_type="application/json")
+    answer = await _answer_problem(request, Problem(error.status_code, what, CODES.get(error.status_code, "error")))
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     """400 with the first thing that is wrong; what was sent is not repeated."""
     assert isinstance(error, RequestValidationError)
     return await _answer_problem(request, of_validation(error.errors()))
-
-
-async def _answer_unexpected(_: Request, error: Exception) -> Response:
-    return JSONResponse(Problem(500, "the service failed on this request", "internal_error").tree(), 500)
 
 
 def of_validation(errors: Any) -> Problem:

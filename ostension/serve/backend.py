@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from ostension.serve.batcher import BackendLost
+from ostension.serve.batcher import BackendLost, Computed
 from ostension.serve.compute import TEXT, Computation, Facts
 
 
@@ -26,14 +27,18 @@ class Backend(Protocol):
 
     facts: Facts | None  # once it is ready
     on_lost: Callable[[], None] | None  # called when what was being computed is lost
+    on_failed: Callable[[str], None] | None  # called when the model cannot be loaded: nothing will ever come
+    restarts: int
 
     @property
     def ready(self) -> bool:
         """Whether batches can be given to it."""
+        ...
 
     @property
     def reason(self) -> str:
         """Why it is not ready."""
+        ...
 
     async def start(self) -> None:
         """Begin to get ready; gives back at once."""
@@ -41,8 +46,9 @@ class Backend(Protocol):
     async def stop(self) -> None:
         """End; what is being computed is lost."""
 
-    async def compute(self, lane: str, payloads: Sequence[Any]) -> np.ndarray:
+    async def compute(self, lane: str, payloads: Sequence[Any]) -> Computed:
         """A row for each payload."""
+        ...
 
 
 class LocalBackend:
@@ -52,6 +58,8 @@ class LocalBackend:
         self.computation = computation
         self.facts: Facts | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.on_failed: Callable[[str], None] | None = None
+        self.restarts = 0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._warming: asyncio.Future[Any] | None = None
 
@@ -74,11 +82,13 @@ class LocalBackend:
         self.facts = None
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
-    async def compute(self, lane: str, payloads: Sequence[Any]) -> np.ndarray:
+    async def compute(self, lane: str, payloads: Sequence[Any]) -> Computed:
         if self.facts is None:
             raise BackendLost(self.reason)
         batch = list(payloads) if lane == TEXT else np.stack(payloads)
+        start = time.perf_counter()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self.computation.run, lane, batch)
+            rows = await asyncio.get_running_loop().run_in_executor(self._thread, self.computation.run, lane, batch)
         except Exception as error:
             raise BatchFailed(f"{type(error).__name__}: {error}") from error
+        return Computed(rows, time.perf_counter() - start)

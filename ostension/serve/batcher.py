@@ -23,7 +23,6 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Protocol
 
-Compute = Callable[[str, list[Any]], Awaitable[Any]]
 SMOOTHING = 0.2  # of a lane's seconds per cost
 MAX_RETRY_AFTER_S = 60.0
 
@@ -46,6 +45,17 @@ class ItemFailed(Exception):
 
 class BackendLost(Exception):
     """The computing process died, hung or is not there yet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Computed:
+    """What a batch gave: a row for each item, and the seconds that it took without any waiting."""
+
+    rows: Any
+    seconds: float
+
+
+Compute = Callable[[str, list[Any]], Awaitable[Computed]]
 
 
 class Watcher(Protocol):
@@ -298,9 +308,8 @@ class Batcher:
                 _settle(item, error=BackendLost("the service is stopping"))
 
     async def _compute(self, lane: Lane, items: list[_Item]) -> None:
-        start = self.clock()
         try:
-            rows = await self.compute(lane.name, [item.payload for item in items])
+            found = await self.compute(lane.name, [item.payload for item in items])
         except BackendLost as error:
             for item in items:
                 _settle(item, error=error)
@@ -310,11 +319,10 @@ class Batcher:
                 self.watcher.retried(lane.name)
             await self._one_by_one(lane, items)
             return
-        seconds = self.clock() - start
-        lane.measured(sum(item.cost for item in items), seconds)
+        lane.measured(sum(item.cost for item in items), found.seconds)
         if self.watcher is not None:
-            self.watcher.batch(lane.name, len(items), seconds)
-        for item, row in zip(items, rows, strict=True):
+            self.watcher.batch(lane.name, len(items), found.seconds)
+        for item, row in zip(items, found.rows, strict=True):
             _settle(item, row)
 
     async def _one_by_one(self, lane: Lane, items: list[_Item]) -> None:
@@ -322,7 +330,7 @@ class Batcher:
             if item.future.done():
                 continue
             try:
-                _settle(item, (await self.compute(lane.name, [item.payload]))[0])
+                _settle(item, (await self.compute(lane.name, [item.payload])).rows[0])
             except BackendLost as error:
                 _settle(item, error=error)
             except Exception as error:

@@ -138,6 +138,6 @@ def load_computation(
     if engine != "torch":
         from ostension.export.engines import engine_encoder
 
-        encoder = engine_encoder(encoder, engine)
+        encoder = engine_encoder(encoder, engine)  # type: ignore[arg-type]
     found = {name: Predictor.load(folder, encoder) for name, folder in predictors.items()}
     return Computation(encoder, found, engine=engine)

@@ -20,7 +20,7 @@ from ostension.serve.service import Service
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
-    """Add every route but the page's."""
+    """Add the routes under /v1."""
 
     @app.post("/v1/embeddings", response_model=schemas.EmbeddingResponse, tags=["embeddings"])
     async def embeddings(body: schemas.EmbeddingRequest, request: Request) -> Any:
@@ -34,7 +34,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
                 param="dimensions",
             )
         rows, tokens = await embed_inputs(service, body, client_of(request))
-        written = as_base64 if body.encoding_format == "base64" else np.ndarray.tolist
+        written: Any = as_base64 if body.encoding_format == "base64" else np.ndarray.tolist
         return json_answer({
             "object": "list",
             "data": [{"object": "embedding", "index": index, "embedding": written(row)} for index, row in enumerate(rows)],
@@ -74,18 +74,6 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """The same of one model by its name."""
         check_model(service, model)
         return json_answer(model_card(service))
-
-    @app.get("/health/live", response_model=schemas.Health, tags=["health"])
-    async def live() -> Any:
-        """Whether the process turns."""
-        return json_answer({"status": "live", "reason": None})
-
-    @app.get("/health/ready", response_model=schemas.Health, tags=["health"])
-    async def ready() -> Any:
-        """Whether requests are answered."""
-        if not service.backend.ready:
-            raise Problem(503, service.backend.reason, "not_ready", retry_after_s=1)
-        return json_answer({"status": "ready", "reason": None})
 
 
 async def embed_inputs(service: Service, body: schemas.EmbeddingRequest, client: Hashable) -> tuple[list[np.ndarray], int]:

@@ -17,13 +17,17 @@ import numpy as np
 
 from ostension.serve.backend import Backend
 from ostension.serve.batcher import BackendLost, Batcher, Hold, ItemFailed, Overloaded, TooLarge
+from ostension.serve.cache import TextCache
+from ostension.serve.canary import Canary
 from ostension.serve.compute import IMAGE, PREDICTOR, TEXT
 from ostension.serve.inputs import Inputs
+from ostension.serve.metrics import Metrics
 from ostension.serve.model_files import ModelFiles
 from ostension.serve.problems import Problem
 from ostension.serve.settings import ServeSettings
 
 T = TypeVar("T")
+DEPTH = 1  # batches that are under way at a time
 
 
 class Service:
@@ -35,8 +39,8 @@ class Service:
         backend: computes batches.
     """
 
-    def __init__(self, settings: ServeSettings, files: ModelFiles, backend: Backend):
-        self.settings, self.files, self.backend = settings, files, backend
+    def __init__(self, settings: ServeSettings, files: ModelFiles, backend: Backend, metrics: Metrics):
+        self.settings, self.files, self.backend, self.metrics = settings, files, backend, metrics
         self.limits = settings.limits
         self.started = time.time()
         transform = files.transform(self.limits.max_pixels)
@@ -46,7 +50,12 @@ class Service:
         bounds |= {f"{PREDICTOR}{name}": settings.queue_images for name in settings.predictors}
         self.batcher = Batcher(
             backend.compute, bounds, max_batch=settings.max_batch, slice_s=settings.slice_ms / 1000,
-            max_wait_s=settings.max_wait_ms / 1000,
+            max_wait_s=settings.max_wait_ms / 1000, depth=DEPTH, watcher=metrics,
+        )  # fmt: skip
+        self.cache = TextCache(settings.cache_bytes)
+        self.canary = Canary(
+            self._probe, lambda: backend.reason, lambda: backend.facts.dtype if backend.facts else "",
+            every_s=settings.canary_s, timeout_s=settings.deadline_s,
         )  # fmt: skip
         backend.on_lost = lambda: self.batcher.fail_all(BackendLost("the process that computes was lost"))
 
@@ -54,9 +63,11 @@ class Service:
         """Begin; the model may take a while after this."""
         await self.backend.start()
         await self.batcher.start()
+        self.canary.start()
 
     async def stop(self) -> None:
         """End; what is left fails."""
+        await self.canary.stop()
         await self.batcher.stop()
         await self.backend.stop()
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -75,17 +86,28 @@ class Service:
             param: the list that they came in; errors name it and the place there, or the place in `places`.
         """
         named = [f"{param}[{index}]" for index in places or range(len(texts))]
-        with self._preparing():
+        with self._preparing(), self.metrics.decode.labels("texts").time():
             ids = await self.in_thread(
                 lambda: [self.inputs.tokens(text, name, truncate=truncate) for text, name in zip(texts, named, strict=True)]
             )
         return Rows(await self.rows_of_tokens(ids, client), sum(map(len, ids)))
 
     async def rows_of_tokens(self, ids: Sequence[Sequence[int]], client: Hashable) -> list[np.ndarray]:
-        """Unit rows of token ids."""
-        costs = [len(row) for row in ids]
-        with self._hold(TEXT, sum(costs)):
-            return await self._run(TEXT, ids, costs, client)
+        """Unit rows of token ids; each different text is computed once, and not at all if its row is kept."""
+        rows = {tuple(row): self.cache.get(row) for row in ids}
+        new = [list(row) for row, known in rows.items() if known is None]
+        self.metrics.cache_hits.inc(len(ids) - len(new))
+        self.metrics.cache_misses.inc(len(new))
+        if new:
+            costs = [len(row) for row in new]
+            with self._hold(TEXT, sum(costs)):
+                found = await self._run(TEXT, new, costs, client)
+            for text, row in zip(new, found, strict=True):
+                rows[tuple(text)] = row
+                self.cache.put(text, row)
+        elif not self.backend.ready:
+            raise unavailable()
+        return [rows[tuple(row)] for row in ids]  # type: ignore[misc]
 
     async def embed_images(
         self, images: Sequence[str], param: str, client: Hashable, *, lane: str = IMAGE, places: Sequence[int] | None = None
@@ -112,17 +134,30 @@ class Service:
             for one in reading:  # after a first failure the rest is of no use
                 one.cancel()
 
+    def _picture(self, text: str, name: str) -> np.ndarray:
+        with self.metrics.decode.labels("picture").time():
+            return self.inputs.picture(text, name)
+
+    async def _probe(self) -> np.ndarray:
+        """Rows of a grey picture and of a short text, through the queue and past its bounds."""
+        side, end = self.inputs.transform.config.image_size, self.inputs.tokenizer.end_id
+        picture = np.full((3, side, side), 128, np.uint8)
+        found = await asyncio.gather(
+            self.batcher.run(IMAGE, [picture], [1], "canary"), self.batcher.run(TEXT, [[end]], [1], "canary")
+        )
+        return np.stack([rows[0] for rows in found])
+
     async def _run(self, lane: str, payloads: Sequence[Any], costs: Sequence[int], client: Hashable) -> list[np.ndarray]:
         try:
             return await self.batcher.run(lane, payloads, costs, client)
         except ItemFailed:
             raise Problem(500, "the model failed on this input", "computation_failed") from None
         except BackendLost:
-            raise Problem(503, "the model is not available just now", "model_unavailable", retry_after_s=2) from None
+            raise unavailable() from None
 
     def _hold(self, lane: str, cost: int) -> Hold:
         if not self.backend.ready:
-            raise Problem(503, "the model is not ready", "model_unavailable", retry_after_s=2)
+            raise unavailable()
         try:
             return self.batcher.hold(lane, cost)
         except TooLarge as error:
@@ -137,6 +172,11 @@ class Service:
             yield
         finally:
             self.batcher.preparing -= 1
+
+
+def unavailable() -> Problem:
+    """503 while the process that computes is not there."""
+    return Problem(503, "the model is not available just now", "model_unavailable", retry_after_s=2)
 
 
 @dataclasses.dataclass(frozen=True)
