@@ -16,6 +16,8 @@ EXTRAS = {
     "track": ("tensorboard", "wandb"),
     "trackio": ("trackio",),
     "curate": ("pyarrow",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
     "serve": ("fastapi", "uvicorn", "pydantic", "prometheus_client"),
 }
 

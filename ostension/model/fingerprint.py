@@ -22,7 +22,10 @@ NOT_BEHAVIOUR = ("name", "layout", "init_logit_scale", "init_logit_bias", "init_
 
 
 def fingerprint(encoder: nn.Module) -> str:
-    """The SHA-256 of an encoder's behaviour, in hexadecimal."""
+    """The SHA-256 of an encoder's behaviour, in hexadecimal; of an exported one that of the model that it came from."""
+    exported = getattr(encoder, "weights_fingerprint", None)
+    if exported is not None:
+        return exported
     return fingerprint_of(encoder.config, encoder.state_dict())
 
 

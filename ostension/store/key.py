@@ -29,7 +29,7 @@ class SetKey:
         kind: rows of images, or of texts.
         weights: the fingerprint of the model (`model.fingerprint`), or any other hash of what computes the rows.
         inputs: the preprocessing of images or the tokenizer of texts, as a JSON tree.
-        computed: the dtype of the weights.
+        computed: the dtype of the weights; with an engine other than torch its name and precision.
         stored: the dtype of the rows on the disk.
         data: the fingerprint of the source; empty for texts, which are known by themselves.
         split: the split's name, empty if there are none.
@@ -98,7 +98,8 @@ class ModelKey:
             weights=fingerprint(model),
             preprocess=to_tree(model.transform.config),
             tokenizer=to_tree(getattr(model.config, "tokenizer", None)) or {},  # a detector of duplicates has none
-            computed=str(model.dtype).removeprefix("torch."),
+            # An encoder in another engine says which one and in what it computes.
+            computed=getattr(model, "computed", None) or str(model.dtype).removeprefix("torch."),
         )
 
     def check(self, key: SetKey, source: object) -> None:

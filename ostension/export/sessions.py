@@ -1,0 +1,136 @@
+"""An exported graph, ready to run: in onnxruntime, or in OpenVINO.
+
+Both take and give numpy arrays in float32 (int64 for token ids) and run on as many threads as torch is set to. Neither
+tells anybody that it runs: onnxruntime's events are switched off, and OpenVINO's reports come from its converter alone,
+which is not used (docs/decisions/engines.md).
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from ostension.errors import CheckpointError, ConfigError, require_extra
+from ostension.export.graphs import OUTPUTS
+
+Engine = Literal["onnx", "openvino"]
+Precision = Literal["float32", "bfloat16", "int8"]
+ENGINES: tuple[Engine, ...] = ("onnx", "openvino")
+PACKAGES = {"onnx": ("onnxruntime", "export"), "openvino": ("openvino", "openvino")}
+
+
+class Session(Protocol):
+    """A graph that runs."""
+
+    def __call__(self, inputs: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+        """The named outputs."""
+        ...
+
+
+def open_session(path: Path, engine: Engine, precision: Precision, threads: int | None = None) -> Session:
+    """The graph in a file.
+
+    Args:
+        path: an `.onnx` file for either engine, or OpenVINO's own `.xml`.
+        precision: in which to compute. "int8" says that the file is quantised; OpenVINO computes the rest in float32.
+        threads: None for torch's number.
+
+    Raises:
+        CheckpointError: for a file that the engine cannot read.
+        ConfigError: for a precision that the engine does not have.
+        MissingExtraError: without its package.
+    """
+    threads = threads or torch.get_num_threads()
+    if engine == "onnx":
+        return OnnxSession(path, precision, threads)
+    return OpenVinoSession(path, precision, threads)
+
+
+class OnnxSession:
+    """A graph in onnxruntime, on the processor."""
+
+    def __init__(self, path: Path, precision: Precision, threads: int):
+        if precision == "bfloat16":
+            raise ConfigError("onnxruntime has no bfloat16 on a processor", expected="float32, or int8 of a quantised file")
+        runtime = require_extra(*PACKAGES["onnx"])
+        runtime.disable_telemetry_events()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        # Threads that spin while they wait take the cores from decoding and tokenising.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors; they come back as exceptions
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own classes, of which there are many
+            raise _unreadable(path, "onnxruntime", error) from None
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, inputs: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+        return self._session.run(list(outputs), {self._input: inputs})
+
+
+class OpenVinoSession:
+    """A graph in OpenVINO, on the processor."""
+
+    def __init__(self, path: Path, precision: Precision, threads: int):
+        core = _openvino_core()
+        hint = "bf16" if precision == "bfloat16" else "f32"
+        if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ConfigError("OpenVINO has no bfloat16 on this processor", expected="float32")
+        settings = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # several processes of one run would all be bound to the first cores
+        }
+        try:
+            compiled = core.compile_model(str(path), "CPU", settings)
+        except RuntimeError as error:
+            raise _unreadable(path, "OpenVINO", error) from None
+        self._places = {name: index for index, output in enumerate(compiled.outputs) for name in output.names}
+        self._request = compiled.create_infer_request()
+        self._lock = threading.Lock()  # a request holds the tensors of one call
+
+    def __call__(self, inputs: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
+        with self._lock:
+            found = self._request.infer([inputs], share_inputs=True)
+            return [found[self._places[name]] for name in outputs]
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    return require_extra(*PACKAGES["openvino"]).Core()
+
+
+def available(engine: Engine) -> bool:
+    """Whether the engine's package is installed."""
+    import importlib.util
+
+    return importlib.util.find_spec(PACKAGES[engine][0]) is not None
+
+
+def precisions(engine: Engine) -> tuple[Precision, ...]:
+    """In what the engine can compute a float32 file here, the fastest first."""
+    if engine == "openvino" and "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return ("bfloat16", "float32")
+    return ("float32",)
+
+
+def check_outputs(session: Session, inputs: np.ndarray) -> list[np.ndarray]:
+    """All outputs, each of them looked at: one row for each input, and finite."""
+    found = session(inputs, OUTPUTS)
+    for name, values in zip(OUTPUTS, found, strict=True):
+        if len(values) != len(inputs) or not np.isfinite(values).all():
+            raise CheckpointError(f"the output {name!r} has the shape {values.shape} or values that are not finite")
+    return found
+
+
+def _unreadable(path: Path, engine: str, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:200]
+    return CheckpointError(f"{engine} cannot read it: {reason}", source=path, fix="export the model again")
