@@ -185,6 +185,7 @@ class Batcher:
         self.lanes = {name: Lane(name, bound) for name, bound in bounds.items()}
         self.preparing = 0  # requests that will put items into the queue soon
         self.watcher, self.clock = watcher, clock
+        self._turn_s = 0.0  # what the lane whose turn came last had used until then
         self._free = asyncio.Semaphore(depth)
         self._came = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
@@ -236,7 +237,7 @@ class Batcher:
             return []
         request, found = _Request(client, collections.deque(items)), self.lanes[lane]
         if not found:  # a lane that was idle has no claim on the time it did not use
-            found.used_s = max(found.used_s, min((other.used_s for other in self.lanes.values() if other), default=0.0))
+            found.used_s = max(found.used_s, self._turn_s)
         found.add(request)
         self._came.set()
         try:
@@ -290,6 +291,7 @@ class Batcher:
                     pass
                 continue
             most = self.slice_s / lane.seconds_per_cost if lane.seconds_per_cost else math.inf
+            self._turn_s = lane.used_s
             items = lane.take(self.max_batch, most)
             if items:
                 return items, lane
