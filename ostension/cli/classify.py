@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ostension.errors import DataError, LimitError, UsageError
+from ostension.errors import ConfigError, DataError, LimitError, UsageError
 
 if TYPE_CHECKING:
     from ostension.model.predictor import Prediction, Predictor
@@ -50,7 +50,10 @@ class Classify:
         format: An aligned table, or one JSON object a line.
         batch_size: Images encoded at once.
         device: Where to compute: auto, cpu, cuda, cuda:N.
-        dtype: Type of the weights: auto, float32, bfloat16, float16.
+        dtype: Type of the weights: auto, float32, bfloat16, float16. With an engine other than torch the precision in which
+            it computes: auto, float32, bfloat16, or int8 of an export folder that has it.
+        engine: What runs the towers: torch, onnx (onnxruntime), openvino, or auto, the fastest by a short measurement, which
+            is kept (see ostension doctor --model). The model may then be a folder that ostension export wrote.
         save_predictor: Also save the classifier to this folder, for --predictor.
     """
 
@@ -67,6 +70,7 @@ class Classify:
     batch_size: int = 32
     device: str = "auto"
     dtype: str = "auto"
+    engine: Literal["torch", "onnx", "openvino", "auto"] = "torch"
     save_predictor: Path | None = None
 
     def __post_init__(self):
@@ -108,17 +112,35 @@ class Classify:
     def build(self) -> Predictor:
         """The classifier that the flags describe."""
         from ostension import runtime
-        from ostension.formats.load import load
+        from ostension.export.engines import load_encoder
         from ostension.model.predictor import Predictor
 
         runtime.set_threads()
         if self.predictor is not None:
-            # The predictor knows its model; the environment's default is for classes given as words.
-            return Predictor.load(self.predictor, self.model, device=self.device, dtype=self.dtype)
+            return self._saved()
         classes, templates = self._classes()
-        model = load(model_name(self.model), device=self.device, dtype=self.dtype)
+        model = load_encoder(model_name(self.model), self.engine, device=self.device, dtype=self.dtype)
         predictor = Predictor.zero_shot(model, classes, templates)
-        _say(f"{len(predictor.class_names)} classes, {len(templates)} templates, model {model.config.name}")
+        _say(f"{len(predictor.class_names)} classes, {len(templates)} templates, model {model.config.name}{_computed(model)}")
+        return predictor
+
+    def _saved(self) -> Predictor:
+        """The saved predictor. It knows its model; the environment's default is for classes given as words."""
+        from ostension.export.engines import as_precision, engine_encoder, load_encoder
+        from ostension.model.predictor import Predictor
+
+        assert self.predictor is not None
+        if self.engine == "torch":
+            return Predictor.load(self.predictor, self.model, device=self.device, dtype=self.dtype)
+        encoder = None
+        if self.model is not None:
+            encoder = load_encoder(self.model, self.engine, device=self.device, dtype=self.dtype)
+        predictor = Predictor.load(self.predictor, encoder, device=self.device, dtype="float32")
+        if predictor.own_images:
+            raise ConfigError(f"a {predictor.kind!r} predictor has an image tower of its own", fix="leave --engine out")
+        if encoder is None:
+            predictor.encoder = engine_encoder(predictor.encoder, self.engine, precision=as_precision(self.dtype))
+        _say(f"model {predictor.encoder.config.name}{_computed(predictor.encoder)}")
         return predictor
 
     def _classes(self) -> tuple[Any, tuple[str, ...]]:
@@ -310,6 +332,12 @@ class _Table:
         print(path)
         for name, probability in top:
             print(f"  {100 * probability:6.2f} %  {name}", flush=True)
+
+
+def _computed(model: Any) -> str:
+    """Engine and precision in words, where they are not torch's alone."""
+    computed = getattr(model, "computed", None)
+    return f", computed by {computed}" if computed else ""
 
 
 def _flag(name: str) -> str:

@@ -26,16 +26,23 @@ EXTRAS = {
 class Doctor:
     """Print versions, cores, instruction sets, dtype, threads and what is missing for which extra.
 
+    With --model also how fast each engine that is installed runs both towers here, how far it is from float32, and which one
+    --engine auto takes. It measures anew, and what it finds is kept for --engine auto.
+
     Args:
         json: Print one JSON object instead of lines.
         quick: Leave out the measurement of the matrix product rate (about two seconds).
+        model: A model's folder, file or hub name: measure the engines with it (about ten seconds, and once the export).
     """
 
     json: bool = False
     quick: bool = False
+    model: str | None = None
 
     def run(self) -> int:
         facts = collect_facts(measure=not self.quick)
+        if self.model is not None:
+            facts["engines"] = measure_engines(self.model)
         print(json.dumps(facts, indent=2) if self.json else _as_lines(facts))
         return 0
 
@@ -66,6 +73,14 @@ def collect_facts(*, measure: bool) -> dict:
     if measure:
         facts["matmul_gflops"] = {name: measure_matmul_gflops(name, device) for name in ("float32", "bfloat16")}
     return facts
+
+
+def measure_engines(model: str) -> list[dict]:
+    """What `export.choice` finds for each tower of a model, as JSON trees."""
+    from ostension.export.choice import measure
+    from ostension.formats.load import load
+
+    return [dataclasses.asdict(choice) for choice in measure(load(model, device="cpu", dtype="float32"))]
 
 
 def missing_packages(packages: tuple[str, ...]) -> list[str]:
@@ -100,4 +115,19 @@ def _as_lines(facts: dict) -> str:
     for extra, missing in facts["extras"].items():
         state = "ready" if not missing else f"missing {', '.join(missing)}: pip install 'ostension[{extra}]'"
         lines.append(f"{'extra':<14}{extra}: {state}")
+    for choice in facts.get("engines", []):
+        lines += _engine_lines(choice)
     return "\n".join(lines)
+
+
+def _engine_lines(choice: dict) -> list[str]:
+    """One tower's engines as a table, the one that is taken marked."""
+    what = "images" if choice["side"] == "image" else "texts"
+    head = f"{what + '/s':>12}{'difference':>14}{'1 - cosine':>12}"
+    lines = [f"{choice['side'] + ' tower':<24}{head}"]
+    for row in choice["rows"]:
+        name = f"{row['engine']}-{row['precision']}"
+        numbers = f"{row['per_second']:>12.1f}{row['largest']:>14.1e}{max(0.0, 1 - row['cosine']):>12.1e}"
+        lines.append(f"  {name:<22}{numbers}{'  <- auto' if name == choice['taken'] else ''}")
+    lines.append(f"  auto takes the fastest with 1 - cosine of at most {choice['tolerance']:.0e} to float32")
+    return lines

@@ -84,27 +84,40 @@ Candidate = tuple[str, str, nn.Module]
 
 
 def choose(
-    model: CLIP, *, precision: PrecisionName = "auto", threads: int | None = None, cache: str | os.PathLike | None = None,
-    refresh: bool = False, tolerance: float = TOLERANCE,
+    model: CLIP, *, precision: PrecisionName = "auto", threads: int | None = None, cache: str | os.PathLike | None = None
 ) -> CLIP:
     """The encoder of the engines that are the fastest here; its `choice` says what was measured.
-
-    Args:
-        refresh: measure anew, whatever is kept.
-        tolerance: largest 1 - cosine to float32.
 
     Raises:
         ConfigError: for a precision that nothing here has.
     """
+    opened = _export(model, cache)
+    return _build(model, opened, _known_or_measured(model, opened, precision, threads, cache, refresh=False), threads)
+
+
+def measure(
+    model: CLIP, *, precision: PrecisionName = "auto", threads: int | None = None, cache: str | os.PathLike | None = None
+) -> tuple[Choice, ...]:
+    """What a measurement finds now, for the image and the text tower; `choose` then takes it.
+
+    Raises:
+        ConfigError: for a precision that nothing here has.
+    """
+    return _known_or_measured(model, _export(model, cache), precision, threads, cache, refresh=True)
+
+
+def _known_or_measured(
+    model: CLIP, opened: ExportFolder | None, precision: PrecisionName, threads: int | None, cache: str | os.PathLike | None,
+    *, refresh: bool,
+) -> tuple[Choice, ...]:
     if precision == "int8":
         raise ConfigError("a model has no int8 of its own", fix="use a folder that `ostension export onnx MODEL --int8` wrote")
-    opened = _export(model, cache)
-    path = _place(model, precision, threads, tolerance, cache)
+    path = _place(model, precision, threads, cache)
     known = None if refresh else _read(path)
     if known is None:
-        known = tuple(_measure(model, opened, side, precision, threads, tolerance) for side in SIDES)
+        known = tuple(_measure(model, opened, side, precision, threads) for side in SIDES)
         _write(path, known)
-    return _build(model, opened, known, threads)
+    return known
 
 
 def _export(model: CLIP, cache: str | os.PathLike | None) -> ExportFolder | None:
@@ -120,7 +133,7 @@ def _export(model: CLIP, cache: str | os.PathLike | None) -> ExportFolder | None
 
 
 def _measure(
-    model: CLIP, opened: ExportFolder | None, side: str, precision: PrecisionName, threads: int | None, tolerance: float
+    model: CLIP, opened: ExportFolder | None, side: str, precision: PrecisionName, threads: int | None
 ) -> Choice:
     """All candidates of one side."""
     plain = as_float32(model)
@@ -137,13 +150,13 @@ def _measure(
         Measured(engine, kind, speed, difference.largest, difference.cosine)
         for (engine, kind, _), speed, difference in zip(candidates, speeds, differences, strict=True)
     )
-    return Choice(side, _best(rows, tolerance).name, tolerance, rows)
+    return Choice(side, _best(rows).name, TOLERANCE, rows)
 
 
-def _best(rows: Sequence[Measured], tolerance: float) -> Measured:
+def _best(rows: Sequence[Measured]) -> Measured:
     """The fastest within the tolerance; torch's unless another is faster by `HEADWAY`."""
     # One precision may have been asked for: its difference is then what was asked for too.
-    fit = [row for row in rows if 1 - row.cosine <= tolerance] or list(rows)
+    fit = [row for row in rows if 1 - row.cosine <= TOLERANCE] or list(rows)
     fastest = max(fit, key=lambda row: row.per_second)
     own = max((row for row in fit if row.engine == "torch"), key=lambda row: row.per_second, default=None)
     return own if own is not None and fastest.per_second < HEADWAY * own.per_second else fastest
@@ -241,14 +254,14 @@ def _tower(model: CLIP, opened: ExportFolder | None, side: str, taken: str, thre
     return copy.deepcopy(own).to(dtype)
 
 
-def _place(model: CLIP, precision: str, threads: int | None, tolerance: float, cache: str | os.PathLike | None) -> Path:
+def _place(model: CLIP, precision: str, threads: int | None, cache: str | os.PathLike | None) -> Path:
     """The file of a choice: its name is of everything that could change it."""
     key = {
         "format": FORMAT,
         "weights": fingerprint(model),
         "dtype": str(model.dtype),
         "precision": precision,
-        "tolerance": tolerance,
+        "tolerance": TOLERANCE,
         "threads": threads or torch.get_num_threads(),
         "processor": runtime.cpu_name(),
         "features": sorted(runtime.cpu_features()),

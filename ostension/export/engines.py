@@ -236,11 +236,11 @@ def load_encoder(
     if is_export(path_or_name):
         if engine == "torch":
             raise ConfigError("holds exported graphs and no weights", source=path_or_name, fix="use --engine onnx or openvino")
-        return encoder_of_export(open_export(path_or_name), engine, precision=_precision(dtype), threads=threads)
+        return encoder_of_export(open_export(path_or_name), engine, precision=as_precision(dtype), threads=threads)
     if engine == "torch" or (engine == "auto" and pick_device(device).type != "cpu"):
         return load(path_or_name, device=device, dtype=dtype, **options)
     model = load(path_or_name, device=device, dtype="float32", **options)
-    return engine_encoder(model, engine, precision=_precision(dtype), threads=threads, cache=cache)
+    return engine_encoder(model, engine, precision=as_precision(dtype), threads=threads, cache=cache)
 
 
 def encoder_of_export(
@@ -316,7 +316,12 @@ def _check_names(engine: str, precision: str) -> None:
         raise unknown_name("precision", precision, PRECISION_NAMES)
 
 
-def _precision(dtype: str) -> PrecisionName:
+def as_precision(dtype: str) -> PrecisionName:
+    """The flag `--dtype` as a precision.
+
+    Raises:
+        ConfigError: for one that no engine has.
+    """
     if dtype not in PRECISION_NAMES:
         known = ", ".join(PRECISION_NAMES)
         raise ConfigError(f"dtype is {dtype!r}", expected=f"one of {known} with an engine other than torch")
