@@ -1,8 +1,8 @@
 """The web page's files as routes of the service: `/` is the page, `/page/VERSION/NAME` what it loads.
 
 All files are read once, when the routes are made. A request is a look-up in that table and never opens a path, so that no
-form of a path (`..`, escapes, NUL, absolute, links) can reach another file. VERSION is a digest over every file: a browser keeps
-files for good and still has the new ones after an update; the page itself is asked for again, and answered by its digest.
+form of a path (`..`, escapes, NUL, absolute, links) can reach another file. VERSION is a digest over every file: a browser
+keeps files for good and still has the new ones after an update; the page itself is asked for again, and answered by its tag.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ FLAGS = (
     "--disable-features=Translate,MediaRouter,OptimizationHints,AutofillServerCommunication", "--remote-debugging-pipe",
     "--force-color-profile=srgb", "--no-proxy-server", "--lang=en-US",
 )  # fmt: skip
-# Chromium reads commands from descriptor 3 and writes to 4; subprocess cannot place them there without running code after a fork.
+# Chromium reads commands from descriptor 3 and writes to 4; subprocess cannot place them there by itself.
 LAUNCH = "import os,sys; r,w=map(int,sys.argv[1:3]); os.dup2(r,3); os.dup2(w,4); os.execv(sys.argv[3], sys.argv[3:])"
 KEYS = {
     "Tab": (9, ""), "Enter": (13, "\r"), "Escape": (27, ""), " ": (32, " "), "ArrowLeft": (37, ""), "ArrowUp": (38, ""),
@@ -180,7 +180,8 @@ class Page:
     def press(self, key: str, *, shift: bool = False) -> None:
         """A key of the keyboard."""
         code, text = KEYS[key]
-        base = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
+        name = "Space" if key == " " else key
+        base = {"key": key, "code": name, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
         self.send("Input.dispatchKeyEvent", {"type": "keyDown", **base, **({"text": text} if text else {})})
         self.send("Input.dispatchKeyEvent", {"type": "keyUp", **base})
 
@@ -227,16 +228,19 @@ class Page:
     def events(self, method: str) -> list[dict[str, Any]]:
         """What came of one kind of event."""
         self.browser.pump(0)
-        return [one["params"] for one in self.browser.events if one.get("sessionId") == self.session and one["method"] == method]
+        mine = [one for one in self.browser.events if one.get("sessionId") == self.session]
+        return [one["params"] for one in mine if one["method"] == method]
 
     def errors(self) -> list[str]:
         """Everything that would be red in the console, and all warnings."""
-        found = [one["exceptionDetails"].get("exception", {}).get("description", "") for one in self.events("Runtime.exceptionThrown")]
-        for one in self.events("Runtime.consoleAPICalled"):
-            if one["type"] in ("error", "warning", "assert"):
-                found.append(" ".join(str(part.get("value", part.get("description"))) for part in one["args"]))
-        found += [one["entry"]["text"] for one in self.events("Log.entryAdded") if one["entry"]["level"] in ("error", "warning")]
-        return found
+        thrown = [one["exceptionDetails"] for one in self.events("Runtime.exceptionThrown")]
+        said = [one for one in self.events("Runtime.consoleAPICalled") if one["type"] in ("error", "warning", "assert")]
+        logged = [one["entry"] for one in self.events("Log.entryAdded")]
+        return [
+            *(one.get("exception", {}).get("description", one["text"]) for one in thrown),
+            *(" ".join(str(part.get("value", part.get("description"))) for part in one["args"]) for one in said),
+            *(f"{one['text']} {one.get('url', '')}" for one in logged if one["level"] in ("error", "warning")),
+        ]
 
     def addresses(self) -> list[str]:
         """Every address that was asked for."""

@@ -6,7 +6,8 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -21,7 +22,6 @@ class Server:
     def __init__(self, make: Callable[[], Any]):
         self.make, self.port = make, 0
         self.refuse, self.seen = 0, []
-        self.bodies: list[bytes] = []
         self._server: Any = None
 
     def start(self) -> None:
@@ -73,3 +73,40 @@ def serving(make: Callable[[], Any]) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def tiny_service(**settings: Any) -> Callable[[], Any]:
+    """Makes services of one tiny model with random weights in this process; `store` and others are settings of the service."""
+    import ostension
+    from ostension.model.clip import CLIP
+    from ostension.model.presets import preset
+    from ostension.serve.app import create_app
+    from ostension.serve.backend import LocalBackend
+    from ostension.serve.compute import load_computation
+    from ostension.serve.settings import ServeSettings
+
+    folder = settings.pop("folder")
+    if not (folder / "config.json").exists():
+        ostension.save(CLIP(preset("tiny-vit"), seed=3), folder)
+    chosen = ServeSettings(model=str(folder), dtype="float32", threads=1, decoders=2, **settings)
+
+    def make() -> Any:
+        return create_app(chosen, backend=LocalBackend(load_computation(str(folder), device="cpu", dtype="float32", engine="torch", threads=1, predictors={})))
+
+    return make
+
+
+def make_pictures(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Small pictures, each of another colour and pattern, lossless."""
+    import numpy as np
+    from PIL import Image
+
+    from ostension.runtime import numpy_generator
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, name in enumerate(names):
+        coarse = numpy_generator(7, "page", index).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        paths.append(folder / name)
+        Image.fromarray(coarse.repeat(12, 0).repeat(12, 1)).save(paths[-1], format="PNG")
+    return paths

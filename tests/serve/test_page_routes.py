@@ -71,10 +71,11 @@ def version(server: Server) -> str:
 
 TRICKS = (
     "/page/{v}/../secret.js", "/page/{v}/%2e%2e/secret.js", "/page/{v}/..%2fsecret.js", "/page/{v}/..%5csecret.js",
-    "/page/../secret.js", "/%2e%2e/secret.js", "/../secret.js", "/page/{v}//etc/passwd", "/page/{v}/%2fetc%2fpasswd", "//etc/passwd",
+    "/page/../secret.js", "/%2e%2e/secret.js", "/../secret.js", "/page/{v}//etc/passwd", "/page/{v}/%2fetc%2fpasswd",
+    "//etc/passwd", "/page/{v}/....//secret.js", "/page/{v}/%c0%ae%c0%ae/secret.js", "/page/{v}/./app.js", "/page/{v}/APP.JS",
     "/page/{v}/app.js%00", "/page/{v}/%00", "/page/{v}/app.js%00.html", "/page/{v}/out.js", "/page/{v}/all/secret.js",
-    "/page/{v}/notes.txt", "/page/{v}/.", "/page/{v}/", "/page/{v}", "/page/", "/page", "/page/{v}/./app.js", "/page/{v}/APP.JS",
-    "/page/other/app.js", "/page/{v}/index.html", "/page/{v}/%c0%ae%c0%ae/secret.js", "/page/{v}/app.js/", "/page/{v}/....//secret.js",
+    "/page/{v}/notes.txt", "/page/{v}/.", "/page/{v}/", "/page/{v}", "/page/", "/page", "/page/other/app.js",
+    "/page/{v}/index.html", "/page/{v}/app.js/",
 )  # fmt: skip
 
 
@@ -139,8 +140,7 @@ def test_the_shipped_page_has_nothing_inline_and_names_no_other_host():
     for name, asset in assets.items():
         if name.endswith((".html", ".css", ".js")):
             text = asset.body.decode()
-            places = [url for url in re.findall(r"https?://[^\s\"'`)]+", text)]
-            assert not places, (name, places)
+            assert not re.findall(r"https?://[^\s\"'`)]+", text), name
             assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), name
     index = assets["index.html"].body.decode()
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", index)

@@ -117,6 +117,7 @@ async function tryExamples() {
 /** The model, the collections, and what the address says. */
 async function begin() {
   try {
+    await service.get("health/ready"); // before that the logit scale is not known
     const card = (await service.get("v1/models")).data[0];
     const other = embeddings.use(card);
     byId("model-name").textContent = card.id;

@@ -7,7 +7,7 @@ export class ServiceError extends Error {
   }
 }
 
-const TRIES = 8;
+const TRIES = 8; // of a request that is refused because the service is busy; one that is not ready is waited for
 const LONGEST_S = 30;
 
 export class Service {
@@ -56,12 +56,12 @@ export class Service {
       if (response.status === 401 || response.status === 403) {
         if (key === this.key) await this.needKey(Boolean(key));
         tries -= 1;
-      } else if ((response.status === 429 || response.status === 503) && tries < TRIES) {
-        const seconds = Math.min(LONGEST_S, Number(response.headers.get("Retry-After")) || 2 ** (tries - 1));
+      } else if (response.status === 503 || (response.status === 429 && tries < TRIES)) {
+        const seconds = Math.min(LONGEST_S, Number(response.headers.get("Retry-After")) || 2 ** Math.min(3, tries - 1));
         this.state({ kind: response.status === 429 ? "busy" : "starting", seconds });
         await pause(1000 * seconds, signal);
       } else {
-        if (response.status === 429) this.state({ kind: "ok" });
+        this.state({ kind: "ok" }); // it answers
         throw problem;
       }
     }

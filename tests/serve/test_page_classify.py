@@ -1,0 +1,270 @@
+"""The page in a real browser against a real service: a person's path from a dropped picture to numbers, and what goes wrong."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.request
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+from browser import Browser, find_chromium
+from page_making import make_pictures, serving, tiny_service
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_chromium() is None, reason="needs a Chromium (OSTENSION_CHROMIUM names it)"),
+]
+
+EVIL = "<img src=x onerror=hit()>"
+BARS = "[...document.querySelectorAll('.bars')].map(one => [...one.children].map(bar => bar.innerText.split('\\n')))"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tiny_service(folder=tmp_path_factory.mktemp("model"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_pictures(tmp_path_factory.mktemp("pictures"), ["one.png", "two.png", "three.png"])
+
+
+@pytest.fixture
+def page(browser, server):
+    server.refuse = 0
+    opened = browser.page()
+    opened.open(server.url)
+    opened.wait("document.querySelector('#model-name').textContent && document.querySelector('#label-sets').options.length > 5")
+    yield opened
+    elsewhere = [url for url in opened.addresses() if not url.startswith((server.url, "blob:", "data:", "about:"))]
+    opened.close()
+    assert elsewhere == []
+
+
+def done(page, count):
+    """Wait until so many pictures have bars for the labels that are typed."""
+    page.wait(
+        f"document.querySelectorAll('.picture').length === {count} && document.querySelector('#classify-results')"
+        ".getAttribute('aria-busy') === 'false' && [...document.querySelectorAll('.picture')].every(one => "
+        "one.querySelector('.bars li') || one.querySelector('.problem'))"
+    )
+
+
+def copied(page):
+    """What "Copy as JSON" copies."""
+    page.run("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    page.click("#copy-json")
+    return json.loads(page.wait("window.copied"))
+
+
+def answered(server, images, labels, templates):
+    body = {"images": [base64.b64encode(path.read_bytes()).decode() for path in images], "labels": labels, "top_k": len(labels),
+            "templates": templates}  # fmt: skip
+    asked = urllib.request.Request(
+        server.url + "v1/classify", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        data = json.load(answer)["data"]
+    return [{one["label"]: one["probability"] for one in picture["predictions"]} for picture in data]
+
+
+def test_a_person_drops_pictures_types_labels_and_gets_the_numbers_of_the_service(page, server, pictures):
+    page.drop(pictures)
+    page.write("#labels", 'red, green\n"blue, or nearly"\n')
+    done(page, 3)
+    page.choose("#template-sets", "cifar10")
+    page.wait("document.querySelector('#prompts-summary').textContent.startsWith('54 prompts')")
+    done(page, 3)
+    tree = copied(page)
+    assert tree["labels"] == ["red", "green", "blue, or nearly"] and len(tree["templates"]) == 18
+    expected = answered(server, pictures, tree["labels"], "cifar10")
+    for picture, numbers in zip(tree["pictures"], expected, strict=True):
+        assert picture["probabilities"] == pytest.approx(numbers, abs=2e-6)
+        assert picture["best"] == max(numbers, key=numbers.get)
+    shown = page.run(BARS)
+    for bars, numbers in zip(shown, expected, strict=True):
+        assert [name for name, _ in bars] == sorted(numbers, key=lambda name: -numbers[name])
+        assert [float(value.rstrip(" %")) for _, value in bars] == pytest.approx(sorted(100 * p for p in numbers.values())[::-1], abs=0.051)
+    assert page.errors() == []
+
+
+def test_bars_move_when_labels_change_and_nothing_is_asked_for_twice(page, server, pictures):
+    page.set_files("#classify-files", pictures[:2])
+    page.write("#labels", "red\ngreen")
+    done(page, 2)
+    before = page.run(BARS)
+    asked = len([path for _, path in server.seen if path == "/v1/embeddings"])
+    page.write("#labels", "red\ngreen\nyellow")
+    page.wait(f"JSON.stringify({BARS}.map(one => one.length)) === '[3,3]'")
+    assert len([path for _, path in server.seen if path == "/v1/embeddings"]) == asked + 1
+    page.write("#labels", "green\nred")
+    page.wait(f"JSON.stringify({BARS}) === {json.dumps(json.dumps(before))} || {json.dumps(before)}.length && "
+              f"JSON.stringify({BARS}.map(one => one.length)) === '[2,2]'")  # fmt: skip
+    assert page.run(BARS) == before
+    assert len([path for _, path in server.seen if path == "/v1/embeddings"]) == asked + 1
+
+
+def test_prompts_are_shown_and_templates_without_a_place_for_the_label_are_named(page):
+    page.write("#labels", "cat\ndog")
+    page.write("#templates", "a drawing of a {}.\na {} and {}\nno place")
+    page.wait("document.querySelector('#templates-problems').innerText.includes('a {} and {} | no place')")
+    page.click("#prompts-summary")
+    assert page.wait("document.querySelector('#prompts-list').innerText") == "a drawing of a cat.\na drawing of a dog."
+    assert page.run("document.querySelector('#template-sets').value") == "own"
+
+
+def test_a_list_of_labels_is_taken_and_the_best_few_are_shown(page, pictures):
+    page.set_files("#classify-files", pictures[:1])
+    page.choose("#label-sets", "cifar100")
+    done(page, 1)
+    assert page.text("#labels-said") == "100 labels"
+    assert page.run(f"{BARS}[0].length") == 5
+    assert "and 95 more labels" in page.text(".picture .hint")
+    page.choose("#top", "0")
+    assert page.run(f"{BARS}[0].length") == 100
+    page.click("input[name=view][value=table]")
+    heads = page.run("[...document.querySelectorAll('thead th')].map(one => one.innerText)")
+    assert heads[:4] == ["picture", "best", "second", "third"]
+
+
+def test_the_table_sorts_by_a_label_and_copies_as_csv(page, pictures):
+    page.set_files("#classify-files", pictures)
+    page.write("#labels", "=cmd\ngreen")
+    done(page, 3)
+    page.click("input[name=view][value=table]")
+    page.click("thead button[data-column=green]")
+    values = page.run("[...document.querySelectorAll('tbody tr')].map(row => parseFloat(row.cells[2].innerText))")
+    assert values == sorted(values, reverse=True)
+    assert page.run("document.querySelectorAll('thead th')[2].getAttribute('aria-sort')") == "descending"
+    page.run("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    page.click("#copy-csv")
+    lines = page.wait("window.copied").split("\r\n")
+    assert lines[0] == "picture,best,probability,uncertain,error,'=cmd,green" and len(lines) == 5
+
+
+def test_a_link_carries_labels_and_templates(browser, server, page):
+    page.write("#labels", 'chat, "a, b"\nשלום\n🦊 & #1 = "x"')
+    page.write("#templates", "une photo d'un {}.\n{} + ?")
+    link = page.wait("location.hash.includes('templates=une') && location.href")
+    other = browser.page()
+    other.open(link)
+    other.wait("document.querySelector('#labels-said').textContent === '4 labels'")
+    assert other.run("document.querySelector('#labels').value").split("\n") == ["chat", '"a, b"', "שלום", '"🦊 & #1 = ""x"""']
+    assert other.run("document.querySelector('#templates').value") == "une photo d'un {}.\n{} + ?"
+    other.close()
+
+
+def test_a_file_that_is_no_picture_is_named_and_its_neighbours_are_answered(page, pictures, tmp_path):
+    bad = tmp_path / "notes.png"
+    bad.write_text("not a picture")
+    empty = tmp_path / "empty.png"
+    empty.write_bytes(b"")
+    page.set_files("#classify-files", [pictures[0], bad, pictures[1], empty])
+    page.write("#labels", "red\ngreen")
+    done(page, 4)
+    problems = page.run("[...document.querySelectorAll('.picture')].map(one => [one.querySelector('h4').innerText, "
+                        "one.querySelector('.problem')?.innerText ?? '', one.querySelectorAll('.bars li').length])")  # fmt: skip
+    assert [(name, bool(said), bars) for name, said, bars in problems] == [
+        ("one.png", False, 2), ("notes.png", True, 0), ("two.png", False, 2), ("empty.png", True, 0),
+    ]  # fmt: skip
+    assert "not a picture" in problems[1][1] and "empty" in problems[3][1]
+    assert [one for one in page.errors() if "400 (Bad Request)" not in one] == []
+
+
+def test_a_label_that_the_model_cannot_take_is_named_and_the_others_are_answered(page, pictures):
+    page.set_files("#classify-files", pictures[:1])
+    page.write("#labels", "red\ngreen\n" + "far too long " * 100)
+    done(page, 1)
+    page.wait("document.querySelector('#labels-problems').innerText.includes('A label is left out')")
+    assert page.run(f"{BARS}[0].length") == 2
+
+
+def test_names_of_files_and_labels_are_text_and_never_markup(page, tmp_path):
+    page.run("window.hit = () => { window.was_hit = true; }")
+    page.set_files("#classify-files", make_pictures(tmp_path, [f"{EVIL}.png"]))
+    page.choose("#template-sets", "bare")
+    page.write("#labels", f"{EVIL}\n<script>hit()</script>")
+    done(page, 1)
+    page.click("#prompts-summary")
+    page.click("#classify-code summary")
+    assert EVIL in page.text(".picture h4") and EVIL in page.text(".bars") and EVIL in page.text("#classify-snippets")
+    page.click("input[name=view][value=table]")
+    assert EVIL in page.text("table")
+    assert page.run("document.querySelectorAll('main img[src=x], main script').length") == 0 and not page.run("window.was_hit")
+
+
+def test_the_browser_itself_refuses_markup_and_inline_scripts(page):
+    with pytest.raises(RuntimeError, match="TrustedHTML"):
+        page.run("document.body.innerHTML = '<b>x</b>'")
+    with pytest.raises(RuntimeError, match="TrustedScript"):
+        page.run("document.createElement('a').setAttribute('onclick', 'document.title = 1')")
+
+
+def test_a_busy_service_is_waited_for_and_said(page, server, pictures):
+    page.set_files("#classify-files", pictures[:1])
+    done_before = len(server.seen)
+    server.refuse = 2
+    page.write("#labels", "red\ngreen")
+    page.wait("document.querySelector('#connection').innerText.includes('The service is busy. Trying again in 1 second.')")
+    done(page, 1)
+    assert server.refuse == 0 and len(server.seen) > done_before
+    assert page.run("document.querySelector('#connection').innerText") == ""
+    assert [one for one in page.errors() if "429 (Too Many Requests)" not in one] == []
+
+
+def test_a_service_that_stays_busy_ends_in_words_and_a_way_to_try_again(page, server, pictures):
+    page.set_files("#classify-files", pictures[:1])
+    page.wait("document.querySelector('.picture').getAttribute('aria-busy') === 'false'")
+    server.refuse = 8
+    page.write("#labels", "red\ngreen")
+    page.wait("document.querySelector('#classify-notices').innerText.includes('still busy')")
+    page.click("#classify-notices button")
+    done(page, 1)
+
+
+def test_a_stopped_service_is_said_and_work_goes_on_when_it_is_back(browser, tmp_path, pictures):
+    with serving(tiny_service(folder=tmp_path / "model")) as server:
+        page = browser.page()
+        page.open(server.url)
+        page.wait("document.querySelector('#model-name').textContent")
+        page.set_files("#classify-files", pictures[:1])
+        page.write("#labels", "red\ngreen")
+        done(page, 1)
+        server.stop()
+        page.write("#labels", "red\ngreen\nblue")
+        page.wait("document.querySelector('#connection').innerText.includes('The service does not answer.')")
+        assert page.run("document.querySelector('#labels').value") == "red\ngreen\nblue"
+        server.start()
+        page.wait(f"{BARS}[0].length === 3")
+        assert page.run("document.querySelector('#connection').innerText") == ""
+        page.close()
+
+
+def test_a_key_is_asked_for_and_kept_in_memory_only(browser, tmp_path, pictures):
+    with serving(tiny_service(folder=tmp_path / "model", keys=("open sesame",))) as server:
+        page = browser.page()
+        page.open(server.url)
+        page.wait("document.querySelector('#key-dialog').open")
+        page.type("wrong")
+        page.press("Enter")
+        page.wait("document.querySelector('#key-said').textContent === 'It did not take that one.'")
+        page.type("open sesame")
+        page.press("Enter")
+        page.wait("document.querySelector('#model-name').textContent")
+        page.set_files("#classify-files", pictures[:1])
+        page.write("#labels", "red\ngreen")
+        done(page, 1)
+        kept = page.run("JSON.stringify([location.href, document.cookie, {...localStorage}, {...sessionStorage}])")
+        assert "sesame" not in kept and "sesame" not in page.run("document.documentElement.outerHTML")
+        page.close()
