@@ -27,7 +27,7 @@ from ostension.serve.page_routes import add_page
 from ostension.serve.problems import Problem
 from ostension.serve.routes import add_routes
 from ostension.serve.schemas import ErrorAnswer
-from ostension.serve.service import DEPTH, Service
+from ostension.serve.service import Service
 from ostension.serve.settings import ServeSettings
 from ostension.serve.worker import WorkerBackend
 
@@ -57,7 +57,7 @@ def create_app(
     log, metrics = log or Log(quiet=True), Metrics()
     files = files or read_model_files(settings.model)
     side = files.config.preprocess.image_size
-    backend = backend or WorkerBackend(settings, image_side=side, depth=DEPTH, note=log)
+    backend = backend or WorkerBackend(settings, image_side=side, note=log)
     service, gate = Service(settings, files, backend, metrics), Gate(settings, metrics, log)
 
     @contextlib.asynccontextmanager
@@ -69,8 +69,8 @@ def create_app(
             await service.stop()
 
     app = FastAPI(
-        title="Ostension", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, responses=ERRORS,
-        description="Embeddings of texts and pictures in one space, classification with words, and search.",
+        title="Ostension", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False,
+        responses=ERRORS, description="Embeddings of texts and pictures in one space, classification with words, and search.",
         openapi_url=None, generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
     app.state.service, app.state.gate = service, gate

@@ -60,7 +60,7 @@ class LocalBackend:
         self.on_lost: Callable[[], None] | None = None
         self.on_failed: Callable[[str], None] | None = None
         self.restarts = 0
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._thread = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="compute")  # as many as groups of lanes
         self._warming: asyncio.Future[Any] | None = None
 
     @property

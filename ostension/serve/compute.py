@@ -1,6 +1,7 @@
 """What is computed in batches: embeddings of pictures and texts, and logits of saved predictors. No HTTP, no queue.
 
 Each kind of work is a lane: "image" and "text", and "predictor:NAME" for each saved predictor. Batches are of one lane.
+Texts are short work and pictures long: they are computed side by side, and pictures give way (`lower_priority`).
 Pictures come as bytes (the transform before its normalisation, a quarter of the memory), texts as token ids.
 
 Letters: B batch, S pixels a side, E embedding, C classes.
@@ -9,6 +10,8 @@ Letters: B batch, S pixels a side, E embedding, C classes.
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +20,7 @@ import numpy as np
 
 from ostension.errors import ConfigError, DataError
 
+GIVE_WAY = 5  # of nice: each is a fifth less
 IMAGE, TEXT, PREDICTOR = "image", "text", "predictor:"
 NOT_SERVED = {"batch": "its answers depend on the other pictures of a batch", "views": "it computes gradients for each picture"}
 
@@ -42,7 +46,7 @@ class Computation:
 
     def __init__(self, encoder: Any, predictors: Mapping[str, Any] | None = None, *, engine: str = "torch"):
         self.encoder, self.predictors, self.engine = encoder.eval(), dict(predictors or {}), engine
-        self._lock = threading.Lock()
+        self._locks = {TEXT: threading.Lock(), IMAGE: threading.Lock()}
         for name, predictor in self.predictors.items():
             check_servable(name, predictor)
 
@@ -61,7 +65,7 @@ class Computation:
         """
         import torch
 
-        with self._lock, torch.inference_mode():
+        with self._locks[group_of(lane)], torch.inference_mode():
             if lane == TEXT:
                 rows = self.encoder.encode_text(self._tokens(batch), normalize=True)
             else:
@@ -108,6 +112,17 @@ class Computation:
 
         text = self.encoder.config.text
         return pack(rows, self.encoder.tokenizer.pad_id, text.context_length if text.sees_padding else None)
+
+
+def group_of(lane: str) -> str:
+    """The lane, or the one whose work it shares a thread with: predictors are of pictures."""
+    return TEXT if lane == TEXT else IMAGE
+
+
+def lower_priority() -> None:
+    """Let this thread, and those that it starts, give way to others where processors are short: a third of their share."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + GIVE_WAY)
 
 
 def check_servable(name: str, predictor: Any) -> None:

@@ -27,7 +27,6 @@ from ostension.serve.problems import Problem
 from ostension.serve.settings import ServeSettings
 
 T = TypeVar("T")
-DEPTH = 1  # batches that are under way at a time
 
 
 class Service:
@@ -46,11 +45,10 @@ class Service:
         transform = files.transform(self.limits.max_pixels)
         self.inputs = Inputs(transform, files.tokenizer, self.limits)
         self.pool = concurrent.futures.ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
-        bounds = {IMAGE: settings.queue_images, TEXT: settings.queue_tokens}
-        bounds |= {f"{PREDICTOR}{name}": settings.queue_images for name in settings.predictors}
+        pictures = dict.fromkeys((IMAGE, *(f"{PREDICTOR}{name}" for name in settings.predictors)), settings.queue_images)
         self.batcher = Batcher(
-            backend.compute, bounds, max_batch=settings.max_batch, slice_s=settings.slice_ms / 1000,
-            max_wait_s=settings.max_wait_ms / 1000, depth=DEPTH, watcher=metrics,
+            backend.compute, ({TEXT: settings.queue_tokens}, pictures), max_batch=settings.max_batch,
+            slice_s=settings.slice_ms / 1000, max_wait_s=settings.max_wait_ms / 1000, watcher=metrics,
         )  # fmt: skip
         self.cache = TextCache(settings.cache_bytes)
         self.canary = Canary(

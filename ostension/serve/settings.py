@@ -96,7 +96,7 @@ class ServeSettings:
     allow_url_hosts: tuple[str, ...] = ()
     previews: bool = False
     max_batch: int = 32
-    slice_ms: float = 50.0
+    slice_ms: float = 200.0
     max_wait_ms: float = 8.0
     queue_images: int = 256
     queue_tokens: int = 131_072

@@ -43,7 +43,6 @@ class WorkerBackend:
     Args:
         settings: of the service.
         image_side: pixels a side of the model's pictures.
-        depth: batches that are under way at a time.
         note: told what happens: `note(event, **facts)`.
         command: what to start, before the two descriptors; another one in tests.
     """
@@ -53,7 +52,6 @@ class WorkerBackend:
         settings: ServeSettings,
         *,
         image_side: int,
-        depth: int = 2,
         note: Note | None = None,
         command: Sequence[str] = COMMAND,
     ):
@@ -64,10 +62,8 @@ class WorkerBackend:
         self.reason = "the model is being loaded"
         self.restarts = 0
         self._note = note or (lambda event, **facts: None)
-        self._region = settings.max_batch * 3 * image_side**2
-        self._bytes = depth * self._region
+        self._bytes = settings.max_batch * 3 * image_side**2  # of one batch of pictures, and there is one at a time
         self._descriptor, self._memory = shared_memory(self._bytes)
-        self._free = list(range(depth))
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
         self._writer: asyncio.StreamWriter | None = None
@@ -95,14 +91,14 @@ class WorkerBackend:
         os.close(self._descriptor)
 
     async def compute(self, lane: str, payloads: Sequence[Any]) -> Computed:
-        """Rows of one batch, at most `max_batch` items; no more than `depth` at a time."""
+        """Rows of one batch, at most `max_batch` items; one of texts and one of pictures at a time."""
         if not self._up or self._writer is None:
             raise BackendLost(self.reason)
         self._count += 1
-        number, region = self._count, self._free.pop()
+        number = self._count
         answered = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
-            self._writer.write(self._message(number, lane, payloads, region))
+            self._writer.write(self._message(number, lane, payloads))
             async with asyncio.timeout(self.settings.hang_s):
                 tree, data = await answered
         except TimeoutError:
@@ -111,22 +107,20 @@ class WorkerBackend:
             raise BackendLost(self.reason) from None
         finally:
             self._waiting.pop(number, None)
-            self._free.append(region)
         if "error" in tree:
             self._note("batch_failed", lane=lane, size=len(payloads), error=tree["error"])
             raise BatchFailed(tree["error"])
         return Computed(np.frombuffer(data, "<f4").reshape(tree["shape"]), tree["seconds"])
 
-    def _message(self, number: int, lane: str, payloads: Sequence[Any], region: int) -> bytes:
+    def _message(self, number: int, lane: str, payloads: Sequence[Any]) -> bytes:
         if lane == TEXT:
             ids = np.concatenate([np.asarray(row, "<i4") for row in payloads])
             return pack_frame({"batch": number, "lane": lane, "lengths": [len(row) for row in payloads]}, ids.tobytes())
-        offset = region * self._region
         shape = (len(payloads), 3, self.side, self.side)
-        place = np.frombuffer(self._memory, np.uint8, int(np.prod(shape)), offset).reshape(shape)
+        place = np.frombuffer(self._memory, np.uint8, int(np.prod(shape))).reshape(shape)
         for index, pixels in enumerate(payloads):
             place[index] = pixels
-        return pack_frame({"batch": number, "lane": lane, "count": len(payloads), "side": self.side, "offset": offset})
+        return pack_frame({"batch": number, "lane": lane, "count": len(payloads), "side": self.side})
 
     async def _keep(self) -> None:
         """Start the process, again whenever it ends, until cancelled."""

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ostension.errors import OstensionError
-from ostension.serve.compute import TEXT, Computation, load_computation
+from ostension.serve.compute import IMAGE, TEXT, Computation, group_of, load_computation, lower_priority
 from ostension.serve.frames import pack_frame, receive_frame
 
 Message = tuple[Any, bytes]
@@ -44,8 +44,22 @@ def main(arguments: list[str]) -> int:
     except OstensionError as error:
         connection.sendall(pack_frame({"failed": str(error)}))
         return 1
+    work: dict[str, queue.SimpleQueue[Message]] = {TEXT: queue.SimpleQueue(), IMAGE: queue.SimpleQueue()}
+    sending = threading.Lock()
+
+    def compute(group: str) -> None:
+        if group == IMAGE:
+            lower_priority()
+        while True:
+            frame = answer(computation, work[group].get(), memory)
+            with sending:
+                connection.sendall(frame)
+
+    for group in work:
+        threading.Thread(target=compute, args=(group,), daemon=True, name=group).start()
     while True:
-        connection.sendall(answer(computation, messages.get(), memory))
+        message = messages.get()
+        work[group_of(message[0]["lane"])].put(message)
 
 
 def answer(computation: Computation, message: Message, memory: mmap.mmap) -> bytes:
@@ -66,7 +80,7 @@ def batch_of(tree: Any, data: bytes, memory: mmap.mmap) -> Any:
         ids = np.frombuffer(data, "<i4")
         return [part.tolist() for part in np.split(ids, np.cumsum(tree["lengths"])[:-1])]
     count, side = tree["count"], tree["side"]
-    flat = np.frombuffer(memory, np.uint8, count * 3 * side * side, tree["offset"])
+    flat = np.frombuffer(memory, np.uint8, count * 3 * side * side)
     return flat.reshape(count, 3, side, side)  # its place is not written to before the answer
 
 

@@ -33,12 +33,16 @@ class Fake:
         return Computed([f"row of {payload}" for payload in payloads], self.seconds * len(payloads))
 
 
-def run(work, *, held=False, seconds=0.01, **options):
+TOGETHER = ({"image": 100, "text": 1000},)
+APART = ({"image": 100}, {"text": 1000})
+
+
+def run(work, *, held=False, seconds=0.01, groups=TOGETHER, **options):
     """Run a coroutine function of (batcher, fake)."""
 
     async def main():
         fake = Fake(held=held, seconds=seconds)
-        batcher = Batcher(fake, {"image": 100, "text": 1000}, **{"slice_s": 100.0, **options})
+        batcher = Batcher(fake, groups, **{"slice_s": 100.0, **options})
         await batcher.start()
         try:
             return await asyncio.wait_for(work(batcher, fake), 30)
@@ -99,6 +103,18 @@ def test_lanes_are_never_mixed_and_take_turns_by_time():
     run(work, held=True, max_batch=10)
 
 
+def test_groups_of_lanes_go_on_side_by_side():
+    async def work(batcher, fake):
+        first = await busy(batcher, fake)
+        text = ask(batcher, ["t"], lane="text")
+        await turns()
+        assert [lane for lane, _ in fake.batches] == ["image", "text"]
+        fake.gate.set()
+        await asyncio.gather(first, text)
+
+    run(work, held=True, groups=APART)
+
+
 def test_a_request_of_many_items_does_not_stand_before_a_request_of_one():
     async def work(batcher, fake):
         first = await busy(batcher, fake)
@@ -135,11 +151,11 @@ def test_a_batch_ends_where_it_would_take_too_long():
     run(work, seconds=0.01, slice_s=0.0501)
 
 
-def test_an_item_longer_than_a_slice_is_computed_alone():
+def test_a_few_items_share_a_batch_however_long_they_take():
     async def work(batcher, fake):
         await batcher.run("image", [0, 1, 2], [1, 1, 1], "a")
-        await batcher.run("image", [3, 4], [1, 1], "a")
-        assert [len(payloads) for _, payloads in fake.batches] == [3, 1, 1]
+        await batcher.run("image", list(range(10)), [1] * 10, "a")
+        assert [len(payloads) for _, payloads in fake.batches] == [3, 4, 4, 2]
 
     run(work, seconds=1.0, slice_s=0.05)
 
@@ -309,7 +325,7 @@ def test_a_lane_that_was_idle_has_no_claim_on_the_time_it_did_not_use():
 def test_stopping_fails_what_waits():
     async def main():
         fake = Fake(held=True)
-        batcher = Batcher(fake, {"image": 10})
+        batcher = Batcher(fake, ({"image": 10},))
         await batcher.start()
         tasks = [ask(batcher, ["a"]), ask(batcher, ["b"])]
         await turns()
