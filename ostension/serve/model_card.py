@@ -6,6 +6,7 @@ import dataclasses
 import os
 from typing import Any
 
+from ostension.config import to_tree
 from ostension.serve.service import Service
 
 
@@ -33,6 +34,7 @@ def model_card(service: Service) -> dict[str, Any]:
         "template_sets": prompts.template_names(),
         "label_sets": prompts.prompt_set_names(),
         "predictors": [{"name": name, **card} for name, card in predictors.items()],
+        "architecture": to_tree(config),
         "provenance": without_paths(facts.provenance) if facts else {},
         "url_hosts": list(service.settings.allow_url_hosts),
     }

@@ -171,6 +171,7 @@ class SearchRequest(Strict):
         str | dict[str, Any] | None,
         Field(description='Only rows with these fields: `label = cat and width >= 640`, or `{"field": value}`.'),
     ] = None
+    vectors: Annotated[bool, Field(description="Answer the query's vector and the hits' as well.")] = False
     model: Annotated[str | None, Field(description=MODEL)] = None
 
 
@@ -180,6 +181,7 @@ class SearchHit(Strict):
     id: str
     score: float
     fields: dict[str, Any]
+    vector: list[float] | None = None
 
 
 class SearchResponse(Strict):
@@ -187,6 +189,7 @@ class SearchResponse(Strict):
 
     object: Literal["list"] = "list"
     data: list[SearchHit]
+    vector: list[float] | None
     collection: str
     model: str
 
@@ -206,6 +209,9 @@ class AuditResponse(Strict):
     verdict: str
     findings: list[dict[str, Any]]
     skipped: list[str]
+    neighbours: Annotated[
+        dict[str, list[list[Any]]], Field(description="The nearest classes of each, with their relative distance.")
+    ]
     model: str
 
 
@@ -238,6 +244,7 @@ class ModelCard(Strict):
     template_sets: list[str]
     label_sets: list[str]
     predictors: list[PredictorCard]
+    architecture: dict[str, Any]
     provenance: dict[str, Any]
     url_hosts: list[str]
 
@@ -257,6 +264,7 @@ class CollectionCard(Strict):
     rows: int
     embed_dim: int
     columns: list[str]
+    sha256: Annotated[str, Field(description="Of the model that made the rows; another one cannot search them.")]
     previews: bool
 
 

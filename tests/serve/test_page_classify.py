@@ -198,6 +198,7 @@ def test_names_of_files_and_labels_are_text_and_never_markup(page, tmp_path):
     done(page, 1)
     page.click("#prompts-summary")
     page.click("#classify-code summary")
+    page.wait("document.querySelector('#classify-snippets').innerText")
     assert EVIL in page.text(".picture h4") and EVIL in page.text(".bars") and EVIL in page.text("#classify-snippets")
     page.click("input[name=view][value=table]")
     assert EVIL in page.text("table")

@@ -27,17 +27,41 @@ export function showCard(card, collections) {
     el("h2", { dir: "auto" }, card.id),
     card.sha256 && el("p", { class: "hash" }, el("span", { class: "soft" }, "SHA-256 "), el("code", {}, card.sha256), " ", el("button", { type: "button", class: "quiet", onclick: (event) => copyText(card.sha256, event.target) }, "Copy")),
     el("h3", {}, "What it is"), list(facts),
-    ...described(card),
-    el("h3", {}, "Where it comes from"),
-    empty(card.provenance) ? el("p", { class: "soft" }, "The model's files say nothing of their origin: neither data, nor licence, nor results are known.") : tree(card.provenance),
+    ...described(card.architecture ?? {}),
+    ...origin(card.provenance),
     el("h3", {}, "Limits of this service"), list(limits),
   );
 }
 
-/** Towers, preprocessing and what else the service tells as trees. */
-function described(card) {
-  const parts = [["Preprocessing", card.preprocess], ["Image tower", card.vision], ["Text tower", card.text], ["Licence", card.license], ["Known results", card.results]];
-  return parts.filter(([, value]) => !empty(value)).flatMap(([title, value]) => [el("h3", {}, title), tree(value)]);
+/** How pictures are prepared, and both towers. */
+function described({ preprocess, vision, text }) {
+  const parts = [["How pictures are prepared", preprocess], ["Image tower", vision], ["Text tower", text]];
+  return parts.filter(([, value]) => !empty(value)).map(([title, value]) => el("details", { class: "part" }, el("summary", {}, title), tree(value)));
+}
+
+/** What is known of data, licence and results, and that it is not known. */
+function origin(provenance) {
+  const run = found(provenance, ["run"]);
+  const data = run?.settings?.data;
+  const unknown = (what) => el("span", { class: "soft" }, `not recorded with the model${what}`);
+  const known = [
+    ["Trained on", empty(data) ? unknown("") : tree(data)],
+    ...(run?.step ? [["Steps", plain(run.step)]] : []),
+    ["Licence", written(found(provenance, ["license", "licence"]) ?? "") || unknown("; ask whoever made it before you use it")],
+    ["Known results", simple(found(provenance, ["results", "result"]) ?? null) ? unknown("; “ostension eval run” measures them") : tree(found(provenance, ["results", "result"]))],
+  ];
+  return [
+    el("h3", {}, "Where it comes from"), list(known),
+    empty(provenance) ? null : el("details", { class: "part" }, el("summary", {}, "The whole record"), tree(provenance)),
+  ];
+}
+
+/** The first value under one of these names, nearest to the root. */
+function found(value, names) {
+  for (let level = [value]; level.length; level = level.flatMap((one) => Object.values(one).filter((part) => part && typeof part === "object" && !Array.isArray(part)))) {
+    for (const one of level) for (const name of names) if (!empty(one?.[name])) return one[name];
+  }
+  return undefined;
 }
 
 function list(entries) {
@@ -54,7 +78,7 @@ function tree(value) {
 }
 
 function simple(value) {
-  return typeof value !== "object" || (Array.isArray(value) && value.every((one) => typeof one !== "object") && JSON.stringify(value).length < 80);
+  return value === null || typeof value !== "object" || (Array.isArray(value) && value.every((one) => typeof one !== "object") && JSON.stringify(value).length < 80);
 }
 
 function written(value) {
