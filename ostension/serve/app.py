@@ -25,8 +25,9 @@ from ostension.serve.metrics import Metrics
 from ostension.serve.model_files import ModelFiles, read_model_files
 from ostension.serve.page_routes import add_page
 from ostension.serve.problems import Problem
-from ostension.serve.routes import add_routes
+from ostension.serve.routes import add_routes, add_store_routes
 from ostension.serve.schemas import ErrorAnswer
+from ostension.serve.search import Search
 from ostension.serve.service import Service
 from ostension.serve.settings import ServeSettings
 from ostension.serve.worker import WorkerBackend
@@ -60,12 +61,15 @@ def create_app(
     backend = backend or WorkerBackend(settings, image_side=side, note=log)
     service, gate = Service(settings, files, backend, metrics), Gate(settings, metrics, log)
 
+    search = Search(service)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.start()
         try:
             yield
         finally:
+            search.stop()
             await service.stop()
 
     app = FastAPI(
@@ -79,6 +83,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
     add_routes(app, service)
+    add_store_routes(app, service, search)
     add_health(app, service)
     add_documents(app, keys=bool(settings.keys))
     add_page(app)
@@ -114,5 +119,5 @@ def of_validation(errors: Any) -> Problem:
     param = ""
     for part in where:
         param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else str(part)
-    message = "the body is not valid JSON" if first["type"] == "json_invalid" else first["msg"]
+    message = "the body is not valid JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
     return Problem(400, f"{param or 'the body'}: {message}", "invalid_request", param=param or None)

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from ostension.errors import DataError
 from ostension.serve.problems import Problem
 
-VARIABLE = "OSTENSION_KEYS"
-MIN_LENGTH = 16
 # What everybody may ask: whether it works, and the page and documents that hold nothing of the model's or the store's.
 OPEN = ("/", "/health/live", "/health/ready", "/docs", "/openapi.json")
 OPEN_PREFIXES = ("/page/",)
@@ -52,39 +47,6 @@ class Keys:
         if scheme.lower() != b"bearer" or not any(same):
             raise Problem(401, "the key is not one of this service's", "invalid_key")
         return same.index(True)
-
-
-def read_keys(path: str | Path | None) -> tuple[str, ...]:
-    """The keys of a file, one a line (blank lines and those that begin with # are left out), and of OSTENSION_KEYS, which
-    holds them between commas.
-
-    Raises:
-        DataError: for a file that cannot be read, or a key that is too short or holds spaces. Keys are not shown.
-    """
-    found: list[str] = []
-    if path is not None:
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot be read ({type(error).__name__})", source=path, expected="one key a line") from None
-        lines = [line.strip() for line in lines]
-        found += _checked([line for line in lines if line and not line.startswith("#")], str(path))
-        if not found:
-            raise DataError("holds no key", source=path, expected="one key a line")
-    given = [key.strip() for key in os.environ.get(VARIABLE, "").split(",")]
-    found += _checked([key for key in given if key], f"the environment variable {VARIABLE}")
-    return tuple(dict.fromkeys(found))
-
-
-def _checked(keys: list[str], source: str) -> list[str]:
-    for number, key in enumerate(keys, 1):
-        if len(key) < MIN_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
-            raise DataError(
-                f"key {number} has {len(key)} characters or holds spaces", source=source,
-                expected=f"{MIN_LENGTH} or more of ASCII without spaces",
-                fix="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
-            )  # fmt: skip
-    return keys
 
 
 def _digest(key: bytes) -> bytes:

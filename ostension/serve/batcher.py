@@ -1,7 +1,7 @@
 """Dynamic batches: items of many requests are computed together, fairly, within bounds, and none at the expense of another.
 
-- Items of one lane (pictures, texts, a predictor's) share batches. A group of lanes computes one batch at a time; its lanes take
-  turns by the time that they have used. Groups go on side by side, so that short work never waits for long work to end.
+- Items of one lane (pictures, texts, a predictor's) share batches. A group of lanes computes one batch at a time and its lanes
+  take turns by the time that they have used. Groups go on side by side, so that short work never waits for long work to end.
 - Within a lane the clients take turns, and within a client its requests, one item each. A request of 32 pictures therefore
   does not stand before one of a single picture.
 - A batch ends at `max_batch` items, or where it would take longer than `slice_s` by what items took before; some items share a

@@ -12,10 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ostension.serve import schemas
+from ostension.serve.audit import audit_names
 from ostension.serve.classify import classify
 from ostension.serve.inputs import as_base64
 from ostension.serve.model_card import model_card
 from ostension.serve.problems import Problem, unknown
+from ostension.serve.search import Search
 from ostension.serve.service import Service
 
 
@@ -74,6 +76,36 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """The same of one model by its name."""
         check_model(service, model)
         return json_answer(model_card(service))
+
+
+def add_store_routes(app: FastAPI, service: Service, search: Search) -> None:
+    """Add the routes that use the store, and the audit."""
+
+    @app.post("/v1/search", response_model=schemas.SearchResponse, tags=["search"])
+    async def find(body: schemas.SearchRequest, request: Request) -> Any:
+        """Rows of a collection that are like a text, a picture, a row, a vector, or a sum of them."""
+        check_model(service, body.model)
+        return json_answer(await search.find(body, client_of(request)))
+
+    @app.get("/v1/collections", response_model=schemas.CollectionList, tags=["search"])
+    async def collections() -> Any:
+        """The collections that can be searched."""
+        return json_answer({"object": "list", "data": await search.cards()})
+
+    @app.get(
+        "/v1/collections/{name}/items/{id:path}/preview", tags=["search"], response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}, "description": "A JPEG of at most 320 pixels a side."}},
+    )  # fmt: skip
+    async def preview(name: str, id: str) -> Any:
+        """A small picture of a row, where the service shows them."""
+        headers = {"cache-control": "private, max-age=600"}
+        return Response(await search.preview(name, id), media_type="image/jpeg", headers=headers)
+
+    @app.post("/v1/audit", response_model=schemas.AuditResponse, tags=["classify"])
+    async def audit(body: schemas.AuditRequest, request: Request) -> Any:
+        """What is wrong with a list of class names before it is used."""
+        check_model(service, body.model)
+        return json_answer(await audit_names(service, body, client_of(request)))
 
 
 async def embed_inputs(service: Service, body: schemas.EmbeddingRequest, client: Hashable) -> tuple[list[np.ndarray], int]:

@@ -43,7 +43,7 @@ class Service:
         self.limits = settings.limits
         self.started = time.time()
         transform = files.transform(self.limits.max_pixels)
-        self.inputs = Inputs(transform, files.tokenizer, self.limits)
+        self.inputs = Inputs(transform, files.tokenizer, self.limits, fetcher(settings))
         self.pool = concurrent.futures.ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         pictures = dict.fromkeys((IMAGE, *(f"{PREDICTOR}{name}" for name in settings.predictors)), settings.queue_images)
         self.batcher = Batcher(
@@ -170,6 +170,17 @@ class Service:
             yield
         finally:
             self.batcher.preparing -= 1
+
+
+def fetcher(settings: ServeSettings) -> Callable[[str], bytes] | None:
+    """What gives the bytes behind an address of the allowed hosts; None where no host is allowed."""
+    from ostension.data.fetch import FetchPolicy, fetch
+
+    if not settings.allow_url_hosts:
+        return None
+    seconds = min(FetchPolicy.timeout_s, settings.deadline_s)
+    policy = FetchPolicy(hosts=settings.allow_url_hosts, max_bytes=settings.limits.max_image_bytes, timeout_s=seconds)
+    return lambda url: fetch(url, policy=policy)
 
 
 def unavailable() -> Problem:

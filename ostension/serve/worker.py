@@ -26,13 +26,14 @@ from ostension.serve.backend import BatchFailed
 from ostension.serve.batcher import BackendLost, Computed
 from ostension.serve.compute import TEXT, Facts
 from ostension.serve.frames import pack_frame, read_frame, shared_memory
+from ostension.serve.keys import VARIABLE
 from ostension.serve.settings import ServeSettings
 
 COMMAND = (sys.executable, "-m", "ostension.serve.worker_main")
 LOAD_S = 900.0  # reading the largest model from a slow disk
 STEADY_S = 30.0  # a process that lived so long starts with a clean record
 MAX_PAUSE_S = 30.0
-SECRETS = ("OSTENSION_KEYS",)  # of the environment, which the process has no use for
+SECRETS = (VARIABLE,)  # of the environment, which the process has no use for
 
 Note = Callable[..., None]
 
