@@ -157,7 +157,7 @@ class Page:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(RuntimeError):  # the page may be between two documents
-                if found := self.run(condition):
+                if (found := self.run(condition)) or found == {}:  # an element comes as an empty tree
                     return found
             self.browser.pump(0.05)
         text = self.run("document.body?.innerText.slice(0, 1500)")

@@ -12,6 +12,7 @@ import { Service, ServiceError } from "./service.js";
 import { count, readFragment, writeFragment } from "./words.js";
 
 const TABS = ["classify", "search", "audit", "model"];
+const FINAL = [400, 404, 409, 413]; // the same request would be refused again
 const HERE = new URL(".", import.meta.url);
 const EXAMPLES = { files: ["cat.webp", "bicycle.webp", "pizza.webp"], labels: ["cat", "dog", "bicycle", "pizza"] };
 
@@ -31,7 +32,7 @@ function fail(error, again, place = "classify-notices") {
   if (!(error instanceof ServiceError)) console.error(error);
   const said = error instanceof ServiceError ? error.message : "Something went wrong in this page. Load it again; what was typed is in its address.";
   const title = { 429: "The service is still busy.", 503: "The service is not ready.", 504: "It took too long." }[error.status] ?? "";
-  fillWith(byId(place), notice("bad", title, said, again && { label: "Try again", run: () => { fillWith(byId(place)); again(); } }));
+  fillWith(byId(place), notice("bad", title, said, again && !FINAL.includes(error.status) && { label: "Try again", run: () => { fillWith(byId(place)); again(); } }));
   announce(`${title} ${said}`, "error", 0);
 }
 
@@ -126,8 +127,6 @@ async function begin() {
     showCard(card, search.collections);
     if (!began) await restore();
     else if (other) {
-      search.items = []; // their vectors belong to the model before
-      search.listTerms();
       await Promise.all([labels.compute(), classify.again()]);
     }
     began = true;

@@ -4,6 +4,7 @@ import { announce, byId, el, fillWith } from "./dom.js";
 import { count } from "./words.js";
 
 const SEVERITIES = ["high", "medium", "low"];
+const MOST = 100; // names in the table of neighbours, the closest ones
 
 export class Audit {
   constructor({ service, labels, fail }) {
@@ -49,7 +50,7 @@ export class Audit {
     }
   }
 
-  report({ verdict, findings, skipped }) {
+  report({ verdict, findings, skipped, neighbours }) {
     const groups = SEVERITIES.map((severity) => {
       const several = findings.filter((finding) => finding.severity === severity);
       if (!several.length) return null;
@@ -61,6 +62,7 @@ export class Audit {
     return [
       el("p", { class: "verdict", role: "status" }, verdict),
       ...groups,
+      nearest(neighbours ?? {}),
       skipped.length ? el("details", {}, el("summary", {}, "What was not checked, and why"), el("ul", {}, skipped.map((line) => el("li", { dir: "auto" }, line)))) : null,
     ];
   }
@@ -75,4 +77,19 @@ export class Audit {
         el("details", {}, el("summary", {}, "Rule"), el("p", { class: "hint" }, finding.rule))))),
     ];
   }
+}
+
+/** What each name is nearest to, the closest first: 0 is the same row, 1 the distance of words that have nothing in common. */
+function nearest(neighbours) {
+  const rows = Object.entries(neighbours).sort((a, b) => a[1][0][1] - b[1][0][1]);
+  if (!rows.length) return null;
+  return el("details", {},
+    el("summary", {}, "What each name is nearest to"),
+    el("p", { class: "hint" }, "0 is the same to the model; 1 is as far as words that have nothing to do with each other.",
+      rows.length > MOST && ` The closest ${MOST} of ${rows.length.toLocaleString("en")} are listed.`),
+    el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Table of nearest names" }, el("table", { class: "words" },
+      el("caption", { class: "offscreen" }, "Nearest names"),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "name"), el("th", { scope: "col" }, "nearest"))),
+      el("tbody", {}, rows.slice(0, MOST).map(([name, several]) => el("tr", {}, el("th", { scope: "row", dir: "auto" }, name),
+        el("td", {}, several.map(([other, distance], place) => [place > 0 && ", ", el("span", { dir: "auto" }, other), el("span", { class: "soft" }, ` ${distance.toFixed(2)}`)]))))))));
 }

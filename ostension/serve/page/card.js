@@ -45,7 +45,7 @@ function origin(provenance) {
   const data = run?.settings?.data;
   const unknown = (what) => el("span", { class: "soft" }, `not recorded with the model${what}`);
   const known = [
-    ["Trained on", empty(data) ? unknown("") : tree(data)],
+    ["Trained on", empty(data) ? unknown("") : el("details", {}, el("summary", {}, written(data.name ?? data.source ?? data.path ?? data.kind ?? "the data of its run")), tree(data))],
     ...(run?.step ? [["Steps", plain(run.step)]] : []),
     ["Licence", written(found(provenance, ["license", "licence"]) ?? "") || unknown("; ask whoever made it before you use it")],
     ["Known results", simple(found(provenance, ["results", "result"]) ?? null) ? unknown("; “ostension eval run” measures them") : tree(found(provenance, ["results", "result"]))],

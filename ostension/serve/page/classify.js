@@ -286,8 +286,10 @@ export class Classify {
 
   showSnippets() {
     if (!byId("classify-code").open || !this.embeddings.card) return;
+    const set = this.labels.templateSet();
     fillWith(byId("classify-snippets"), classifySnippets({
-      model: this.embeddings.card, names: this.pictures.map(({ name }) => name), labels: this.labels.names, templates: this.labels.state().templates.includes("{}") ? this.labels.templates : this.labels.state().templates,
+      names: this.pictures.filter((picture) => !picture.error).map(({ name }) => name), labels: this.labels.names,
+      templates: set in this.labels.sets.templates ? set : this.labels.templates, keyed: Boolean(this.service.key),
     }));
   }
 }

@@ -6,7 +6,7 @@ const ATTRIBUTES = /^(aria-|data-|role$|for$|list$|inputmode$|spellcheck$|autoca
 export function el(name, properties = {}, ...children) {
   const made = document.createElement(name);
   set(made, properties);
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return made;
 }
 
@@ -70,7 +70,7 @@ export function notice(kind, title, text, action = null) {
 
 /** Replaces what is in `element`. */
 export function fillWith(element, ...children) {
-  element.replaceChildren(...children.flat().filter(Boolean));
+  element.replaceChildren(...children.flat(Infinity).filter(Boolean));
 }
 
 /** Files that were dropped or pasted, images as far as the browser can tell; also from a page (a copied picture). */

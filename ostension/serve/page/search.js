@@ -9,7 +9,8 @@ import { dot, mixed } from "./vectors.js";
 import { count } from "./words.js";
 
 const NEAR = 0.95; // cosine from which hits are folded into one
-const NAMED = ["caption", "label", "title", "text", "name"]; // fields that say what a picture shows, best first
+const NAMED = ["caption", "texts", "text", "title", "name", "labels", "label"]; // fields that say what a picture shows, best first
+const INTERNAL = ["fields", "digest", "perceptual", "described", "source", "sample"]; // columns that say nothing to a person
 
 export class Search {
   constructor({ service, embeddings, fail, changed }) {
@@ -17,7 +18,7 @@ export class Search {
     this.previews = new Previews(service);
     this.collections = [];
     this.picture = null; // {file, url}
-    this.items = []; // {sign, id, vector, said}
+    this.items = []; // {sign, id, said}
     this.hits = [];
     this.opened = new Set();
     this.round = 0;
@@ -53,18 +54,31 @@ export class Search {
     byId("search-collection-label").hidden = this.collections.length < 2;
     this.describe();
     this.listTerms();
+    this.warn();
+  }
+
+  /** Rows of another model cannot be searched with this one. */
+  warn() {
+    const other = this.collections.filter((one) => one.sha256 && one.sha256 !== this.embeddings.card.sha256);
+    if (other.length) {
+      fillWith(byId("search-notices"), notice("bad", "Made by another model:", `${other.map((one) => one.name).join(", ")}. Serve the model that made it, or embed the pictures anew.`));
+    }
   }
 
   collection() {
     return this.collections.find((one) => one.name === byId("search-collection").value);
   }
 
+  /** The collection's size, and the fields that a filter can name: its columns, and what hits have had. */
   describe() {
     const one = this.collection();
     if (!one) return;
-    const field = (name) => el("button", { type: "button", class: "field", onclick: () => this.insertField(name) }, name);
-    const said = this.collections.length < 2 ? `${count(one.rows, "picture")} in “${one.name}”. ` : "";
-    fillWith(byId("search-fields"), el("span", {}, said, one.columns.length ? "Fields: " : "It has no fields to filter by."), one.columns.map(field));
+    byId("search-size").textContent = this.collections.length < 2 ? `${count(one.rows, "picture")} in “${one.name}”.` : "";
+    const known = [...one.columns, ...this.hits.flatMap((hit) => Object.keys(hit.fields ?? {}))];
+    const names = [...new Set(known)].filter((name) => !INTERNAL.includes(name));
+    fillWith(byId("search-fields"), "Fields: ", names.map((name) => (
+      el("button", { type: "button", class: "field", dir: "auto", onclick: () => this.insertField(name) }, name))));
+    byId("search-filter-said").textContent = byId("search-where").value.trim();
   }
 
   insertField(name) {
@@ -89,6 +103,7 @@ export class Search {
   restore({ q, where, in: name }) {
     if (q !== undefined) byId("search-words").value = q;
     if (where !== undefined) byId("search-where").value = where;
+    byId("search-filter").open = Boolean(where);
     if (name && this.collections.some((one) => one.name === name)) byId("search-collection").value = name;
     this.describe();
     this.listTerms();
@@ -128,7 +143,7 @@ export class Search {
   /** Adds a hit to the query, or takes it away; alone, it is the whole query. */
   like(hit, sign, alone) {
     byId("item-dialog").close();
-    const item = { sign, id: hit.id, vector: hit.vector, said: saidOf(hit) };
+    const item = { sign, id: hit.id, said: saidOf(hit) };
     if (alone) {
       byId("search-words").value = "";
       if (this.picture) URL.revokeObjectURL(this.picture.url);
@@ -139,19 +154,25 @@ export class Search {
     return this.run();
   }
 
-  /** The query as the service takes it. One thing goes as it is; several become one vector here. */
+  /** The query as the service takes it: words and hits as an expression; with a picture, the vector of both. */
   async query() {
-    const words = this.words();
-    const { items } = this;
-    if (!this.picture && !items.length) return { expression: words };
-    if (!this.picture && !words && items.length === 1 && items[0].sign > 0) return { id: items[0].id };
-    const terms = items.map((item) => [item.vector, item.sign]);
-    if (words) terms.push([await this.wordsRow(words), 1]);
-    const rest = terms.length ? mixed(terms.map(([row]) => row), terms.map(([, sign]) => sign)) : null;
-    if (!this.picture) return { vector: [...rest] };
+    this.made = null;
+    const expression = this.expression();
+    if (!this.picture) {
+      if (!this.words() && this.items.length === 1 && this.items[0].sign > 0) return { id: this.items[0].id };
+      return { expression };
+    }
     const image = await this.pictureRow();
     const share = Number(byId("search-weight").value) / 100;
-    return { vector: [...(rest ? mixed([rest, image], [1 - share, share]) : image)] };
+    const simple = !this.items.length && !/(^|\s)[+-]\s|^["'@]|^image:|\d\s*\*/.test(this.words()); // plain words
+    if (simple) this.made = { file: this.picture.file.name || "picture.png", words: this.words(), share };
+    if (!expression) return { vector: [...image] };
+    return { vector: [...mixed([await this.wordsRow(expression), image], [1 - share, share])] };
+  }
+
+  /** "sunset - people + @boat-17", as `ostension search` reads it. */
+  expression() {
+    return [this.words(), ...this.items.map((item) => `${item.sign < 0 ? "-" : "+"} @${item.id}`)].filter(Boolean).join(" ");
   }
 
   /** The vector that the service makes of words with signs; asked for once. */
@@ -206,6 +227,7 @@ export class Search {
     } catch (error) {
       if (round !== this.round || error.name === "AbortError") return;
       fillWith(results);
+      byId("search-code").hidden = true;
       this.fail(error, () => this.run(), "search-notices");
     } finally {
       if (round === this.round) results.setAttribute("aria-busy", "false");
@@ -215,6 +237,7 @@ export class Search {
   show(where) {
     const results = byId("search-results");
     this.previews.forget();
+    this.describe();
     byId("search-code").hidden = false;
     this.showSnippets();
     if (!this.hits.length) {
@@ -234,9 +257,9 @@ export class Search {
 
   card(hit, place) {
     const said = saidOf(hit);
-    const more = hit.near.length && el("span", { class: "near" }, `+${hit.near.length} alike`);
+    const more = hit.near.length > 0 && el("span", { class: "near" }, `+${hit.near.length} alike`);
     const open = el("button", { type: "button", class: "open", onclick: () => this.detail(hit), "aria-label": `${place + 1}. ${said}, cosine ${hit.score.toFixed(3)}${hit.near.length ? `, ${count(hit.near.length, "near-duplicate")}` : ""}` },
-      this.image(hit), el("span", { class: "said", dir: "auto" }, said), el("span", { class: "facts" }, el("span", { class: "score" }, hit.score.toFixed(3)), more || null));
+      this.image(hit), el("span", { class: "said", dir: "auto" }, said), el("span", { class: "facts" }, el("span", { class: "score" }, hit.score.toFixed(3)), more));
     const like = el("button", { type: "button", class: "like quiet", "aria-label": `More like ${said}`, onclick: () => this.like(hit, 1, true) }, "Like this");
     return el("li", {}, open, like);
   }
@@ -267,21 +290,21 @@ export class Search {
   /** Everything about a hit. */
   detail(hit) {
     const dialog = byId("item-dialog");
-    const fields = Object.entries(hit.fields ?? {});
+    const fields = Object.entries(hit.fields ?? {}).filter(([, value]) => value !== null && written(value) !== "");
     const button = (label, run, kind = "") => el("button", { type: "button", class: kind, onclick: run }, label);
     fillWith(dialog,
       el("div", { class: "detail" },
         el("div", { class: "head" }, el("h2", { id: "item-title", dir: "auto" }, saidOf(hit)), el("button", { type: "button", class: "remove", "aria-label": "Close", onclick: () => dialog.close() }, "×")),
         this.image(hit),
         el("div", { class: "row wrap" }, button("Like this", () => this.like(hit, 1, true), "primary"), button("+ add to the query", () => this.like(hit, 1, false)), button("− take away", () => this.like(hit, -1, false))),
-        el("dl", { class: "card-list" }, pair("id", hit.id), pair("cosine", hit.score.toFixed(4)), fields.flatMap(([name, value]) => pair(name, typeof value === "object" && value !== null ? JSON.stringify(value) : String(value)))),
+        el("dl", { class: "card-list" }, pair("id", hit.id), pair("cosine", hit.score.toFixed(4)), fields.flatMap(([name, value]) => pair(name, written(value)))),
         hit.near.length ? el("details", { open: true }, el("summary", {}, count(hit.near.length, "near-duplicate")), el("ul", { class: "plain" }, hit.near.map((one) => el("li", { dir: "auto" }, `${saidOf(one)} (${one.score.toFixed(3)})`)))) : null,
       ));
     dialog.showModal();
   }
 
   showSnippets() {
-    if (byId("search-code").open && this.sent) fillWith(byId("search-snippets"), searchSnippets(this.sent, this.picture?.file.name ?? ""));
+    if (byId("search-code").open && this.sent) fillWith(byId("search-snippets"), searchSnippets(this.sent, this.made, Boolean(this.service.key)));
   }
 }
 
@@ -298,8 +321,15 @@ function folded(hits) {
 
 /** What a hit shows, as far as its fields say. */
 function saidOf(hit) {
-  const name = NAMED.find((field) => typeof hit.fields?.[field] === "string" && hit.fields[field].trim());
-  return name ? hit.fields[name] : hit.id;
+  const values = NAMED.map((field) => [hit.fields?.[field]].flat()[0]);
+  return values.find((value) => typeof value === "string" && value.trim()) ?? hit.id;
+}
+
+/** A value of a field for reading. */
+function written(value) {
+  if (Array.isArray(value)) return value.map(written).join(", ");
+  if (value && typeof value === "object") return Object.entries(value).map(([name, one]) => `${name}: ${written(one)}`).join("; ");
+  return String(value);
 }
 
 function pair(name, value) {

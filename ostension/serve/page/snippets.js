@@ -1,40 +1,44 @@
-// The lines that do in Python or with curl what the page just did. Keys are never shown.
+// The lines that do in Python or with curl what the page just did. A key is never shown: both read it from OSTENSION_KEY.
 
 import { copyText, el } from "./dom.js";
 import { forShell } from "./words.js";
 
 const SHOWN = 3; // pictures in the lines; more go the same way
+const DIGITS = 5; // of a vector's numbers; the service makes it a unit vector again
 
-export function classifySnippets({ names, labels, templates }) {
-  const files = names.slice(0, SHOWN).map((name) => name || "picture.jpg");
+/** Lines for `/v1/classify`: names of files, labels, templates (a set's name or a list), and whether a key is needed. */
+export function classifySnippets({ names, labels, templates, keyed }) {
+  const files = names.slice(0, SHOWN);
   const python = [
-    "from ostension.serve.client import Client",
-    "",
-    `client = Client(${text(address())})`,
-    `found = client.classify([${files.map((name) => `open(${text(name)}, "rb").read()`).join(", ")}],`,
-    `                        labels=${list(labels)}, templates=${typeof templates === "string" ? text(templates) : list(templates)})`,
-    "for picture in found:",
-    "    print(picture)",
+    ...client(),
+    `files = ${written(files)}`,
+    `found = client.classify(files, ${written(labels)},`,
+    `                        templates=${written(templates)})`,
+    "for file, answers in zip(files, found):",
+    "    print(file, answers)",
   ];
-  const body = JSON.stringify({ labels, templates });
-  return shown(python, curl("v1/classify", body, files.map((name) => ["images", name])));
+  return shown(python, curl("v1/classify", { labels, templates }, keyed, files));
 }
 
-export function searchSnippets(sent, picture) {
-  const { query, collection, k, where } = sent;
-  const short = query.vector ? `[${query.vector.slice(0, 3).map((value) => value.toFixed(4)).join(", ")}, ...]` : null;
-  const asked = short ? `vector=${short}` : Object.entries(query).map(([name, value]) => `${name}=${text(value)}`).join(", ");
-  const python = [
-    "from ostension.serve.client import Client",
-    "",
-    `client = Client(${text(address())})`,
-    ...(short ? [`# the vector is made here of ${picture ? "the picture and " : ""}what else is in the query`] : []),
-    `hits = client.search(${asked}, collection=${text(collection)}, k=${k}${where ? `, where=${text(where)}` : ""})`,
-    "for hit in hits:",
-    '    print(hit["id"], hit["score"], hit["fields"])',
-  ];
-  const body = short ? JSON.stringify({ collection, query: { vector: [] }, k, ...(where && { where }) }).replace("[]", short) : JSON.stringify({ collection, query, k, ...(where && { where }) });
-  return shown(python, curl("v1/search", body, []));
+/** Lines for `/v1/search`: what was sent, and of what a vector was made where it is simple: {file, words, share}. */
+export function searchSnippets({ query, collection, k, where }, made, keyed) {
+  const rest = `collection=${written(collection)}, k=${k}${where ? `, where=${written(where)}` : ""})`;
+  const vector = query.vector?.map((value) => Number(value.toFixed(DIGITS)));
+  const python = client();
+  if (vector && made) {
+    python.push(`image = client.embed_images(${written(made.file)})[0]`);
+    if (made.words) python.push(`words = client.embed_texts(${written(made.words)})[0]`);
+    python.push(`hits = client.search(vector=${made.words ? `${1 - made.share} * words + ${made.share} * image` : "image"}, ${rest}`);
+  } else {
+    const asked = vector ? `vector=${written(vector)}` : Object.entries(query).map(([name, value]) => `${name}=${written(value)}`).join(", ");
+    python.push(`hits = client.search(${asked}, ${rest}`);
+  }
+  python.push("for hit in hits:", '    print(hit["id"], hit["score"], hit["fields"])');
+  return shown(python, curl("v1/search", { collection, query: vector ? { vector } : query, k, ...(where && { where }) }, keyed));
+}
+
+function client() {
+  return ["from ostension.serve.client import Client", "", `client = Client(${written(address().replace(/\/$/, ""))})`];
 }
 
 function shown(python, curl) {
@@ -43,23 +47,20 @@ function shown(python, curl) {
     el("pre", { tabIndex: 0, role: "region", "aria-label": `Lines for ${name}` }, el("code", {}, lines))));
 }
 
-/** Files go in by jq, for a shell's arguments are too short for pictures. */
-function curl(path, body, files) {
-  const send = `curl ${forShell(address() + path)} -H 'Content-Type: application/json' -d @-`;
-  if (!files.length) return `${send} <<'END'\n${body}\nEND`;
-  const pictures = files.map(([, name]) => `  base64 -w0 ${forShell(name.startsWith("-") ? `./${name}` : name)}; echo`).join("\n");
-  return `{\n${pictures}\n} | jq -R '{image: .}' | jq -s ${forShell(`${body.slice(0, -1)}, "images": .}`)} | ${send}`;
+/** Pictures go in by jq on stdin, for a shell's arguments are too short for them. */
+function curl(path, body, keyed, files = []) {
+  const key = keyed ? ' -H "Authorization: Bearer $OSTENSION_KEY"' : "";
+  const send = `curl ${forShell(address() + path)} -H 'Content-Type: application/json'${key} -d @-`;
+  if (!files.length) return `${send} <<'END'\n${JSON.stringify(body)}\nEND`;
+  const pictures = files.map((name) => `  base64 -w0 ${forShell(name.startsWith("-") ? `./${name}` : name)}; echo`).join("\n");
+  return `{\n${pictures}\n} | jq -R '{image: .}' | jq -s ${forShell(`${JSON.stringify(body)} + {images: .}`)} | ${send}`;
 }
 
 function address() {
   return new URL(".", location.href.split("#")[0]).href;
 }
 
-/** A Python string: JSON's escapes are Python's, but for a few signs past the first plane, which may stand as they are. */
-function text(value) {
-  return JSON.stringify(value);
-}
-
-function list(values) {
-  return `[${values.map(text).join(", ")}]`;
+/** A Python literal of a text, a number, or a list: JSON is one of those. */
+function written(value) {
+  return Array.isArray(value) ? `[${value.map(written).join(", ")}]` : JSON.stringify(value);
 }
