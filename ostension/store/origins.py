@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from ostension.data.fetch import FetchPolicy
 from ostension.data.img2dataset import failures
 from ostension.data.layout import USUAL, Layout
@@ -118,3 +120,26 @@ def _holds_shards(folder: Path) -> bool:
     from ostension.data.sets.arrow import is_saved_folder
 
     return is_saved_folder(folder) or any(folder.glob("*.tar")) or any(folder.glob("*.parquet"))
+
+
+def gone(opened: EmbeddingSet) -> list[str]:
+    """The ids of rows whose pictures are no longer in their sources; rows of sources that cannot be read again are not looked
+    at.
+
+    Raises:
+        DataError: if a source is not there, or has no picture any more: that is rather a disk that is away.
+    """
+    numbers = np.asarray(opened.column("source")) if len(opened) else np.zeros(0, np.int64)
+    ids = opened.ids
+    lost: list[str] = []
+    for number, source in enumerate(sources(opened)):
+        mine = np.flatnonzero(numbers == number).tolist()
+        if not mine or source.kind not in ("folder", "pairs"):
+            continue
+        if source.kind == "folder" and source.name != source.root:  # a list: its files are where they are
+            lost += [ids[row] for row in mine if not (Path(source.root) / ids[row].removeprefix(source.prefix)).is_file()]
+            continue
+        pairs = PictureTree(source.root) if source.kind == "folder" else open_pictures(source.root)
+        now = {source.prefix + pairs.key(index) for index in range(len(pairs))}
+        lost += [ids[row] for row in mine if ids[row] not in now]
+    return lost

@@ -143,7 +143,7 @@ def plan(found: Scanned, held: Held, *, source: int, known_by_id: bool = False, 
             if known_by_id or (held_described[row] == described[index] and held.sources[row] == source):
                 continue
             actions[index], of[index], replaces[index] = ROW, row, row
-        elif row >= 0 and held.sources[row] != source:
+        elif row >= 0 and held.sources[row] != source and held_digests[row]:  # 0: imported, nobody knows of what bytes
             clashes.append(name)
         elif name in rejects and rejects[name][1] == digest:
             actions[index], reasons[index] = BAD, rejects[name][0]

@@ -1,0 +1,277 @@
+"""The files of clip-retrieval and of `store.parquet`, into a collection and out of one.
+
+clip-retrieval writes `img_emb/img_emb_0.npy` (n, E) and `metadata/metadata_0.parquet` with a row for each, in the same order,
+then 1, 2 and so on; numbers may be padded with zeros. Ours are one `embeddings.npy` and one `rows.parquet`. Neither says which
+model made the rows. So whoever imports names it, and where pictures still lie at their paths, some are embedded again and
+compared.
+
+Letters: N rows, n rows of a file, E embedding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ostension.errors import DataError, require_extra
+from ostension.files import atomic_path
+from ostension.store.collection import DEFAULT, Source, collection_key, collection_names, drop, grown
+from ostension.store.folder import Store
+from ostension.store.key import ModelKey, SetKey, Stored
+from ostension.store.parquet import MATRIX, TABLE
+from ostension.store.rows import BLOCK_ROWS
+from ostension.store.sets import EmbeddingSet
+from ostension.store.writer import SHARD_ROWS
+
+EXTRA = "data"
+IMAGES, METADATA, TEXTS = "img_emb", "metadata", "text_emb"
+PART_ROWS = 1_000_000  # clip-retrieval's write_batch_size
+IDS = ("id", "image_path", "key", "url")  # the first column that is there and names every row once
+CAPTIONS = ("texts", "caption", "text")
+CHECKED = 8  # pictures that are embedded again
+SAME = 0.98  # the least cosine of a picture to itself; bfloat16 and another resize are at 0.99, another model is below 0.9
+_OURS = ("labels", "texts", "digest", "perceptual", "width", "height", "bytes", "described", "source", "sample")
+
+
+class Imported(NamedTuple):
+    """What was imported: rows, how many pictures were embedded again, and the least of their cosines to their rows."""
+
+    rows: int
+    checked: int
+    least_cosine: float | None
+
+
+def export_layout(opened: EmbeddingSet, folder: str | Path) -> list[Path]:
+    """Write a set as clip-retrieval's indexer and service read it, and give the files.
+
+    The metadata have `image_path` (the id), `caption` (the first one) and each of the source's fields.
+
+    Raises:
+        MissingExtraError: if pyarrow is not installed.
+        DataError: if the folder cannot be written.
+    """
+    arrow, parquet = require_extra("pyarrow", EXTRA), require_extra("pyarrow.parquet", EXTRA)
+    folder, written = Path(folder), []
+    parts = range(0, max(1, len(opened)), PART_ROWS)
+    digits = len(str(len(parts)))
+    try:
+        for number, start in enumerate(parts):
+            stop = min(start + PART_ROWS, len(opened))
+            matrix = folder / IMAGES / f"{IMAGES}_{number:0{digits}d}.npy"
+            table = folder / METADATA / f"{METADATA}_{number:0{digits}d}.parquet"
+            for path in (matrix, table):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(matrix) as temporary, open(temporary, "wb") as handle:
+                header = {"descr": "<f2", "fortran_order": False, "shape": (stop - start, opened.width)}
+                np.lib.format.write_array_header_1_0(handle, header)
+                for low in range(start, stop, BLOCK_ROWS):
+                    handle.write(np.ascontiguousarray(opened.rows[low : min(low + BLOCK_ROWS, stop)], "<f2").tobytes())
+            rows = _metadata(opened, range(start, stop))
+            with atomic_path(table) as temporary:
+                parquet.write_table(arrow.table(rows), temporary)
+            written += [matrix, table]
+    except OSError as error:
+        raise DataError(f"cannot be written: {error}", source=folder, fix="make room, or name another folder") from None
+    return written
+
+
+def _metadata(opened: EmbeddingSet, rows: range) -> dict[str, Any]:
+    columns: dict[str, Any] = {"image_path": opened.column("id", rows)}
+    if "texts" in opened.columns:
+        columns["caption"] = [next(iter(json.loads(text)), "") for text in opened.column("texts", rows)]
+    for name in ("width", "height"):
+        if name in opened.columns:
+            columns[name] = opened.column(name, rows)
+    if "fields" in opened.columns:
+        fields = [json.loads(text) for text in opened.column("fields", rows)]
+        for name in sorted({name for row in fields for name in row} - set(columns)):
+            values = [row.get(name) for row in fields]
+            plain = len({type(value) for value in values if value is not None}) <= 1 and not any(
+                isinstance(value, (list, dict)) for value in values
+            )
+            columns[name] = values if plain else [None if value is None else json.dumps(value) for value in values]
+    return columns
+
+
+def import_layout(
+    store: Store,
+    folder: str | Path,
+    made: ModelKey,
+    *,
+    name: str = DEFAULT,
+    stored: Stored = "float16",
+    embed: Callable[[list[Path]], np.ndarray] | None = None,
+    model_at: str = "",
+) -> Imported:
+    """Make a collection of the embeddings in a folder.
+
+    Args:
+        made: the key of the model that made them.
+        name: of the collection, which must be new.
+        embed: gives unit rows (n, E) of picture files; used on some of those that lie at their paths.
+        model_at: where the model lies.
+
+    Raises:
+        DataError: if the folder has neither layout, its parts do not fit together, rows are not finite, a picture's row is
+            not the model's, or there is a collection of that name; then nothing is left.
+        MissingExtraError: if pyarrow is not installed.
+    """
+    folder = Path(folder)
+    if name in collection_names(store):
+        raise DataError(f"there is a collection {name!r} already", source=store.path, fix="name another, or delete it")
+    parts = _parts(folder)
+    counts = [_rows_of(matrix, table) for matrix, table in parts]
+    column, ids = _ids([table for _, table in parts], sum(counts))
+    checked, least = _compare(parts, counts, ids, folder, embed)
+    key = collection_key(made, name, stored)
+    try:
+        _append_all(store, key, parts, counts, column, ids, Source(name=str(folder.resolve())), model_at)
+    except DataError:
+        if name in collection_names(store):
+            drop(store, name)
+        raise
+    return Imported(sum(counts), checked, least)
+
+
+def _append_all(
+    store: Store,
+    key: SetKey,
+    parts: list[tuple[Path, Path]],
+    counts: list[int],
+    column: str | None,
+    ids: list[str],
+    source: Source,
+    model_at: str,
+) -> None:
+    with grown(store, key, source, model_at) as (writer, number):
+        writer.shard_rows = SHARD_ROWS
+        start = 0
+        for (matrix, table), count in zip(parts, counts, strict=True):
+            rows = np.load(matrix, mmap_mode="r", allow_pickle=False)
+            for low, facts in _blocks(table, column):
+                part = slice(start + low, start + low + len(facts))
+                block = np.asarray(rows[low : low + len(facts)])
+                writer.append(block, **_columns(ids[part], facts, number, part.start))
+            start += count
+        writer.commit(complete=True)
+
+
+def _parts(folder: Path) -> list[tuple[Path, Path]]:
+    if (folder / MATRIX).is_file() and (folder / TABLE).is_file():
+        return [(folder / MATRIX, folder / TABLE)]
+    matrices = {_number(path): path for path in folder.glob(f"{IMAGES}/{IMAGES}_*.npy")}
+    tables = {_number(path): path for path in folder.glob(f"{METADATA}/{METADATA}_*.parquet")}
+    if not matrices or -1 in matrices:
+        expected = f"{IMAGES}/{IMAGES}_0.npy and {METADATA}/{METADATA}_0.parquet, or {MATRIX} and {TABLE}"
+        raise DataError("no embeddings of pictures here", source=folder, expected=expected)
+    if set(matrices) != set(tables):
+        alone = sorted(set(matrices) ^ set(tables))[0]
+        raise DataError(f"part {alone} has no matrix or no metadata", source=folder, expected="both of every part")
+    return [(matrices[number], tables[number]) for number in sorted(matrices)]
+
+
+def _number(path: Path) -> int:
+    text = path.stem.rpartition("_")[2]
+    return int(text) if text.isdecimal() else -1
+
+
+def _rows_of(matrix: Path, table: Path) -> int:
+    parquet = require_extra("pyarrow.parquet", EXTRA)
+    try:
+        rows = np.load(matrix, mmap_mode="r", allow_pickle=False)
+        count = parquet.ParquetFile(table).metadata.num_rows
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"cannot be read ({error})", source=matrix) from None
+    if rows.ndim != 2 or len(rows) != count:
+        raise DataError(
+            f"rows of shape {rows.shape}", source=matrix, expected=f"({count}, E), as {table.name} has {count} rows"
+        )
+    return count
+
+
+def _ids(tables: list[Path], total: int) -> tuple[str | None, list[str]]:
+    """The column that names every row once, and the names; numbers where there is none."""
+    parquet = require_extra("pyarrow.parquet", EXTRA)
+    for column in IDS:
+        if all(column in parquet.read_schema(table).names for table in tables):
+            names = [
+                str(value) for table in tables for value in parquet.read_table(table, columns=[column])[column].to_pylist()
+            ]
+            if len(set(names)) == total:
+                return column, names
+    return None, [f"{number:09d}" for number in range(total)]
+
+
+def _blocks(table: Path, column: str | None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    parquet = require_extra("pyarrow.parquet", EXTRA)
+    start = 0
+    for batch in parquet.ParquetFile(table).iter_batches(BLOCK_ROWS):
+        rows = batch.to_pylist()
+        for row in rows:
+            row.pop(column, None)
+            row.pop("vector", None)
+        yield start, rows
+        start += len(rows)
+
+
+def _columns(ids: list[str], facts: list[dict[str, Any]], number: int, first: int) -> dict[str, Any]:
+    texts, labels, fields = [], [], []
+    numbers: dict[str, list[int]] = {name: [] for name in ("digest", "perceptual", "width", "height", "bytes")}
+    for row in facts:
+        spoken: Any = next((row.pop(name) for name in CAPTIONS if row.get(name)), [])
+        texts.append(json.dumps([spoken] if isinstance(spoken, str) else list(map(str, spoken)), ensure_ascii=False))
+        labels.append(json.dumps(row.get("labels") or [], ensure_ascii=False))
+        for name, values in numbers.items():
+            value = row.get(name)
+            values.append(value if isinstance(value, int) and value >= 0 else 0)
+        rest = {name: value for name, value in row.items() if name not in _OURS and value is not None}
+        fields.append(json.dumps(rest, ensure_ascii=False, sort_keys=True, default=str))
+    unsigned = ("digest", "perceptual")
+    return {
+        "id": ids, "labels": labels, "texts": texts, "fields": fields,
+        **{name: np.array(values, np.uint64 if name in unsigned else np.int64) for name, values in numbers.items()},
+        "described": np.zeros(len(ids), np.uint64), "source": np.full(len(ids), number, np.int64),
+        "sample": np.arange(first, first + len(ids)),
+    }  # fmt: skip
+
+
+def _compare(
+    parts: list[tuple[Path, Path]],
+    counts: list[int],
+    ids: list[str],
+    folder: Path,
+    embed: Callable[[list[Path]], np.ndarray] | None,
+) -> tuple[int, float | None]:
+    """Embed some of the pictures that lie at their paths, and compare; gives how many, and the least cosine.
+
+    Raises:
+        DataError: if a picture's row is another model's.
+    """
+    if embed is None:
+        return 0, None
+    found: list[tuple[int, Path]] = []
+    for row in np.unique(np.linspace(0, len(ids) - 1, 16 * CHECKED).astype(np.int64)).tolist() if ids else []:
+        path = next((path for path in (folder / ids[row], Path(ids[row])) if path.is_file()), None)
+        if path is not None and len(found) < CHECKED:
+            found.append((row, path))
+    if not found:
+        return 0, None
+    ends = np.cumsum(counts)
+    wanted = []
+    for row, _ in found:
+        part = int(np.searchsorted(ends, row, side="right"))
+        at = row - (int(ends[part - 1]) if part else 0)
+        wanted.append(np.load(parts[part][0], mmap_mode="r", allow_pickle=False)[at].astype(np.float64))
+    mine = embed([path for _, path in found]).astype(np.float64)
+    if mine.shape[1] != len(wanted[0]):
+        raise DataError(f"embeddings of width {len(wanted[0])}", source=folder, expected=f"{mine.shape[1]}, as the model's")
+    cosines = [float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))) for a, b in zip(mine, wanted, strict=True)]
+    worst = int(np.argmin(cosines))
+    if not cosines[worst] >= SAME:
+        what = f"the row of {found[worst][1].name} has the cosine {cosines[worst]:.3f} to what this model makes of the picture"
+        raise DataError(what, source=folder, expected=f"at least {SAME}", fix="name the model that made them")
+    return len(found), cosines[worst]
