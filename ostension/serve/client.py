@@ -199,7 +199,7 @@ class Client:
 
     def _embed(self, items: list[dict[str, str]], truncate: bool) -> np.ndarray:
         rows = [np.zeros((0, self.card["embed_dim"]), np.float32)]
-        for part in self._split(items, size_of=lambda item: sum(map(len, item.values()))):
+        for part in self._split(items, size_of=_size):
             answer = self._ask("POST", "/v1/embeddings", {"input": part, "encoding_format": "base64", "truncate": truncate})
             data = sorted(answer["data"], key=lambda one: one["index"])
             rows.append(np.stack([np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in data]))
@@ -212,7 +212,7 @@ class Client:
         part: list[Any] = []
         used = 0
         for item in items:
-            size = 4 * size_of(item) if not str(item).isascii() else size_of(item) + 64
+            size = size_of(item) + 64
             if part and (len(part) >= most or used + size > room):
                 yield part
                 part, used = [], 0
@@ -280,13 +280,19 @@ class Client:
         connection = getattr(self._local, "connection", None)
         if connection is None:
             kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-            connection = self._local.connection = kind(self._parts.hostname, self._parts.port, timeout=self.timeout_s)
+            host = self._parts.hostname or ""
+            connection = self._local.connection = kind(host, self._parts.port, timeout=self.timeout_s)
         connection.request(method, self._parts.path + path, data, headers)
         answer = connection.getresponse()
         found = answer.read()
         if answer.will_close:
             self.close()
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, found
+
+
+def _size(item: dict[str, str]) -> int:
+    """Bytes of an item in JSON, at most: base64 stays as it is, a character of a text may take twelve."""
+    return len(item["image"]) if "image" in item else 12 * len(item["text"])
 
 
 def _problem(status: int, body: bytes, url: str) -> ServiceError:

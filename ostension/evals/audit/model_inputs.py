@@ -6,13 +6,13 @@ Prompts that are too long are cut here, because the audit reports them as a find
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ostension.data.task import Task
 from ostension.errors import ConfigError, DataError
 from ostension.evals.inputs import Inputs
-from ostension.model.clip import CLIP
 from ostension.shapes import Float
 from ostension.store import Features
 from ostension.store.key import Level, ModelKey
@@ -20,9 +20,9 @@ from ostension.text.prompts import fill
 
 
 class ModelInputs(Inputs):
-    """A task's words and a model; no pictures."""
+    """A task's words and a model; no pictures. The model is a CLIP, or embeds texts as one does."""
 
-    def __init__(self, model: CLIP, task: Task):
+    def __init__(self, model: Any, task: Task):
         self.model, self.task = model, task
         self.model_name, self.scale = model.config.name or "model", float(model.scale().detach())
         self._rows: dict[str, np.ndarray] = {}
@@ -60,7 +60,7 @@ def task_of_names(names: Sequence[str], templates: Sequence[str], title: str) ->
         raise DataError(error.what, source=title, expected=error.expected, fix=error.fix) from None
 
 
-def prompt_lengths(model: CLIP, task: Task) -> tuple[list[int], int]:
+def prompt_lengths(model: Any, task: Task) -> tuple[list[int], int]:
     """Tokens of the longest prompt of each class, with start and end, and the room that there is."""
     tokenizer = model.tokenizer
     extra = 2 if tokenizer.start_id is not None else 1
