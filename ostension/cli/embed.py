@@ -65,7 +65,10 @@ class Embed:
         threads: Threads that compute. Default: OMP_NUM_THREADS, else one a processor.
         stored: Type of the numbers on the disk.
         device: Where to compute: auto, cpu, cuda, cuda:N.
-        dtype: Type of the weights: auto, float32, bfloat16, float16. Default: that of the collection, else auto.
+        dtype: Type of the weights: auto, float32, bfloat16, float16; with another engine than torch the precision, auto,
+            float32, bfloat16, int8. Default: that of the collection, else auto.
+        engine: What runs the image tower: torch, onnx (onnxruntime), openvino, or auto, the fastest by a short measurement,
+            which is kept. Default: that of the collection, else torch. --model may also be a folder of `ostension export`.
         image_column: The table's column with images, where it has no usual name.
         text_columns: Columns or JSON keys with captions, separated by commas.
         hosts: Hosts that URLs may be at, separated by commas. Default: every public one.
@@ -92,6 +95,7 @@ class Embed:
     stored: Literal["float16", "float32"] = "float16"
     device: str = "auto"
     dtype: str | None = None
+    engine: Literal["torch", "onnx", "openvino", "auto"] | None = None
     image_column: str | None = None
     text_columns: str = ""
     hosts: str = ""
@@ -161,21 +165,33 @@ class Embed:
 
     def add(self, source: PairSource, origin: Source, say: _Talk) -> Added:
         """Load the model and add the source's pictures."""
-        from ostension.formats.load import load
-        from ostension.store.collection import collection_names
+        from ostension import world
+        from ostension.export.engines import load_encoder
+        from ostension.store.collection import collection_names, computed_by
         from ostension.store.folder import Store
         from ostension.store.growing import add
+        from ostension.store.key import ModelKey
 
         store, named = Store(self.output), model_name(self.model)
         there = collection_names(store).get(self.name)
-        pinned = store.keys()[there].computed if there else "auto"
-        model = load(named, device=self.device, dtype=self.dtype or pinned)
-        say(f"store {self.output}, collection {self.name}; model {model.config.name} in {str(model.dtype).split('.')[1]}")
+        engine, dtype = computed_by(store.keys()[there].computed) if there else ("torch", "auto")
+        if self.engine is not None and self.engine != engine:
+            engine, dtype = self.engine, "auto"
+        dtype = self.dtype or dtype
+        if engine != "torch" and self.processes > 1:
+            raise UsageError(
+                f"--processes is given with the engine {engine}", fix="an engine has threads of its own: --threads"
+            )
+        model = world.current().together(
+            lambda: load_encoder(named, engine, device=self.device, dtype=dtype, threads=self.threads)  # type: ignore[arg-type]
+        )
+        made = ModelKey.of(model)
+        say(f"store {self.output}, collection {self.name}; model {model.config.name} in {made.computed}")
         workers = self.workers if origin.kind != "urls" or self.workers is not None else FETCHING
         return add(
             store, model, source, name=self.name, origin=origin, stored=self.stored, batch_size=self.batch_size,
             workers=0 if self.processes > 1 else workers, processes=self.processes, retry=self.retry, prune=self.prune,
-            dry_run=self.dry_run, model_at=os.path.abspath(named) if os.path.exists(named) else named,
+            dry_run=self.dry_run, made=made, model_at=os.path.abspath(named) if os.path.exists(named) else named,
             progress=say.progress, scanned=say.scanned,
         )  # fmt: skip
 

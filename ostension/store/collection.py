@@ -153,8 +153,21 @@ def collection_key(made: ModelKey, name: str, stored: Stored = "float16") -> Set
     """The key of a collection's rows."""
     require(bool(_NAME.fullmatch(name)), "name", name, "1 to 64 letters A to Z, digits, . _ -, a letter or digit first")
     return SetKey(
-        kind="images", weights=made.weights, inputs=made.preprocess, computed=made.computed, stored=stored, data=DATA + name
-    )
+        kind="images", weights=made.weights, inputs=made.preprocess, computed="-".join(_images(made.computed)), stored=stored,
+        data=DATA + name,
+    )  # fmt: skip
+
+
+def computed_by(computed: str) -> tuple[str, str]:
+    """Engine and precision of a collection's rows, from what its key says of how they were computed."""
+    parts = _images(computed)
+    return (parts[0], parts[1]) if len(parts) == 2 else ("torch", parts[0])
+
+
+def _images(computed: str) -> list[str]:
+    """What of "openvino-bfloat16 (images), torch-float32 (texts)" is about pictures; of torch the precision alone."""
+    parts = computed.partition(" (images)")[0].split("-", 1)
+    return parts[1:] if parts[0] == "torch" else parts
 
 
 def name_of(key: SetKey) -> str:
