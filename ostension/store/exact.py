@@ -1,9 +1,10 @@
 """Exact search: the k rows with the greatest dot product with each query, or all pairs of rows with at least a given one,
 from rows that may be larger than memory.
 
-Rows come in blocks. A block's products are computed roughly, in float32 or bfloat16; rows whose rough product could, by the
-bound on its error, belong to the best k are computed again in float64, where products of float32 numbers are exact, and
-ranked. So the answer is the one that float64 gives for all rows, whatever the block size and the precision of the first pass:
+Rows come in blocks. A block's products are computed roughly, in whole numbers of 8 bits (`codes`), float32 or bfloat16; rows
+whose rough product could, by the bound on its error, belong to the best k are computed again in float64, where products of
+float32 numbers are exact, and ranked. So the answer is the one that float64 gives for all rows, whatever the size of the
+blocks and the precision of the first pass (`first_pass`):
 
     |rough(q, x) - q x| <= err |q| |x|,    err = 1.01 (E + 2) 2^-24 in float32, 4 * 2^-8 + that in bfloat16
 
@@ -18,18 +19,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from ostension.errors import ConfigError, DataError
+from ostension.store.codes import U32, Codes, products_are_right
+from ostension.store.first_pass import EXACT, U16, Asked, Precision, by_blocks, by_codes
 from ostension.store.rows import BLOCK_ROWS, Rows
 
-QUERIES = 1024  # queries at a time: with 8,192 rows a block, 32 MB of products
-EXACT = 4096  # candidates that are computed in float64 at a time
-U32, U16 = 2.0**-24, 2.0**-8
-Precision = Literal["float32", "bfloat16"]
+QUERIES = 1024  # queries at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,8 @@ def search(
     mask: np.ndarray | None = None,
     precision: Precision = "float32",
     block_rows: int = BLOCK_ROWS,
+    codes: Codes | None = None,
+    longest: dict[int, float] | None = None,
 ) -> Found:
     """The `k` rows with the greatest dot products with each query.
 
@@ -62,6 +64,8 @@ def search(
         mask: (N,) which rows may be chosen; all by default.
         precision: of the first pass; the answer does not depend on it.
         block_rows: rows that are read at a time.
+        codes: of the same rows, for a first pass that is faster than `precision`'s.
+        longest: keeps the greatest length in each block for the next search in the same rows with the same block size.
 
     Raises:
         DataError: for queries of another width or that are not finite, or a mask of another length.
@@ -77,10 +81,19 @@ def search(
     count = min(k, available)
     if not count:
         return Found(np.zeros((len(wanted), 0), np.int64), np.zeros((len(wanted), 0)))
-    parts = [
-        _search(rows, wanted[start : start + QUERIES], count, mask, precision, block_rows)
-        for start in range(0, len(wanted), QUERIES)
-    ]
+    if codes is not None and len(codes) != len(rows):
+        raise DataError(f"codes of {len(codes):,} rows", expected=f"of {len(rows):,}; make them again")
+    mask = None if mask is None or available == len(rows) else np.asarray(mask)
+    if codes is not None and not products_are_right(rows.shape[1]):
+        codes = None
+    parts = []
+    for start in range(0, len(wanted), QUERIES):
+        asked = Asked(wanted[start : start + QUERIES], rows, count)
+        if codes is not None:
+            by_codes(asked, codes, mask)
+        else:
+            by_blocks(asked, rows, mask, precision, block_rows, {} if longest is None else longest)
+        parts.append(Found(*asked.candidates.best()))
     if not parts:
         return Found(np.zeros((0, count), np.int64), np.zeros((0, count)))
     return Found(np.concatenate([part.rows for part in parts]), np.concatenate([part.scores for part in parts]))
@@ -131,13 +144,13 @@ def pairs_above(
             places, mine = ((torch.from_numpy(block) @ across).double() >= floor).nonzero().numpy().T
             later = first + places > start + mine
             places, mine = places[later], mine[later]
-            scores = _products(block, places, own, mine)
+            scores = _pair_products(block, places, own, mine)
             passed = scores >= least
             if passed.any():
                 yield RowPairs(start + mine[passed], first + places[passed], scores[passed])
 
 
-def _products(block: np.ndarray, places: np.ndarray, own: np.ndarray, mine: np.ndarray) -> np.ndarray:
+def _pair_products(block: np.ndarray, places: np.ndarray, own: np.ndarray, mine: np.ndarray) -> np.ndarray:
     """Dot products of pairs of rows in float64."""
     scores = np.empty(len(places))
     for start in range(0, len(places), EXACT):
@@ -158,56 +171,3 @@ def _queries(queries: Any, rows: Rows | np.ndarray) -> np.ndarray:
     if not np.isfinite(found).all():
         raise DataError("queries with numbers that are not finite", expected="finite float32")
     return found
-
-
-def _search(
-    rows: Rows | np.ndarray, queries: np.ndarray, k: int, mask: np.ndarray | None, precision: Precision, block_rows: int
-) -> Found:
-    width = queries.shape[1]
-    lengths = np.sqrt((queries.astype(np.float64) ** 2).sum(axis=1))
-    short = precision == "bfloat16" or torch.get_float32_matmul_precision() != "highest"
-    err = 1.01 * (width + 2) * U32 + (4 * U16 if short else 0.0)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    across = torch.from_numpy(queries).to(dtype).T
-    best_rows = [np.zeros(0, np.int64)] * len(queries)
-    best_scores = [np.zeros(0)] * len(queries)
-    for numbers, block in _blocks(rows, mask, block_rows):
-        rough_rows = torch.from_numpy(np.array(block, dtype=np.float32))
-        longest = float(torch.linalg.vector_norm(rough_rows, dim=1).max()) * 1.01
-        slack = err * lengths * longest  # (Q,)
-        rough = (rough_rows.to(dtype) @ across).float()  # (B, Q)
-        least = torch.full((len(queries),), -torch.inf, dtype=torch.float64)
-        if len(block) > k:
-            least = rough.topk(k, dim=0).values[-1].double() - 2 * torch.from_numpy(slack)
-        kth = [scores[-1] if len(scores) == k else -np.inf for scores in best_scores]
-        floor = torch.maximum(least, torch.from_numpy(np.array(kth) - slack))
-        found = (rough.double() >= floor).T.contiguous().numpy()  # (Q, B)
-        for query in np.flatnonzero(found.any(axis=1)):
-            places = np.flatnonzero(found[query])
-            scores = _exact(block, places, queries[query])
-            # Rows found earlier stand first, so that a stable sort ranks equals by their numbers.
-            scores = np.concatenate([best_scores[query], scores])
-            chosen = np.concatenate([best_rows[query], numbers[places]])
-            order = np.argsort(-scores, kind="stable")[:k]
-            best_scores[query], best_rows[query] = scores[order], chosen[order]
-    return Found(np.stack(best_rows), np.stack(best_scores))
-
-
-def _blocks(rows: Rows | np.ndarray, mask: np.ndarray | None, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Blocks of the rows that may be chosen, with their numbers."""
-    for start in range(0, len(rows), size):
-        stop = min(start + size, len(rows))
-        numbers = np.arange(start, stop)
-        if mask is None:
-            yield numbers, rows[start:stop]
-        elif (chosen := mask[start:stop]).any():
-            yield numbers[chosen], rows[start:stop][chosen]
-
-
-def _exact(block: np.ndarray, places: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Dot products in float64; a row's sum has the same order wherever it stands, so equal rows have equal products."""
-    wide = query.astype(np.float64)
-    parts = [
-        (block[places[start : start + EXACT]].astype(np.float64) * wide).sum(axis=1) for start in range(0, len(places), EXACT)
-    ]
-    return np.concatenate(parts)

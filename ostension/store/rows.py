@@ -61,6 +61,15 @@ class Rows:
         found = self[:]
         return found if dtype is None else found.astype(dtype, copy=False)
 
+    @property
+    def live(self) -> np.ndarray | None:
+        """Numbers, as stored, of the rows that count, ascending; None for all of them."""
+        return self._live
+
+    def part(self, part: int) -> np.ndarray:
+        """All rows of a part, also those that count no more."""
+        return self._part(part)
+
     def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, np.ndarray]]:
         """The rows in order, `size` at a time, each block with the number of its first row."""
         for start in range(0, len(self), size):

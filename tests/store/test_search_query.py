@@ -97,7 +97,7 @@ pieces = st.sampled_from(["a", "b-c", "-", "+", " ", "  ", "'", '"', "\\", "*", 
 
 
 @given(st.lists(pieces, max_size=12).map("".join) | st.text(max_size=20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_text_is_read_or_refused_cleanly_and_what_is_read_is_written_back(text):
     try:
         found = parse(text)
@@ -106,8 +106,14 @@ def test_any_text_is_read_or_refused_cleanly_and_what_is_read_is_written_back(te
     assert parse(str(found)) == found
 
 
-@given(st.lists(st.tuples(st.text(min_size=1, max_size=8).filter(str.strip), st.sampled_from([1.0, -1.0, 0.5, -2.25])), min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.text(min_size=1, max_size=8).filter(str.strip), st.sampled_from([1.0, -1.0, 0.5, -2.25])),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=120, deadline=None)
 def test_any_words_can_be_written_as_a_query(words):
     expression = Expression(tuple(Term("text", text, weight) for text, weight in words))
     assert parse(str(expression)) == expression

@@ -11,6 +11,7 @@ from store_making import key, names, unit_rows
 
 from ostension.errors import ConfigError, DataError
 from ostension.store import Store, pairs_above, search
+from ostension.store.codes import GROUP, STRIPE, Codes, encode, products_are_right
 
 
 def dense(rows, queries, k, mask=None):
@@ -41,7 +42,8 @@ def test_search_equals_a_dense_float64_product(data):
     mask = data.draw(st.none() | st.just(generator.random(count) < 0.4))
     k = data.draw(st.integers(0, count + 3))
     precision, block = data.draw(st.sampled_from(["float32", "bfloat16"])), data.draw(st.integers(1, 70))
-    check(search(rows, asked, k, mask=mask, precision=precision, block_rows=block), rows, asked, k, mask)
+    codes = Codes.of(rows) if data.draw(st.booleans()) else None
+    check(search(rows, asked, k, mask=mask, precision=precision, block_rows=block, codes=codes), rows, asked, k, mask)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -50,6 +52,99 @@ def test_rows_that_differ_by_less_than_the_first_pass_sees_are_ranked_exactly(pr
     rows = np.repeat(base, 300, axis=0)
     rows[:, 0] += np.random.default_rng(1).permutation(300).astype(np.float32) * 1e-7
     check(search(rows, base, 20, precision=precision, block_rows=64), rows, base, 20)
+
+
+def crowded(seed, count, width):
+    """Rows of different lengths around a common one, some of them twice: hard for bounds on an error."""
+    generator = np.random.default_rng(seed)
+    rows = generator.standard_normal((count, width)) * generator.lognormal(0, 0.5, (count, 1))
+    rows += 3 * generator.standard_normal(width)
+    rows[count // 2 :: 7] = rows[0]
+    return rows.astype(np.float16)
+
+
+@pytest.mark.parametrize("queries", [1, 20])
+@pytest.mark.parametrize("share", [None, 0.9, 0.003])
+def test_codes_of_many_groups_give_the_same_answer(queries, share):
+    rows = crowded(0, GROUP + 3 * STRIPE + 17, 12)
+    asked = crowded(1, queries, 12).astype(np.float32)
+    mask = None if share is None else np.random.default_rng(2).random(len(rows)) < share
+    for k in (10, 300):
+        check(search(rows, asked, k, mask=mask, codes=Codes.of(rows)), rows, asked, k, mask)
+
+
+def test_what_codes_leave_of_a_row_is_within_their_bound():
+    rows = crowded(3, GROUP + 100, 16)
+    part = encode(rows)
+    for place, row in enumerate(part.order):
+        group = place // GROUP
+        made = part.step[group] * part.codes[place].numpy().astype(np.float64)
+        left = rows[row].astype(np.float64) - part.mean.astype(np.float64) - made
+        assert np.linalg.norm(left) <= part.rest[group] and np.linalg.norm(made) <= part.length[group]
+    assert sorted(part.order.tolist()) == list(range(len(rows)))
+
+
+def test_more_equal_rows_than_are_kept_apart_are_ranked_by_their_numbers(monkeypatch):
+    from ostension.store import candidates
+
+    monkeypatch.setattr(candidates, "WAITING", 64)
+    monkeypatch.setattr(candidates, "CROWD", 100)
+    rows = np.repeat(unit_rows(0, 1, 8), 5000, axis=0)
+    rows[4990] = 2 * rows[0]
+    for codes in (None, Codes.of(rows)):
+        found = search(rows, rows[:2], 12, block_rows=256, codes=codes)
+        assert found.rows.tolist() == [[4990, *range(11)]] * 2
+
+
+def test_codes_beside_a_set_are_made_once_and_again_only_for_new_shards(tmp_path):
+    rows = unit_rows(0, 60)
+    with Store(tmp_path).writer(key(), shard_rows=25) as writer:
+        writer.append(rows, id=names(0, 60))
+    opened = Store(tmp_path).open(key())
+    assert Codes.of_set(opened) is None
+    assert len(Codes.of_set(opened, build=True)) == 60
+    files = {path.name: path.stat().st_mtime_ns for path in (opened.folder / "codes").glob("*.arrays")}
+    with Store(tmp_path).writer(key(), shard_rows=25) as writer:
+        writer.append(unit_rows(1, 30), id=names(60, 30))
+        writer.commit()
+        writer.delete([3, 70])
+    now = Store(tmp_path).open(key())
+    assert Codes.of_set(now) is None, "codes of some shards only are not used"
+    codes = Codes.of_set(now, build=True)
+    again = {path.name: path.stat().st_mtime_ns for path in (opened.folder / "codes").glob("*.arrays")}
+    assert files.items() <= again.items() and len(again) > len(files)
+    asked = unit_rows(2, 4)
+    check(search(now.rows, asked, 9, codes=codes), np.asarray(now.rows), asked, 9)
+    with Store(tmp_path).writer(key()) as writer:
+        writer.compact()
+    assert Codes.of_set(Store(tmp_path).open(key())) is None
+    compact = Store(tmp_path).open(key())
+    Codes.of_set(compact, build=True)
+    left = {path.name.removesuffix(".arrays") for path in (opened.folder / "codes").glob("*.arrays")}
+    assert left == {shard.name for shard in compact.manifest.shards}
+
+
+def test_codes_that_are_torn_or_of_other_rows_are_not_used(tmp_path):
+    with Store(tmp_path).writer(key()) as writer:
+        writer.append(unit_rows(0, 20), id=names(0, 20))
+    opened = Store(tmp_path).open(key())
+    Codes.of_set(opened, build=True)
+    (path,) = (opened.folder / "codes").glob("*.arrays")
+    path.write_bytes(path.read_bytes()[:-9])
+    assert Codes.of_set(opened) is None
+    assert len(Codes.of_set(opened, build=True)) == 20
+    with pytest.raises(DataError, match="codes of 20 rows; expected of 19"):
+        search(unit_rows(0, 19), unit_rows(0, 1), codes=Codes.of_set(opened))
+
+
+def test_a_processor_that_multiplies_whole_numbers_wrongly_does_without_codes(monkeypatch):
+    from ostension.store import exact
+
+    monkeypatch.setattr(exact, "products_are_right", lambda width: False)
+    monkeypatch.setattr(exact, "by_codes", None)
+    rows = unit_rows(0, 300)
+    check(search(rows, rows[:2], 5, codes=Codes.of(rows)), rows, rows[:2], 5)
+    assert products_are_right(8) in (True, False)
 
 
 def test_equal_rows_are_ranked_by_their_numbers():

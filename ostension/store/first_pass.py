@@ -1,0 +1,253 @@
+"""The first pass of an exact search: rough products of every row, and which rows they cannot exclude.
+
+Of a block's products only the greatest of each stripe of rows is compared with what a row must reach; stripes that reach it
+are looked into. So selecting costs a small part of multiplying, however many queries there are.
+
+Letters: N rows, E embedding, Q queries, k answers, B rows of a block, G groups of rows, S stripes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ostension.store.candidates import Candidates
+from ostension.store.codes import GROUP, STRIPE, TOP, U32, Codes, one_by_one, readable
+from ostension.store.rows import BLOCK_ROWS, Rows
+
+TILE = 256  # queries that meet a block together: their products with 16,384 rows take 16 MB
+EXACT = 4096  # candidates that are computed in float64 at a time
+PACKED = 16  # queries from which packing them pays
+U16 = 2.0**-8
+Precision = Literal["float32", "bfloat16"]
+
+
+class Asked:
+    """Queries and what was found for them."""
+
+    def __init__(self, queries: np.ndarray, rows: Rows | np.ndarray, k: int):
+        self.queries, self.rows, self.k = queries, rows, k
+        self.wide = queries.astype(np.float64)
+        self.lengths = np.sqrt((self.wide**2).sum(axis=1))
+        self.candidates = Candidates(len(queries), k, self.nearer, self.exact)
+        self._buffer = torch.zeros(0, dtype=torch.int32)
+
+    def exact(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Dot products of pairs in float64; a row's sum has the same order wherever it stands, so equal rows are equal."""
+        scores = np.empty(len(rows))
+        for places, found in self._read(rows):
+            wide = found.astype(np.float64)
+            wide *= self.wide[queries[places]]
+            scores[places] = wide.sum(axis=1)
+        return scores
+
+    def nearer(self, queries: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of the products of pairs by float32."""
+        scores, slack = np.empty(len(rows)), np.empty(len(rows))
+        across = torch.from_numpy(self.queries)
+        err = 1.01 * (self.queries.shape[1] + 3) * U32
+        for places, found in self._read(rows):
+            block = readable(found).float()
+            mine = queries[places]
+            scores[places] = (block * across[torch.from_numpy(mine)]).sum(dim=1).numpy()
+            slack[places] = err * self.lengths[mine] * torch.linalg.vector_norm(block, dim=1).double().numpy() * 1.01
+        return scores - slack, scores + slack
+
+    def _read(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows, some at a time and from front to back, with their places."""
+        order = np.argsort(rows, kind="stable")
+        for start in range(0, len(rows), EXACT):
+            places = order[start : start + EXACT]
+            yield places, self.rows[rows[places]]
+
+    def buffer(self, num_queries: int, num_rows: int) -> torch.Tensor:
+        """(Q, B) int32 to write products into; fresh memory would cost as much as they do."""
+        if self._buffer.numel() < num_queries * num_rows:
+            self._buffer = torch.zeros(num_queries * num_rows, dtype=torch.int32)
+        return self._buffer[: num_queries * num_rows].view(num_queries, num_rows)
+
+    def tiles(self) -> Iterator[slice]:
+        for start in range(0, len(self.queries), TILE):
+            yield slice(start, min(start + TILE, len(self.queries)))
+
+
+def by_blocks(
+    asked: Asked, rows: Rows | np.ndarray, mask: np.ndarray | None, precision: Precision, block_rows: int,
+    known: dict[int, float],
+) -> None:  # fmt: skip
+    """Every block's products in float32 or bfloat16; `known` keeps the greatest length in each block."""
+    width = rows.shape[1]
+    short = precision == "bfloat16" or torch.get_float32_matmul_precision() != "highest"
+    err = 1.01 * (width + 2) * U32 + (4 * U16 if short else 0.0)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    tiles = [(tile, _Across(torch.from_numpy(asked.queries[tile]).to(dtype))) for tile in asked.tiles()]
+    # Whole stripes, so that rows past the end of a block are zeros; one buffer, since fresh memory is slow.
+    whole = torch.zeros(-(-min(block_rows, max(len(rows), 1)) // STRIPE) * STRIPE, width)
+    for start, numbers, block in _blocks(rows, mask, block_rows):
+        count = len(numbers)
+        wide = _filled(whole, block, -(-count // STRIPE) * STRIPE)
+        longest = known.get(start)
+        if longest is None:
+            longest = float(torch.linalg.vector_norm(wide[:count], dim=1).max()) * 1.01
+            if mask is None:
+                known[start] = longest
+        shortened = wide.to(dtype)
+        for tile, across in tiles:
+            rough = across.products(shortened)
+            slack = torch.from_numpy(err * asked.lengths[tile] * longest)[:, None]
+            ends = _Ends(torch.zeros_like(slack), torch.ones_like(slack), slack, 0.0)
+            _select(asked, tile, rough, ends, numbers, None)
+
+
+def by_codes(asked: Asked, codes: Codes, mask: np.ndarray | None) -> None:
+    """Every part's products in whole numbers."""
+    width = asked.queries.shape[1]
+    step = np.maximum(np.abs(asked.wide).max(axis=1), 1e-30) / TOP  # t
+    whole = np.rint(asked.wide / step[:, None]).clip(-TOP, TOP)  # h
+    rest = np.sqrt(((asked.wide - whole * step[:, None]) ** 2).sum(axis=1)) * (1 + 1e-9)  # |e|
+    across = torch.from_numpy(whole.astype(np.int8))
+    alone = len(asked.queries) == 1 and one_by_one(width, torch.get_num_threads())
+    past = 2.0**-8 if alone else 0.0  # of a product: rounding it to bfloat16, and as much again
+    for part in codes.parts:
+        numbers = codes.numbers(part)
+        chosen = numbers >= 0 if mask is None else (numbers >= 0) & mask[numbers]
+        if not chosen.any():
+            continue
+        coded, groups = part.codes, None
+        if not chosen.all():
+            places = np.flatnonzero(chosen)
+            numbers, groups = numbers[places], places // GROUP
+            coded = torch.zeros(-(-len(places) // STRIPE) * STRIPE, width, dtype=torch.int8)
+            torch.index_select(part.codes, 0, torch.from_numpy(places), out=coded[: len(places)])
+        middle = torch.from_numpy(asked.wide @ part.mean.astype(np.float64))[:, None]  # (Q, 1) q m
+        scale = torch.from_numpy(step[:, None] * part.step)  # (Q, G) s t
+        slack = asked.lengths[:, None] * part.rest + rest[:, None] * part.length
+        slack = slack * (1 + 1e-9) + 1e-12 * (middle.abs().numpy() + asked.lengths[:, None] * part.length)
+        for tile in asked.tiles():
+            ends = _Ends(middle[tile], scale[tile], torch.from_numpy(slack[tile]), past)
+            if alone:
+                rough = torch._weight_int8pack_mm(across.bfloat16(), coded, torch.ones(len(coded), dtype=torch.bfloat16))
+            else:
+                rough = asked.buffer(tile.stop - tile.start, len(coded))
+                torch._int_mm(across[tile], coded.T, out=rough)
+            _select(asked, tile, rough.view(len(rough), -1, STRIPE), ends, numbers, groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ends:
+    """How products follow from rough ones: middle (Q, 1) + scale (Q, G) rough, to within slack (Q, G) and a share of the
+    scaled one; float64."""
+
+    middle: torch.Tensor
+    scale: torch.Tensor
+    slack: torch.Tensor
+    share: float
+
+
+def _select(
+    asked: Asked, tile: slice, rough: torch.Tensor, ends: _Ends, numbers: np.ndarray, groups: np.ndarray | None
+) -> None:
+    """Hand over the rows whose rough products (Q, S, STRIPE), zeros past the last row, cannot be excluded.
+
+    Args:
+        numbers: (B,) of the rows.
+        groups: (B,) each row's group; None where GROUP rows make one, or all do.
+    """
+    count, num_stripes = len(numbers), rough.shape[1]
+    one = ends.scale.shape[1] == 1
+    if groups is None:
+        lowest = highest = np.zeros(num_stripes, np.int64) if one else np.arange(num_stripes) * STRIPE // GROUP
+    else:
+        lowest = groups[::STRIPE]
+        highest = groups[np.minimum(np.arange(1, num_stripes + 1) * STRIPE, count) - 1]
+    top = rough.amax(dim=2)  # (Q, S)
+    if count % STRIPE:
+        top[:, -1] = rough[:, -1, : count % STRIPE].amax(dim=1)
+    top = top.double()
+    # A stripe may have rows of several groups: the widest ends of these hold for it.
+    scale, slack = _over(ends.scale, lowest, highest, "max"), _over(ends.slack, lowest, highest, "max")
+    scaled = torch.where(top > 0, _over(ends.scale, lowest, highest, "min"), scale) * top
+    asked.candidates.see(tile, ends.middle + scaled - slack - ends.share * scaled.abs())
+    # What a rough product must reach, and less than it by what rounding may take here.
+    floor = torch.from_numpy(asked.candidates.floor[tile])[:, None]
+    reach = (floor - ends.middle - ends.slack) / ends.scale
+    reach = _over(reach - (ends.share + 1e-9) * reach.abs(), lowest, highest, "min")
+    queries, stripes = (top >= reach).nonzero().unbind(1)
+    if not len(queries):
+        return
+    inside = rough[queries, stripes]  # (P, STRIPE)
+    pairs, inner = (inside >= _below(reach[queries, stripes], inside.dtype)[:, None]).nonzero().unbind(1)
+    queries, places = queries[pairs], stripes[pairs] * STRIPE + inner
+    of = torch.zeros_like(places) if one else places // GROUP if groups is None else _at(groups, places)
+    scaled = ends.scale[queries, of] * inside[pairs, inner].double()
+    scores, about = ends.middle[queries, 0] + scaled, ends.slack[queries, of] + ends.share * scaled.abs()
+    keep = ((scores + about >= floor[queries, 0]) & (places < count)).numpy()
+    low, high = (scores - about).numpy()[keep], (scores + about).numpy()[keep]
+    asked.candidates.add(tile.start + queries.numpy()[keep], numbers[places.numpy()[keep]], low, high)
+
+
+def _below(reach: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers of a shorter type that are no greater than these."""
+    if dtype == torch.int32:
+        return reach.clamp(-(2.0**31) + 1, 2.0**31 - 1).floor().to(torch.int32)
+    return reach.float().nextafter(torch.tensor(-torch.inf)).to(dtype)  # bfloat16: rounded like what it is compared with
+
+
+def _at(groups: np.ndarray, places: torch.Tensor) -> torch.Tensor:
+    """The groups of places; those past the end are dropped later."""
+    return torch.from_numpy(groups)[places.clamp(max=len(groups) - 1)]
+
+
+def _over(values: torch.Tensor, lowest: np.ndarray, highest: np.ndarray, which: str) -> torch.Tensor:
+    """(Q, S) or (1, S) the greatest or smallest of values (Q, G) over each stripe's groups."""
+    found = values[:, torch.from_numpy(lowest)]
+    for more in range(1, int((highest - lowest).max()) + 1):
+        other = values[:, torch.from_numpy(np.minimum(lowest + more, highest))]
+        found = torch.maximum(found, other) if which == "max" else torch.minimum(found, other)
+    return found
+
+
+class _Across:
+    """Queries to multiply blocks with, in the form that is fastest: for many, as the packed weights of a linear layer."""
+
+    def __init__(self, queries: torch.Tensor):
+        self.queries = queries
+        self._packed: torch.Tensor | None = None
+        if len(queries) >= PACKED and torch.backends.mkldnn.is_available():
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(queries.contiguous(), BLOCK_ROWS)
+
+    def products(self, block: torch.Tensor) -> torch.Tensor:
+        """(Q, S, STRIPE) products with a block of whole stripes, as a view."""
+        if self._packed is not None:
+            found = torch.ops.mkldnn._linear_pointwise(block, self._packed, None, "none", [], "")  # (B, Q)
+            return found.view(-1, STRIPE, found.shape[1]).permute(2, 0, 1)
+        if len(self.queries) == 1 and self.queries.dtype == torch.float32:
+            # Several products of a matrix and a vector use the memory's whole rate where one does not.
+            several = block.view(-1, STRIPE, block.shape[1])
+            return torch.bmm(several, self.queries.T.expand(len(several), -1, 1)).view(1, -1, STRIPE)
+        return (self.queries @ block.T).view(len(self.queries), -1, STRIPE)
+
+
+def _filled(whole: torch.Tensor, block: np.ndarray, padded: int) -> torch.Tensor:
+    """A block as float32, filled up with rows of zeros."""
+    if block.dtype == np.float32 and len(block) == padded:
+        return readable(block)
+    wide = whole[:padded]
+    wide[: len(block)] = readable(block)
+    wide[len(block) :] = 0
+    return wide
+
+
+def _blocks(rows: Rows | np.ndarray, mask: np.ndarray | None, size: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Blocks of the rows that may be chosen, with where they begin and their numbers."""
+    for start in range(0, len(rows), size):
+        stop = min(start + size, len(rows))
+        numbers = np.arange(start, stop)
+        if mask is None:
+            yield start, numbers, rows[start:stop]
+        elif (chosen := mask[start:stop]).any():
+            yield start, numbers[chosen], rows[start:stop][chosen]
