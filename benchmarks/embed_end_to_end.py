@@ -158,7 +158,7 @@ def open_clip_config(config: ModelConfig) -> dict:
     texts = {"context_length": text.context_length, "vocab_size": text.vocab_size, "width": text.width, "layers": text.layers}
     texts["heads"] = text.width // text.head_width
     return {
-        "embed_dim": config.embed_dim, "quick_gelu": image.activation == "quick_gelu", "vision_cfg": vision, "text_cfg": texts,
+        "embed_dim": config.embed_dim, "quick_gelu": text.activation == "quick_gelu", "vision_cfg": vision, "text_cfg": texts,
     }  # fmt: skip
 
 
