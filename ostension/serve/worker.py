@@ -88,6 +88,8 @@ class WorkerBackend:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._process is not None:  # which was killed, and perhaps not waited for
+            await asyncio.get_running_loop().run_in_executor(None, self._process.wait)
         self._memory.close()
         os.close(self._descriptor)
 

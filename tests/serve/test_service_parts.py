@@ -1,0 +1,69 @@
+"""Small parts: the cache of texts, the canary's tolerance, the flags."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ostension.cli.serve import Serve, named_folders
+from ostension.errors import ConfigError, UsageError
+from ostension.serve.cache import TextCache
+from ostension.serve.model_card import without_paths
+from ostension.serve.settings import Limits, ServeSettings
+
+
+def test_the_cache_keeps_within_its_bytes_what_was_used_last():
+    row = np.ones(64, np.float32)
+    one = 3 * 4 + 256 + 200
+    cache = TextCache(3 * one)
+    for number in range(3):
+        cache.put([number, 0, 0], row * number)
+    assert cache.get([0, 0, 0])[0] == 0 and cache.bytes == 3 * one
+    cache.put([3, 0, 0], row * 3)
+    assert cache.get([1, 0, 0]) is None and len(cache) == 3 and cache.bytes == 3 * one
+    cache.put([0, 0, 0], row * 9)
+    assert cache.get([0, 0, 0])[0] == 0 and len(cache) == 3
+    row *= 7
+    assert cache.get([3, 0, 0])[0] == 3
+
+
+def test_a_cache_of_nothing_keeps_nothing():
+    cache = TextCache(0)
+    cache.put([1], np.ones(4, np.float32))
+    assert cache.get([1]) is None and cache.bytes == 0
+
+
+def test_predictors_are_named_on_the_command_line():
+    assert named_folders(("a=x", "b=y=z")) == {"a": "x", "b": "y=z"}
+    for wrong in (("a",), ("=x",), ("a=",), ("a=x", "a=y")):
+        with pytest.raises(UsageError):
+            named_folders(wrong)
+
+
+def test_flags_become_settings(tmp_path, monkeypatch):
+    monkeypatch.delenv("OSTENSION_KEYS", raising=False)
+    (tmp_path / "keys").write_text("a-key-of-some-length-0001\n")
+    settings = Serve(
+        model="m", store="s", previews=True, host="0.0.0.0", keys_file=tmp_path / "keys", max_body_mb=200, queue=7,
+        deadline=2.5, predictor=("a=x",), allow_url_host=("example.org",), max_pixels=1000,
+    ).settings()  # fmt: skip
+    assert settings.keys == ("a-key-of-some-length-0001",) and settings.queue_images == 7 and settings.deadline_s == 2.5
+    assert settings.limits.max_body_bytes == 200_000_000 and settings.limits.max_waiting_bytes >= 800_000_000
+    assert settings.limits.max_pixels == 1000 and settings.predictors == {"a": "x"}
+    with pytest.raises(UsageError, match="store"):
+        Serve(model="m", previews=True).settings()
+    with pytest.raises(UsageError, match="key"):
+        Serve(model="m", host="0.0.0.0").settings()
+
+
+@pytest.mark.parametrize("wrong", [{"port": 70_000}, {"max_batch": 0}, {"deadline_s": 0}, {"max_wait_ms": -1}, {"threads": 0}])
+def test_settings_that_cannot_be_meant_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        ServeSettings(model="m", **wrong)
+    with pytest.raises(ConfigError):
+        Limits(max_pixels=0)
+
+
+def test_paths_of_the_server_are_not_told():
+    tree = {"source": "/home/me/model", "before": [{"at": "~/x/y"}, "hf-hub:a/b"], "n": 3}
+    assert without_paths(tree) == {"source": "model", "before": [{"at": "y"}, "hf-hub:a/b"], "n": 3}
