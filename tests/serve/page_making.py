@@ -76,24 +76,11 @@ def serving(make: Callable[[], Any]) -> Iterator[Server]:
 
 
 def tiny_service(**settings: Any) -> Callable[[], Any]:
-    """Makes services of one tiny model with random weights in this process; `store` and others are settings of the service."""
-    import ostension
-    from ostension.model.clip import CLIP
-    from ostension.model.presets import preset
-    from ostension.serve.app import create_app
-    from ostension.serve.backend import LocalBackend
-    from ostension.serve.compute import load_computation
-    from ostension.serve.settings import ServeSettings
+    """Makes services of one tiny model with random weights in this process; `settings` are those of the service."""
+    from service_making import app_of, tiny_model
 
-    folder = settings.pop("folder")
-    if not (folder / "config.json").exists():
-        ostension.save(CLIP(preset("tiny-vit"), seed=3), folder)
-    chosen = ServeSettings(model=str(folder), dtype="float32", threads=1, decoders=2, **settings)
-
-    def make() -> Any:
-        return create_app(chosen, backend=LocalBackend(load_computation(str(folder), device="cpu", dtype="float32", engine="torch", threads=1, predictors={})))
-
-    return make
+    model = tiny_model()
+    return lambda: app_of(model, **{"threads": 1, "decoders": 2, "canary_s": 2.0, **settings})
 
 
 def make_pictures(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -110,3 +97,21 @@ def make_pictures(folder: Path, names: Sequence[str]) -> list[Path]:
         paths.append(folder / name)
         Image.fromarray(coarse.repeat(12, 0).repeat(12, 1)).save(paths[-1], format="PNG")
     return paths
+
+
+def make_store(folder: Path, captions: dict[str, str]) -> tuple[Path, list[Path]]:
+    """A store with a collection of small pictures, each with a caption and a number; gives it and the pictures."""
+    from service_making import tiny_model
+
+    from ostension.store import Store
+    from ostension.store.growing import add
+    from ostension.store.origins import open_source
+
+    pictures = make_pictures(folder / "pictures", list(captions))
+    for number, (path, caption) in enumerate(zip(pictures, captions.values(), strict=True)):
+        path.with_suffix(".txt").write_text(caption)
+        path.with_suffix(".json").write_text(json.dumps({"number": number, "shelf": "odd" if number % 2 else "even"}))
+    source, origin = open_source(str(folder / "pictures"))
+    added = add(Store(folder / "store"), tiny_model(), source, origin=origin, workers=0)
+    assert added.rows == len(captions), added
+    return folder / "store", pictures

@@ -24,8 +24,8 @@ BARS = "[...document.querySelectorAll('.bars')].map(one => [...one.children].map
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tiny_service(folder=tmp_path_factory.mktemp("model"))) as running:
+def server():
+    with serving(tiny_service()) as running:
         yield running
 
 
@@ -95,7 +95,8 @@ def test_a_person_drops_pictures_types_labels_and_gets_the_numbers_of_the_servic
     shown = page.run(BARS)
     for bars, numbers in zip(shown, expected, strict=True):
         assert [name for name, _ in bars] == sorted(numbers, key=lambda name: -numbers[name])
-        assert [float(value.rstrip(" %")) for _, value in bars] == pytest.approx(sorted(100 * p for p in numbers.values())[::-1], abs=0.051)
+        said = [float(value.rstrip(" %")) for _, value in bars]
+        assert said == pytest.approx(sorted((100 * p for p in numbers.values()), reverse=True), abs=0.051)
     assert page.errors() == []
 
 
@@ -173,8 +174,10 @@ def test_a_file_that_is_no_picture_is_named_and_its_neighbours_are_answered(page
     page.set_files("#classify-files", [pictures[0], bad, pictures[1], empty])
     page.write("#labels", "red\ngreen")
     done(page, 4)
-    problems = page.run("[...document.querySelectorAll('.picture')].map(one => [one.querySelector('h4').innerText, "
-                        "one.querySelector('.problem')?.innerText ?? '', one.querySelectorAll('.bars li').length])")  # fmt: skip
+    problems = page.run(
+        "[...document.querySelectorAll('.picture')].map(one => [one.querySelector('h4').innerText, "
+        "one.querySelector('.problem')?.innerText ?? '', one.querySelectorAll('.bars li').length])"
+    )
     assert [(name, bool(said), bars) for name, said, bars in problems] == [
         ("one.png", False, 2), ("notes.png", True, 0), ("two.png", False, 2), ("empty.png", True, 0),
     ]  # fmt: skip
@@ -227,15 +230,15 @@ def test_a_busy_service_is_waited_for_and_said(page, server, pictures):
 def test_a_service_that_stays_busy_ends_in_words_and_a_way_to_try_again(page, server, pictures):
     page.set_files("#classify-files", pictures[:1])
     page.wait("document.querySelector('.picture').getAttribute('aria-busy') === 'false'")
-    server.refuse = 8
+    server.refuse = 6
     page.write("#labels", "red\ngreen")
     page.wait("document.querySelector('#classify-notices').innerText.includes('still busy')")
     page.click("#classify-notices button")
     done(page, 1)
 
 
-def test_a_stopped_service_is_said_and_work_goes_on_when_it_is_back(browser, tmp_path, pictures):
-    with serving(tiny_service(folder=tmp_path / "model")) as server:
+def test_a_stopped_service_is_said_and_work_goes_on_when_it_is_back(browser, pictures):
+    with serving(tiny_service()) as server:
         page = browser.page()
         page.open(server.url)
         page.wait("document.querySelector('#model-name').textContent")
@@ -252,15 +255,15 @@ def test_a_stopped_service_is_said_and_work_goes_on_when_it_is_back(browser, tmp
         page.close()
 
 
-def test_a_key_is_asked_for_and_kept_in_memory_only(browser, tmp_path, pictures):
-    with serving(tiny_service(folder=tmp_path / "model", keys=("open sesame",))) as server:
+def test_a_key_is_asked_for_and_kept_in_memory_only(browser, pictures):
+    with serving(tiny_service(keys=("open sesame, please",))) as server:
         page = browser.page()
         page.open(server.url)
         page.wait("document.querySelector('#key-dialog').open")
         page.type("wrong")
         page.press("Enter")
         page.wait("document.querySelector('#key-said').textContent === 'It did not take that one.'")
-        page.type("open sesame")
+        page.type("open sesame, please")
         page.press("Enter")
         page.wait("document.querySelector('#model-name').textContent")
         page.set_files("#classify-files", pictures[:1])

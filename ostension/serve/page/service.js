@@ -7,7 +7,7 @@ export class ServiceError extends Error {
   }
 }
 
-const TRIES = 8; // of a request that is refused because the service is busy; one that is not ready is waited for
+const TRIES = 6; // of a request that is refused because the service is busy; one that is not ready is waited for
 const LONGEST_S = 30;
 
 export class Service {
