@@ -62,6 +62,7 @@ def killed_after(monkeypatch, replaces: int, act) -> bool:
     return False
 
 
+@pytest.mark.slow  # flushes many files
 def test_killed_at_any_file_readers_see_a_commit_and_the_same_command_makes_the_same_files(tmp_path, model, monkeypatch):
     begun, whole = tmp_path / "begun", tmp_path / "whole"
     for folder in (begun, whole):
@@ -84,6 +85,7 @@ def test_killed_at_any_file_readers_see_a_commit_and_the_same_command_makes_the_
     assert replaces >= 8, "every file that is put into place was tried"
 
 
+@pytest.mark.slow  # flushes many files
 def test_killed_while_rows_are_removed_or_compacted_everything_is_as_before_or_as_after(tmp_path, model, monkeypatch):
     for number, act in enumerate([lambda folder: remove(folder, ["p1", "p5"]), compact]):
         for replaces in range(8):
