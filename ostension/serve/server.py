@@ -23,6 +23,7 @@ from ostension.serve.settings import ServeSettings
 
 HEADER_S = 10.0  # a request's head has to be there after these
 KEEP_ALIVE_S = 30.0
+LAST_S = 0.5  # after the stop, for the request of a connection that had not asked anything yet
 MAX_HEAD_BYTES = 32_768
 BACKLOG = 1024
 
@@ -35,6 +36,7 @@ class Connection(H11Protocol):
 
     max_connections = 1_000
     _head: asyncio.TimerHandle | None = None
+    _ending = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -59,6 +61,14 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         self._stop_waiting()
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """Close, but let a connection that was made just before the stop ask what it came for."""
+        if self.cycle is None and not self._ending and not self.transport.is_closing():
+            self._ending = True
+            self.loop.call_later(LAST_S, self.shutdown)
+        elif not self.transport.is_closing():
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         self._write(Problem(400, "this is not a valid HTTP request", "invalid_http"))

@@ -75,6 +75,10 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+class NoAnswer(AssertionError):
+    """The connection was closed without a word."""
+
+
 class Answer:
     """Status, headers (names in lower case) and body of an answer."""
 
@@ -212,6 +216,8 @@ def read_answer(connection: socket.socket) -> Answer:
     with contextlib.suppress(ConnectionError):
         while part := connection.recv(1 << 16):
             data += part
+    if not data:
+        raise NoAnswer
     head, _, body = data.partition(b"\r\n\r\n")
     lines = head.decode("latin-1").split("\r\n")
     assert lines[0].startswith("HTTP/1.1 "), data[:200]
