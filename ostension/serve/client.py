@@ -2,7 +2,7 @@
 
     client = Client("http://127.0.0.1:8000")
     rows = client.embed_texts(["a cat", "a dog"])              # (2, E) float32 unit rows
-    pictures = client.embed_images(["cat.jpg", open("dog.png", "rb").read()])
+    pictures = client.embed_images(["cat.jpg", Path("dog.png").read_bytes()])
     client.classify("cat.jpg", ["cat", "dog"])                 # [[("cat", 0.98), ("dog", 0.02)]]
 
 Long lists are split by the limits that the service tells. A service that is busy (429) or not ready (503) is asked again
