@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from pathlib import Path
 
 import pytest
 
@@ -134,6 +136,16 @@ def test_every_control_has_a_name_and_every_view_its_landmarks(page, tmp_path):
                              "one.getAttribute('aria-controls'), one.htmlFor]).filter(Boolean).join(' ').split(' ')"
                              ".filter(id => !document.getElementById(id))")  # fmt: skip
         assert described == [], view
+
+
+@pytest.mark.skipif("OSTENSION_AXE" not in os.environ, reason="OSTENSION_AXE names no axe.min.js (npm pack axe-core)")
+def test_axe_finds_nothing(page, tmp_path):
+    fill(page, tmp_path)
+    page.run(Path(os.environ["OSTENSION_AXE"]).read_text() + ";0")
+    for view in views(page):
+        found = page.run("axe.run(document, {resultTypes: ['violations']}).then(one => one.violations.map("
+                         "rule => [rule.id, rule.nodes[0].html.slice(0, 200)]))")  # fmt: skip
+        assert found == [], view
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -73,7 +73,7 @@ function tree(value) {
   if (typeof value !== "object" || value === null) return el("p", { dir: "auto" }, String(value));
   return el("dl", { class: "card-list" }, Object.entries(value).filter(([, one]) => !empty(one)).flatMap(([name, one]) => [
     el("dt", { dir: "auto" }, name),
-    el("dd", { dir: "auto" }, simple(one) ? written(one) : el("details", {}, el("summary", { "aria-label": `Details of ${name}` }, Array.isArray(one) ? count(one.length, "entry", "entries") : "details"), tree(one))),
+    el("dd", { dir: "auto" }, simple(one) ? written(one) : el("details", {}, el("summary", {}, Array.isArray(one) ? count(one.length, "entry", "entries") : "details", el("span", { class: "offscreen" }, ` of ${name}`)), tree(one))),
   ]));
 }
 

@@ -257,10 +257,12 @@ export class Search {
 
   card(hit, place) {
     const said = saidOf(hit);
-    const more = hit.near.length > 0 && el("span", { class: "near" }, `+${hit.near.length} alike`);
-    const open = el("button", { type: "button", class: "open", onclick: () => this.detail(hit), "aria-label": `${place + 1}. ${said}, cosine ${hit.score.toFixed(3)}${hit.near.length ? `, ${count(hit.near.length, "near-duplicate")}` : ""}` },
-      this.image(hit), el("span", { class: "said", dir: "auto" }, said), el("span", { class: "facts" }, el("span", { class: "score" }, hit.score.toFixed(3)), more));
-    const like = el("button", { type: "button", class: "like quiet", "aria-label": `More like ${said}`, onclick: () => this.like(hit, 1, true) }, "Like this");
+    const score = hit.score.toFixed(3);
+    const near = hit.near.length ? `+${hit.near.length} alike` : "";
+    const open = el("button", { type: "button", class: "open", onclick: () => this.detail(hit), "aria-label": [said, score, near, `hit ${place + 1}`].filter(Boolean).join(" ") },
+      this.image(hit), el("span", { class: "said", dir: "auto" }, said), " ",
+      el("span", { class: "facts" }, el("span", { class: "score" }, score), " ", near && el("span", { class: "near" }, near)));
+    const like = el("button", { type: "button", class: "like quiet", "aria-label": `Like this: ${said}`, onclick: () => this.like(hit, 1, true) }, "Like this");
     return el("li", {}, open, like);
   }
 
@@ -300,6 +302,7 @@ export class Search {
         el("dl", { class: "card-list" }, pair("id", hit.id), pair("cosine", hit.score.toFixed(4)), fields.flatMap(([name, value]) => pair(name, written(value)))),
         hit.near.length ? el("details", { open: true }, el("summary", {}, count(hit.near.length, "near-duplicate")), el("ul", { class: "plain" }, hit.near.map((one) => el("li", { dir: "auto" }, `${saidOf(one)} (${one.score.toFixed(3)})`)))) : null,
       ));
+    dialog.setAttribute("aria-labelledby", "item-title");
     dialog.showModal();
   }
 
@@ -322,7 +325,8 @@ function folded(hits) {
 /** What a hit shows, as far as its fields say. */
 function saidOf(hit) {
   const values = NAMED.map((field) => [hit.fields?.[field]].flat()[0]);
-  return values.find((value) => typeof value === "string" && value.trim()) ?? hit.id;
+  const said = values.find((value) => typeof value === "string" && value.trim()) ?? hit.id;
+  return said.trim().replace(/\s+/g, " ");
 }
 
 /** A value of a field for reading. */

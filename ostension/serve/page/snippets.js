@@ -43,7 +43,7 @@ function client() {
 
 function shown(python, curl) {
   return [["Python", python.join("\n")], ["curl", curl]].map(([name, lines]) => el("div", { class: "snippet" },
-    el("div", { class: "head" }, el("h4", {}, name), el("button", { type: "button", class: "quiet", onclick: (event) => copyText(lines, event.target), "aria-label": `Copy the lines for ${name}` }, "Copy")),
+    el("div", { class: "head" }, el("h3", {}, name), el("button", { type: "button", class: "quiet", onclick: (event) => copyText(lines, event.target), "aria-label": `Copy ${name}` }, "Copy")),
     el("pre", { tabIndex: 0, role: "region", "aria-label": `Lines for ${name}` }, el("code", {}, lines))));
 }
 
