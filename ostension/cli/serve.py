@@ -43,7 +43,8 @@ class Serve:
         threads: Threads of the process that computes. Default: OMP_NUM_THREADS, or all cores.
         max_batch: Texts or pictures that are computed together, at most.
         max_wait_ms: How long an item waits for others that are on their way.
-        queue: Pictures that may wait; past them requests are refused with 429.
+        max_queue: Seconds that a request may wait for others; if it would wait longer, it is refused with 429.
+        queue: Pictures that may wait, at most.
         deadline: Seconds after which a request without an answer is given up.
         drain: Seconds that requests may go on after SIGTERM.
         max_body_mb: Megabytes of a request, at most.
@@ -67,6 +68,7 @@ class Serve:
     threads: int | None = None
     max_batch: int = 32
     max_wait_ms: float = 8.0
+    max_queue: float = 2.0
     queue: int = 256
     deadline: float = 30.0
     drain: float = 20.0
@@ -106,7 +108,8 @@ class Serve:
             model=model_name(self.model), model_id=self.model_id, predictors=named_folders(self.predictor), store=self.store,
             device=self.device, dtype=self.dtype, engine=self.engine, threads=self.threads, host=self.host, port=self.port,
             keys=read_keys(self.keys_file), open_metrics=self.open_metrics, allow_url_hosts=self.allow_url_host,
-            previews=self.previews, max_batch=self.max_batch, max_wait_ms=self.max_wait_ms, queue_images=self.queue,
+            previews=self.previews, max_batch=self.max_batch, max_wait_ms=self.max_wait_ms, max_queue_s=self.max_queue,
+            queue_images=self.queue,
             deadline_s=self.deadline, drain_s=self.drain, limits=limits,
         )  # fmt: skip
 

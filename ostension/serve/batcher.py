@@ -8,7 +8,8 @@
   batch even so, because one alone wastes what the processor can do.
 - Nothing waits while nobody else can come: an item is held back for companions, for `max_wait_s` at most, only while other
   requests are being prepared.
-- Waiting items are bounded by cost for each lane. What does not fit is refused at once, with the time that the queue needs.
+- Waiting items are bounded by cost for each lane, and by time: a request that would wait longer than `max_queue_s`, and longer
+  than it takes itself, is refused at once with the time until there is room. So those who are accepted are answered soon.
 - An item whose request has gone is dropped. A batch that fails is computed once more item by item, so that only the item at
   fault fails. If the computing process dies, everything fails at once and nothing hangs.
 
@@ -98,6 +99,7 @@ class Lane:
     def __init__(self, name: str, bound: int):
         self.name, self.bound = name, bound
         self.held = 0  # cost of everything that was admitted and is not done
+        self.holds: set[Hold] = set()
         self.used_s = 0.0  # time that the lane has had, by which lanes take turns
         self.seconds_per_cost = 0.0
         self._clients: collections.OrderedDict[Hashable, collections.OrderedDict[int, _Request]] = collections.OrderedDict()
@@ -169,6 +171,11 @@ class Group:
         self.came = asyncio.Event()
         self.turn_s = 0.0  # what the lane whose turn came last had used until then
 
+    def wait_s(self, own: Lane, cost: int) -> float:
+        """How long a request of that cost waits for others: all take turns, so for as much of each as it has itself."""
+        seconds = cost * own.seconds_per_cost
+        return sum(min(seconds, hold.cost * lane.seconds_per_cost) for lane in self.lanes for hold in lane.holds)
+
 
 class Batcher:
     """Collects items into batches and gives each its result.
@@ -176,7 +183,7 @@ class Batcher:
     Args:
         compute: computes one batch; raises `BackendLost` when nothing more will come, anything else when the batch failed.
         groups: of lanes, each with the most cost that it may hold.
-        max_batch, slice_s, max_wait_s: see above.
+        max_batch, slice_s, max_wait_s, max_queue_s: see above.
         clock: seconds; another one in tests.
     """
 
@@ -188,12 +195,14 @@ class Batcher:
         max_batch: int = 32,
         slice_s: float = 0.2,
         max_wait_s: float = 0.008,
+        max_queue_s: float = math.inf,
         watcher: Watcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.compute, self.max_batch, self.slice_s, self.max_wait_s = compute, max_batch, slice_s, max_wait_s
         self._groups = [Group([Lane(name, bound) for name, bound in lanes.items()]) for lanes in groups]
         self._group_of = {lane.name: group for group in self._groups for lane in group.lanes}
+        self.max_queue_s = max_queue_s
         self.lanes = {lane.name: lane for group in self._groups for lane in group.lanes}
         self.preparing = 0  # requests that will put items into the queue soon
         self.watcher, self.clock = watcher, clock
@@ -221,14 +230,13 @@ class Batcher:
         found = self.lanes[lane]
         if cost > found.bound:
             raise TooLarge(f"the request costs {cost}, and the queue holds {found.bound}")
+        wait = self._group_of[lane].wait_s(found, cost)
         if found.held + cost > found.bound:
-            raise Overloaded(lane, self.wait_s())
-        found.held += cost
+            raise Overloaded(lane, min(MAX_RETRY_AFTER_S, wait))
+        most = max(self.max_queue_s, cost * found.seconds_per_cost)
+        if wait > most:
+            raise Overloaded(lane, min(MAX_RETRY_AFTER_S, wait - most))
         return Hold(found, cost)
-
-    def wait_s(self) -> float:
-        """How long everything that is held will take, if nothing is computed side by side."""
-        return min(MAX_RETRY_AFTER_S, sum(lane.held * lane.seconds_per_cost for lane in self.lanes.values()))
 
     async def run(self, lane: str, payloads: Sequence[Any], costs: Sequence[int], client: Hashable) -> list[Any]:
         """The results of a request's items, in order.
@@ -344,14 +352,16 @@ class Hold:
     """Room in a lane; `with` lets it go."""
 
     def __init__(self, lane: Lane, cost: int):
-        self._lane, self._cost = lane, cost
+        self.lane, self.cost = lane, cost
+        lane.held += cost
+        lane.holds.add(self)
 
     def __enter__(self) -> Hold:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lane.held -= self._cost
-        self._cost = 0
+        self.lane.held -= self.cost
+        self.lane.holds.discard(self)
 
 
 def _settle(item: _Item, row: Any = None, *, error: Exception | None = None) -> None:

@@ -48,7 +48,8 @@ class Service:
         pictures = dict.fromkeys((IMAGE, *(f"{PREDICTOR}{name}" for name in settings.predictors)), settings.queue_images)
         self.batcher = Batcher(
             backend.compute, ({TEXT: settings.queue_tokens}, pictures), max_batch=settings.max_batch,
-            slice_s=settings.slice_ms / 1000, max_wait_s=settings.max_wait_ms / 1000, watcher=metrics,
+            slice_s=settings.slice_ms / 1000, max_wait_s=settings.max_wait_ms / 1000,
+            max_queue_s=settings.max_queue_s, watcher=metrics,
         )  # fmt: skip
         self.cache = TextCache(settings.cache_bytes)
         self.canary = Canary(

@@ -71,6 +71,7 @@ class ServeSettings:
         max_batch: items computed at once.
         slice_ms: a batch ends where it would take longer than this, so that nobody waits long behind it.
         max_wait_ms: how long an item waits for companions that are on their way, while nothing is computed.
+        max_queue_s: a request that would wait longer for others, and longer than it takes itself, is refused with 429.
         queue_images, queue_tokens: images, and tokens of texts, that may wait; past them requests are refused with 429.
         deadline_s: a request without an answer by then is answered with 504, and its work is dropped.
         hang_s: a batch that takes longer is taken for hung, and the process that computes is replaced.
@@ -98,6 +99,7 @@ class ServeSettings:
     max_batch: int = 32
     slice_ms: float = 200.0
     max_wait_ms: float = 8.0
+    max_queue_s: float = 2.0
     queue_images: int = 256
     queue_tokens: int = 131_072
     deadline_s: float = 30.0
@@ -110,7 +112,7 @@ class ServeSettings:
     def __post_init__(self):
         for name in ("decoders", "max_batch", "queue_images", "queue_tokens", "slice_ms", "deadline_s", "hang_s", "canary_s"):
             require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
-        for name in ("max_wait_ms", "drain_s", "cache_bytes"):
+        for name in ("max_wait_ms", "max_queue_s", "drain_s", "cache_bytes"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(0 <= self.port <= 65_535, "port", self.port, "0 to 65,535")
         require(self.threads is None or self.threads > 0, "threads", self.threads, "1 or more")

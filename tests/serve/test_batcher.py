@@ -199,7 +199,7 @@ def test_a_full_queue_refuses_with_the_time_that_it_needs():
             with batcher.hold("image", 40):
                 with pytest.raises(Overloaded) as caught:
                     batcher.hold("image", 1)
-                assert caught.value.retry_after_s == pytest.approx(50.0)
+                assert caught.value.retry_after_s == pytest.approx(1.0)  # one item of each of the two before it
             with batcher.hold("image", 40):
                 pass
         with pytest.raises(TooLarge):
@@ -207,6 +207,22 @@ def test_a_full_queue_refuses_with_the_time_that_it_needs():
         assert batcher.lanes["image"].held == 0
 
     run(work, seconds=0.5)
+
+
+def test_who_would_wait_too_long_is_refused_and_who_takes_long_may_wait_as_long():
+    async def work(batcher, fake):
+        await batcher.run("image", [0], [1], "a")  # 0.5 s a picture
+        with batcher.hold("image", 1), batcher.hold("image", 1), batcher.hold("image", 30):
+            with batcher.hold("image", 1):  # 1.5 s: one picture of each
+                with pytest.raises(Overloaded) as caught:
+                    batcher.hold("image", 1)
+                assert caught.value.retry_after_s == pytest.approx(0.5)
+                with pytest.raises(Overloaded):
+                    batcher.hold("image", 20)  # 1.5 s and 10 s, longer than its own 10 s
+            with batcher.hold("image", 32):
+                pass
+
+    run(work, seconds=0.5, max_queue_s=1.5)
 
 
 def test_who_has_gone_is_dropped_from_the_queue():
