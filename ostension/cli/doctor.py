@@ -18,6 +18,8 @@ EXTRAS = {
     "curate": ("pyarrow",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino", "onnx", "onnxscript"),
+    "ann": ("faiss",),
+    "pgvector": ("psycopg",),
     "serve": ("fastapi", "uvicorn", "pydantic", "prometheus_client"),
 }
 

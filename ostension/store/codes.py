@@ -261,3 +261,11 @@ def readable(values: np.ndarray) -> torch.Tensor:
     """A tensor of an array that may lie in a file."""
     values = np.ascontiguousarray(values)
     return torch.from_numpy(values if values.flags.writeable else np.asarray(_Writable(values)))
+
+
+def remove_codes(folder: Path) -> bool:
+    """Remove the codes beside a set; gives whether there were any."""
+    files = list((folder / FOLDER).glob("*" + SUFFIX))
+    for path in files:
+        path.unlink(missing_ok=True)
+    return bool(files)

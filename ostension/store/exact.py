@@ -74,7 +74,7 @@ def search(
     if k < 0 or block_rows < 1 or precision not in ("float32", "bfloat16"):
         what = f"k = {k}, precision = {precision!r}, block_rows = {block_rows}"
         raise ConfigError(what, expected="k of 0 or more, 'float32' or 'bfloat16', blocks of 1 or more")
-    wanted = _queries(queries, rows)
+    wanted = as_queries(queries, rows)
     if mask is not None and (np.asarray(mask).dtype != bool or np.shape(mask) != (len(rows),)):
         raise DataError(f"a mask of shape {np.shape(mask)}", expected=f"({len(rows)},) of True and False")
     available = len(rows) if mask is None else int(np.asarray(mask).sum())
@@ -159,7 +159,12 @@ def _pair_products(block: np.ndarray, places: np.ndarray, own: np.ndarray, mine:
     return scores
 
 
-def _queries(queries: Any, rows: Rows | np.ndarray) -> np.ndarray:
+def as_queries(queries: Any, rows: Rows | np.ndarray) -> np.ndarray:
+    """(Q, E) float32, checked.
+
+    Raises:
+        DataError: for another width or type, or numbers that are not finite.
+    """
     if isinstance(queries, torch.Tensor):
         queries = queries.detach().cpu().float().numpy()
     found = np.asarray(queries)

@@ -105,7 +105,7 @@ class Facts:
             if OBJECT in self.opened.columns:
                 for start, values in self._read(OBJECT):
                     for row, text in enumerate(values, start):
-                        for name, value in _leaves(_loaded(text, self.opened), ""):
+                        for name, value in leaves(_loaded(text, self.opened), ""):
                             fields.setdefault(name, _Field()).add(row, value)
             self._fields = {name: _closed(field) for name, field in fields.items()}
         return self._fields
@@ -146,13 +146,13 @@ def _loaded(text: str, opened: EmbeddingSet) -> Any:
         raise DataError(f"a row's column is not JSON: {text[:40]!r}", source=opened.folder) from None
 
 
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Names with dots, and values, of all that is not an object or a list."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _leaves(inner, f"{name}.{key}" if name else key)
+            yield from leaves(inner, f"{name}.{key}" if name else key)
     elif isinstance(value, list):
         for inner in value:
-            yield from _leaves(inner, name)
+            yield from leaves(inner, name)
     elif value is not None:
         yield name, value

@@ -146,7 +146,7 @@ def add(
     key = collection_key(made, name, stored)
     origin = origin or Source(name=source.fingerprint())
     known_by_id = bool(getattr(source, "known_by_id", False))
-    found = here.together(lambda: scan(source, origin.prefix, scanned))
+    found = scan(source, origin.prefix, scanned)
     planned = functools.partial(plan, found, known_by_id=known_by_id, retry=retry)
     if dry_run:
         rows, held, number = _as_it_is(store, key, origin)

@@ -47,7 +47,7 @@ def open_source(
     """
     policy = policy or FetchPolicy()
     path = Path(text)
-    place = text if is_url(text) or text == LIST else os.path.abspath(text)
+    place = text if is_url(text) else os.path.abspath(text)  # a list on stdin is that of this folder
     name = name or place
     opened: PairSource | None = None
     if text == LIST:
@@ -68,7 +68,8 @@ def open_source(
         return opened, Source(name=name, kind="folder", root=base, prefix=prefix)
     if opened is not None:
         return opened, Source(name=name, kind="folder", root=place, prefix=prefix)
-    return open_pictures(text, layout=layout), Source(name=name, kind="pairs", root=place, prefix=prefix)
+    kind = "pairs" if layout == USUAL else ""  # who reads it again does not know the layout
+    return open_pictures(text, layout=layout), Source(name=name, kind=kind, root=place, prefix=prefix)
 
 
 def left_out(source: PairSource) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """What a source holds now: of each sample its id, which bytes its picture is, and what is said of it, as two hashes.
 
 Everything is read once, by threads, before anything is encoded. So it is known how much there is to do, and which samples
-pass the tower together does not depend on how many processes there are or where an earlier run was stopped.
+pass the tower together does not depend on how many processes there are or where an earlier run was stopped. Of several
+processes each reads its part and tells the others.
 
 Letters: N samples.
 """
@@ -9,6 +10,7 @@ Letters: N samples.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ostension import world
 from ostension.data.pairs import Pair, PairSource, image_digest
 from ostension.errors import DataError, LimitError
 from ostension.files import sha256_json
@@ -48,7 +51,7 @@ def scan(source: PairSource, prefix: str = "", progress: Callable[[int, int], No
 
     Args:
         prefix: put before each key, to make it the id.
-        progress: told how many samples were read, of how many.
+        progress: told how many samples were read, of how many, in this process.
 
     Raises:
         DataError: for two samples with one id.
@@ -65,8 +68,8 @@ def scan(source: PairSource, prefix: str = "", progress: Callable[[int, int], No
     if getattr(source, "known_by_id", False):
         return Scanned(ids, digests, described, problems)
 
-    def read(start: int) -> int:
-        stop = min(start + CHUNK, total)
+    def read(start: int, last: int) -> int:
+        stop = min(start + CHUNK, last)
         for index in range(start, stop):
             try:
                 pair = source.read(index)
@@ -76,13 +79,34 @@ def scan(source: PairSource, prefix: str = "", progress: Callable[[int, int], No
             digests[index], described[index] = image_digest(pair.image), description(pair)
         return stop - start
 
-    done = 0
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="scan") as pool:
-        for count in pool.map(read, range(0, total, CHUNK)):
-            done += count
-            if progress is not None:
-                progress(done, total)
-    return Scanned(ids, digests, described, dict(sorted(problems.items())))
+    here = world.current()
+    first, last = (total * rank // here.size for rank in (here.rank, here.rank + 1))
+
+    def read_mine() -> None:
+        done = 0
+        with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), thread_name_prefix="scan") as pool:
+            for count in pool.map(read, range(first, last, CHUNK), itertools.repeat(last)):
+                done += count
+                if progress is not None:
+                    progress(done, last - first)
+
+    here.together(read_mine)
+    return Scanned(ids, _from_all(digests), _from_all(described), _problems_of_all(problems))
+
+
+def _from_all(mine: np.ndarray) -> np.ndarray:
+    """Numbers of which every process has filled in its part of zeros."""
+    import torch
+
+    here = world.current()
+    if here.size == 1:
+        return mine
+    return here.sum(torch.from_numpy(mine.view(np.int64)).to(here.device)).cpu().numpy().view(np.uint64)
+
+
+def _problems_of_all(mine: dict[int, str]) -> dict[int, str]:
+    told = world.current().all_facts(list(mine.items()))
+    return dict(sorted((index, reason) for each in told for index, reason in each))
 
 
 def description(pair: Pair) -> int:

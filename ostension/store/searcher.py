@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,12 +16,16 @@ from ostension.errors import ConfigError
 from ostension.store.codes import Codes
 from ostension.store.exact import search
 from ostension.store.facts import Facts
+from ostension.store.index import Index
 from ostension.store.key import ModelKey
 from ostension.store.sets import EmbeddingSet
 from ostension.store.where import Where
 
 if TYPE_CHECKING:
     from ostension.model.clip import CLIP
+
+EXACT_TO = 10_000_000  # rows up to which a search is exact by itself
+Which = Literal["auto", "exact", "approximate"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +54,22 @@ class Searcher:
     Codes (`codes`) make the first pass faster: those that lie beside the set are used, and `prepare` makes some in memory,
     which pays from the second search on. The answers are the same.
 
+    An approximate index (`index`) is another matter: it is used where it is asked for, or past ten million rows if there is
+    one, and `note` says so with its measured recall.
+
     Args:
         opened: the set, of a store or a collection.
+        index: "exact", "approximate" (there must be one that is not stale), or "auto".
+
+    Raises:
+        DataError: for an index that is asked for and not there, or stale.
     """
 
-    def __init__(self, opened: EmbeddingSet):
+    def __init__(self, opened: EmbeddingSet, *, index: Which = "auto"):
         self.opened = opened
+        self.index: Index | None = None
+        if index == "approximate" or (index == "auto" and len(opened) > EXACT_TO):
+            self.index = Index.open(opened, needed=index == "approximate")
         self.facts = Facts(opened)
         self.codes = Codes.of_set(opened)
         self._longest: dict[int, float] = {}
@@ -92,8 +106,23 @@ class Searcher:
             ConfigError: for a k below 0, or a field that the set does not have.
         """
         mask = None if where is None else where.mask(self.facts)
+        if self.index is not None:
+            return self.hits(*self.index.search(vectors, k, mask))
         found = search(self.opened.rows, vectors, k, mask=mask, codes=self.codes, longest=self._longest)
         return self.hits(found.rows, found.scores)
+
+    def check_fields(self, where: Where) -> None:
+        """Refuse a filter that asks for a field which the set does not have.
+
+        Raises:
+            ConfigError: with the nearest fields.
+        """
+        where.mask(self.facts)
+
+    @property
+    def note(self) -> str:
+        """What should be said with the answers; empty for exact ones."""
+        return "" if self.index is None else self.index.note
 
     def hits(self, rows: np.ndarray, scores: np.ndarray) -> list[list[Hit]]:
         """Rows (Q, k) with their scores as hits, each row looked up once; -1 is no row."""
@@ -135,7 +164,7 @@ class Searcher:
 
     def reopened(self) -> Searcher:
         """A searcher of the set as it is now."""
-        return Searcher(self.opened.reopen())
+        return Searcher(self.opened.reopen(), index="auto" if self.index is None else "approximate")
 
     def _names(self, rows: np.ndarray) -> list[str]:
         if "id" not in self.opened.columns:
