@@ -63,7 +63,7 @@ class Embed:
         workers: Threads that decode, or fetch. Default: one a processor, 32 for URLs.
         processes: Processes that decode and compute with one thread each, instead of --workers.
         threads: Threads that compute. Default: OMP_NUM_THREADS, else one a processor.
-        stored: Type of the numbers on the disk.
+        stored: Type of the numbers on the disk. Default: that of the collection, else float16.
         device: Where to compute: auto, cpu, cuda, cuda:N.
         dtype: Type of the weights: auto, float32, bfloat16, float16; with another engine than torch the precision, auto,
             float32, bfloat16, int8. Default: that of the collection, else auto.
@@ -92,7 +92,7 @@ class Embed:
     workers: int | None = None
     processes: int = 1
     threads: int | None = None
-    stored: Literal["float16", "float32"] = "float16"
+    stored: Literal["float16", "float32"] | None = None
     device: str = "auto"
     dtype: str | None = None
     engine: Literal["torch", "onnx", "openvino", "auto"] | None = None
@@ -174,7 +174,8 @@ class Embed:
 
         store, named = Store(self.output), model_name(self.model)
         there = collection_names(store).get(self.name)
-        engine, dtype = computed_by(store.keys()[there].computed) if there else ("torch", "auto")
+        key = store.keys()[there] if there else None
+        engine, dtype = computed_by(key.computed) if key else ("torch", "auto")
         if self.engine is not None and self.engine != engine:
             engine, dtype = self.engine, "auto"
         dtype = self.dtype or dtype
@@ -186,10 +187,11 @@ class Embed:
             lambda: load_encoder(named, engine, device=self.device, dtype=dtype, threads=self.threads)  # type: ignore[arg-type]
         )
         made = ModelKey.of(model)
+        stored = self.stored or (key.stored if key else "float16")
         say(f"store {self.output}, collection {self.name}; model {model.config.name} in {made.computed}")
         workers = self.workers if origin.kind != "urls" or self.workers is not None else FETCHING
         return add(
-            store, model, source, name=self.name, origin=origin, stored=self.stored, batch_size=self.batch_size,
+            store, model, source, name=self.name, origin=origin, stored=stored, batch_size=self.batch_size,
             workers=0 if self.processes > 1 else workers, processes=self.processes, retry=self.retry, prune=self.prune,
             dry_run=self.dry_run, made=made, model_at=os.path.abspath(named) if os.path.exists(named) else named,
             progress=say.progress, scanned=say.scanned,
