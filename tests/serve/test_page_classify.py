@@ -272,3 +272,16 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(browser, pictures):
         kept = page.run("JSON.stringify([location.href, document.cookie, {...localStorage}, {...sessionStorage}])")
         assert "sesame" not in kept and "sesame" not in page.run("document.documentElement.outerHTML")
         page.close()
+
+
+def test_what_comes_before_the_model_is_known_is_answered_when_it_is(browser, server, pictures):
+    server.refuse = 2  # of the first question for the model
+    page = browser.page()
+    page.open(server.url)
+    page.wait("document.querySelector('#label-sets').options.length > 5")
+    assert page.text("#model-name") == ""
+    page.set_files("#classify-files", pictures[:2])
+    page.write("#labels", "red\ngreen")
+    done(page, 2)
+    assert page.errors() == [] or all("429" in one for one in page.errors())
+    page.close()

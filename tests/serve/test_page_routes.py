@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -159,3 +160,9 @@ def test_the_words_that_the_page_offers_are_the_shipped_ones(shipped):
     assert words["templates"].keys() == set(prompts.template_names())
     assert tuple(words["templates"]["openai_imagenet"]) == prompts.templates("openai_imagenet")
     assert words["kinds"].keys() == KINDS.keys() and set(words["severities"]) == set(SEVERITIES)
+
+
+def test_the_commands_that_the_page_shows_are_those_of_its_documentation():
+    shown = re.findall(r"ostension (?:embed|serve) [^\"\\`]*", read_assets(FOLDER)["search.js"].body.decode())
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "page.md").read_text(encoding="utf-8")
+    assert len(shown) == 2 and all(f"{line}\n" in page for line in shown)

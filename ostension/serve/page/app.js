@@ -99,11 +99,12 @@ function step(event) {
   remember();
 }
 
-async function restore() {
+/** What the address says. */
+function restore() {
   const state = readFragment(location.hash);
   open(state.tab ?? "classify");
   if (tab === "search") search.restore(state);
-  else await labels.restore(state);
+  else labels.restore(state);
 }
 
 async function tryExamples() {
@@ -125,10 +126,8 @@ async function begin() {
     document.title = `${card.id} · Ostension`;
     await search.open();
     showCard(card, search.collections);
-    if (!began) await restore();
-    else if (other) {
-      await Promise.all([labels.compute(), classify.again()]);
-    }
+    if (!began && tab === "search") search.restore(readFragment(location.hash));
+    if (!began || other) await Promise.all([labels.compute(), began && classify.again()]);
     began = true;
   } catch (error) {
     fail(error, begin, tab === "classify" ? "classify-notices" : `${tab}-notices`);
@@ -152,4 +151,5 @@ watchForPictures((files) => {
 });
 open(readFragment(location.hash).tab ?? "classify");
 await offerWords().catch((error) => fail(error, null));
+restore();
 await begin();

@@ -18,6 +18,7 @@ export class Embeddings {
     this.queue = [];
     this.limits = {};
     this.card = null;
+    this.known = new Promise((resolve) => { this.tell = resolve; }); // pictures may come before the model is known
   }
 
   /** Another model: nothing that was kept is of use. Tells whether it is another. */
@@ -26,6 +27,7 @@ export class Embeddings {
     if (other) this.texts.clear();
     this.card = card;
     this.limits = card.limits;
+    this.tell();
     return other;
   }
 
@@ -56,6 +58,7 @@ export class Embeddings {
 
   /** Rows of pictures: `done(file, row or ServiceError)` for each as it comes. */
   async images(files, done) {
+    await this.known;
     const groups = [];
     let total = Infinity;
     for (const file of files) {
