@@ -27,7 +27,7 @@ class Embed(litserve.LitAPI):
         self.model = CLIPModel.from_pretrained(sys.argv[2]).eval()
         self.processor = AutoProcessor.from_pretrained(sys.argv[2])
 
-    def decode_request(self, request: Any) -> Any:
+    def decode_request(self, request):  # LitServe reads the annotations of this one
         item = request["input"][0] if isinstance(request["input"], list) else request["input"]
         if isinstance(item, str):
             return item
