@@ -9,7 +9,8 @@
 - Nothing waits while nobody else can come: an item is held back for companions, for `max_wait_s` at most, only while other
   requests are being prepared.
 - Waiting items are bounded by cost for each lane, and by time: a request that would wait longer than `max_queue_s`, and longer
-  than it takes itself, is refused at once with the time until there is room. So those who are accepted are answered soon.
+  than it takes itself, is refused at once with the time until there is room. So those who are accepted are answered soon. A few
+  requests are always accepted.
 - An item whose request has gone is dropped. A batch that fails is computed once more item by item, so that only the item at
   fault fails. If the computing process dies, everything fails at once and nothing hangs.
 
@@ -28,6 +29,7 @@ from typing import Any, Protocol
 
 SMOOTHING = 0.2  # of a lane's seconds per cost
 MAX_RETRY_AFTER_S = 60.0
+MIN_REQUESTS = 8  # are accepted however slow the machine is, so that there is something to make batches of
 MIN_BATCH = 4  # ViT-B-32 on one thread: 137 ms a picture alone, 97 of four, 92 of 32
 
 
@@ -234,7 +236,7 @@ class Batcher:
         if found.held + cost > found.bound:
             raise Overloaded(lane, min(MAX_RETRY_AFTER_S, wait))
         most = max(self.max_queue_s, cost * found.seconds_per_cost)
-        if wait > most:
+        if wait > most and sum(len(one.holds) for one in self._group_of[lane].lanes) >= MIN_REQUESTS:
             raise Overloaded(lane, min(MAX_RETRY_AFTER_S, wait - most))
         return Hold(found, cost)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from ostension.errors import ConfigError, DataError
 
-GIVE_WAY = 5  # of nice: each is a fifth less
+GIVE_WAY = 3  # of nice, each a fifth less: half of the share of what does not give way
 IMAGE, TEXT, PREDICTOR = "image", "text", "predictor:"
 NOT_SERVED = {"batch": "its answers depend on the other pictures of a batch", "views": "it computes gradients for each picture"}
 
@@ -120,7 +120,7 @@ def group_of(lane: str) -> str:
 
 
 def lower_priority() -> None:
-    """Let this thread, and those that it starts, give way to others where processors are short: a third of their share."""
+    """Let this thread, and those that it starts, give way to others where processors are short: half of their share."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + GIVE_WAY)
 

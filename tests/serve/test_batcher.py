@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -212,15 +213,16 @@ def test_a_full_queue_refuses_with_the_time_that_it_needs():
 def test_who_would_wait_too_long_is_refused_and_who_takes_long_may_wait_as_long():
     async def work(batcher, fake):
         await batcher.run("image", [0], [1], "a")  # 0.5 s a picture
-        with batcher.hold("image", 1), batcher.hold("image", 1), batcher.hold("image", 30):
-            with batcher.hold("image", 1):  # 1.5 s: one picture of each
-                with pytest.raises(Overloaded) as caught:
-                    batcher.hold("image", 1)
-                assert caught.value.retry_after_s == pytest.approx(0.5)
-                with pytest.raises(Overloaded):
-                    batcher.hold("image", 20)  # 1.5 s and 10 s, longer than its own 10 s
-            with batcher.hold("image", 32):
-                pass
+        with contextlib.ExitStack() as held:
+            held.enter_context(batcher.hold("image", 30))
+            for _ in range(7):  # 4 s for all of these; but so few are accepted in any case
+                held.enter_context(batcher.hold("image", 1))
+            with pytest.raises(Overloaded) as caught:
+                batcher.hold("image", 1)  # half a second for one picture of each of the eight
+            assert caught.value.retry_after_s == pytest.approx(2.5)
+            with pytest.raises(Overloaded):
+                batcher.hold("image", 10)  # 3.5 s and 5 s, and takes 5 s itself
+            held.enter_context(batcher.hold("image", 40))  # 3.5 s and 15 s, and takes 20 s
 
     run(work, seconds=0.5, max_queue_s=1.5)
 
