@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from service_making import png, tiny_model
 
 from ostension.cli.serve import Serve, named_folders
-from ostension.errors import ConfigError, UsageError
+from ostension.errors import CheckpointError, ConfigError, UsageError
+from ostension.formats.load import load, save
+from ostension.model.fingerprint import fingerprint
 from ostension.serve.cache import TextCache
+from ostension.serve.compute import load_computation
 from ostension.serve.model_card import without_paths
+from ostension.serve.model_files import read_model_files
 from ostension.serve.settings import Limits, ServeSettings
 
 
@@ -67,3 +73,29 @@ def test_settings_that_cannot_be_meant_are_refused(wrong):
 def test_paths_of_the_server_are_not_told():
     tree = {"source": "/home/me/model", "before": [{"at": "~/x/y"}, "hf-hub:a/b"], "n": 3}
     assert without_paths(tree) == {"source": "model", "before": [{"at": "y"}, "hf-hub:a/b"], "n": 3}
+
+
+def test_what_the_process_loads_is_what_was_saved(tmp_path):
+    model = tiny_model()
+    save(model, tmp_path / "model")
+    predictor = model.classifier(["cat", "dog", "boat"])
+    predictor.encoder = load(tmp_path / "model", device="cpu", dtype="float32")
+    predictor.save(tmp_path / "pets")
+    threads = torch.get_num_threads()
+    try:
+        made = load_computation(
+            str(tmp_path / "model"), device="cpu", dtype="float32", engine="torch", threads=1,
+            predictors={"pets": str(tmp_path / "pets")},
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+    made.warm()
+    pixels = np.stack([model.transform.pixels(png(seed)).numpy() for seed in range(2)])
+    expected = predictor.logits(model.embed_images([png(0), png(1)]))
+    np.testing.assert_allclose(made.run("predictor:pets", pixels), expected.numpy(), atol=1e-4)
+    facts = made.facts()
+    assert facts.predictors["pets"]["class_names"] == ["cat", "dog", "boat"] and facts.sha256 == fingerprint(model)
+    files = read_model_files(tmp_path / "model")
+    assert files.name == "tiny-vit" and files.tokenizer.ragged(["a cat"]) == model.tokenizer.ragged(["a cat"])
+    with pytest.raises(CheckpointError):
+        read_model_files(tmp_path / "nothing")
