@@ -154,6 +154,19 @@ def test_the_table_sorts_by_a_label_and_copies_as_csv(page, pictures):
     assert lines[0] == "picture,best,probability,uncertain,error,'=cmd,green" and len(lines) == 5
 
 
+def test_what_nobody_waits_for_any_more_is_not_asked_for(page, server, pictures):
+    page.set_files("#classify-files", pictures[:1])
+    page.choose("#template-sets", "openai_imagenet")
+    asked = [path for _, path in server.seen].count("/v1/embeddings")
+    page.choose("#label-sets", "cifar100")  # 8,000 prompts, 63 requests
+    page.wait("!document.querySelector('#classify-progress').hidden")
+    page.write("#labels", "red\ngreen")
+    page.wait(f"JSON.stringify({BARS}.map(one => one.map(bar => bar[0]).sort())) === '[[\"green\",\"red\"]]'")
+    assert [path for _, path in server.seen].count("/v1/embeddings") < asked + 30
+    page.choose("#label-sets", "imagenet")
+    page.wait("document.querySelector('#labels-problems').innerText.includes('Too much for a page')")
+
+
 def test_a_link_carries_labels_and_templates(browser, server, page):
     page.write("#labels", 'chat, "a, b"\nשלום\n🦊 & #1 = "x"')
     page.write("#templates", "une photo d'un {}.\n{} + ?")

@@ -245,7 +245,7 @@ export class Classify {
       return el("tr", {}, head, cells, el("td", { class: "verdict" }, unsure ? el("span", { class: "mark" }, "uncertain") : ""));
     });
     return el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Table of probabilities" },
-      el("table", { class: matrix ? "matrix" : "" },
+      el("table", { class: matrix ? "matrix" : "words" },
         el("caption", { class: "offscreen" }, "Probabilities of labels for each picture"),
         el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "picture"), heads.map(column), el("th", { scope: "col" }, el("span", { class: "offscreen" }, "uncertain")))),
         el("tbody", {}, body),

@@ -35,19 +35,24 @@ export class Embeddings {
     return this.texts.get(prompt);
   }
 
-  /** Comes back when each prompt has a row or a reason why not; `progress` is called after each batch. */
-  async ensure(prompts, progress = () => {}) {
-    const missing = [...new Set(prompts)].filter((prompt) => !this.texts.has(prompt) && !this.underWay.has(prompt));
+  /**
+   * Comes back when each prompt has a row or a reason why not, or when nobody wants them any more: what still waits for its
+   * turn then is not asked for. `progress` is called after each batch.
+   */
+  async ensure(prompts, progress = () => {}, wanted = () => true) {
     const most = Math.min(this.limits.max_batch_items ?? TEXTS, TEXTS);
-    for (let start = 0; start < missing.length; start += most) {
-      const batch = missing.slice(start, start + most);
-      const work = this.inTurn(() => this.askTexts(batch)).finally(() => {
-        for (const prompt of batch) this.underWay.delete(prompt);
-        progress();
-      });
-      for (const prompt of batch) this.underWay.set(prompt, work);
-    }
-    await Promise.all(new Set(prompts.map((prompt) => this.underWay.get(prompt)).filter(Boolean)));
+    do {
+      const missing = [...new Set(prompts)].filter((prompt) => !this.texts.has(prompt) && !this.underWay.has(prompt));
+      for (let start = 0; start < missing.length; start += most) {
+        const batch = missing.slice(start, start + most);
+        const work = this.inTurn(() => wanted() && this.askTexts(batch)).finally(() => {
+          for (const prompt of batch) this.underWay.delete(prompt);
+          progress();
+        });
+        for (const prompt of batch) this.underWay.set(prompt, work);
+      }
+      await Promise.all(new Set(prompts.map((prompt) => this.underWay.get(prompt)).filter(Boolean)));
+    } while (wanted() && !prompts.every((prompt) => this.texts.has(prompt))); // others may have given up what this one wants
     while (this.texts.size > KEPT) this.texts.delete(this.texts.keys().next().value);
   }
 

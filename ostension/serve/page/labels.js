@@ -149,7 +149,7 @@ export class Labels {
     };
     progress();
     try {
-      await this.embeddings.ensure(prompts, progress);
+      await this.embeddings.ensure(prompts, progress, () => round === this.round);
     } catch (error) {
       if (round === this.round) {
         this.settle();
