@@ -7,8 +7,8 @@
 the projection. B is free. T is free up to the context length wherever nothing after the end token changes a text's embedding;
 a tower that sees its padding (SigLIP's) keeps the context length.
 
-Departures from the towers' own forward passes, which decide by the values of their inputs and so cannot be recorded: the
-causal text tower runs every position of every row, and in the last block only the position that is read.
+Departures from the towers' own forward passes, which decide by the values of their inputs and so cannot be recorded: a text
+transformer runs every position of every row, and in the last block only the position that is read.
 
 Letters: B batch, T tokens, S pixels a side, W width, E embedding.
 """
@@ -25,7 +25,6 @@ from ostension.model.clip import CLIP
 from ostension.model.config import TextConfig
 from ostension.model.taps import Taps
 from ostension.model.text_tower import TextTransformer
-from ostension.model.towers.config import TransformersTextConfig
 
 SIDES = ("image", "text")
 INPUTS = {"image": "pixels", "text": "tokens"}
@@ -59,22 +58,22 @@ class PlainTextGraph(Graph):
         self.tower(inputs, taps=taps, plain=True)
 
 
-class CausalTextGraph(Graph):
-    """CLIP's text tower: all positions up to the last block, and there the one that is read."""
+class TransformerTextGraph(Graph):
+    """CLIP's and SigLIP's text tower: all positions up to the last block, and there the one that is read."""
 
     tower: TextTransformer
 
     def forward(self, inputs: Tensor) -> Outputs:
-        tower = self.tower
+        tower, causal = self.tower, self.tower.config.causal
         ends = tower.ends(inputs)
         x = tower.token_embedding(inputs) + tower.positional_embedding[: inputs.shape[1]]
         *before, last = tower.transformer.blocks()
         for block in before:
-            x = block(x, True)
+            x = block(x, causal)
         place = ends[:, None, None].expand(-1, 1, x.shape[2])
         normed = last.ln_1(x)
         seen = torch.arange(inputs.shape[1], device=inputs.device) <= ends[:, None]  # (B, T)
-        read = last.attn(normed, query=normed.gather(1, place), mask=seen[:, None, None])
+        read = last.attn(normed, query=normed.gather(1, place), mask=seen[:, None, None] if causal else None)
         pooled = tower.ln_final(last.mix((x.gather(1, place) + read)[:, 0]))
         return finish(tower.project(pooled), pooled)
 
@@ -88,12 +87,9 @@ def tower_graph(model: CLIP, side: str) -> Graph:
     """The graph of one side of a model."""
     if side == "image":
         return Graph(model.visual)
-    config = model.config.text
-    if isinstance(config, TextConfig) and config.causal:
-        return CausalTextGraph(model.text)
-    if isinstance(config, TextConfig | TransformersTextConfig) or config.kind == "bert":
-        return PlainTextGraph(model.text)
-    return Graph(model.text)
+    if isinstance(model.config.text, TextConfig):
+        return TransformerTextGraph(model.text)
+    return PlainTextGraph(model.text)
 
 
 def free_length(model: CLIP) -> bool:

@@ -67,9 +67,8 @@ def agreement(model: CLIP, encoder: CLIP, pixels: Tensor) -> Agreement:
     """How far two encoders agree on pictures (N, 3, S, S)."""
     texts = prompts(model) or [TEMPLATE.format(name) for name in class_names("imagenet")[:1]]
     ones, twos = (one.embed_texts(texts, truncate=True).double() for one in (model, encoder))
-    one, two = (
-        torch.cat([each.encode_image(part, normalize=True) for part in pixels.split(BATCH)]).double() for each in (model, encoder)
-    )
+    parts = pixels.split(BATCH)
+    one, two = (torch.cat([each.encode_image(part, normalize=True) for part in parts]).double() for each in (model, encoder))
     cosines = (one * two).sum(-1)
     same = (one @ ones.T).argmax(1) == (two @ twos.T).argmax(1)
     least = float((ones * twos).sum(-1).min())

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ostension.errors import CheckpointError, ConfigError, MissingExtraError
 from ostension.export.lengths import used_lengths
-from ostension.formats.convert import probes
 from ostension.model.clip import CLIP
+from ostension.runtime import torch_generator
 
 # The largest difference of a unit vector's coordinate that float32's rounding explains; measured 1e-7 to 4e-7 over 12 blocks
 # (docs/decisions/engines.md).
@@ -84,8 +84,8 @@ def _picture_batches(model: CLIP) -> list[Tensor]:
 
     source = open_emoji()
     pictures = model.transform.batch([source.read(index).image for index in range(0, len(source), len(source) // 4)][:4])
-    noise = probes(model)[0]
-    return [pictures[:1], noise[:2], torch.cat([pictures, noise[:1]])]
+    noise = torch.randn(3, *pictures.shape[1:], generator=torch_generator("export probe"))
+    return [pictures[:1], noise[:2], torch.cat([pictures, noise[2:]])]
 
 
 def _text_batches(model: CLIP) -> list[Tensor]:
@@ -93,10 +93,23 @@ def _text_batches(model: CLIP) -> list[Tensor]:
         room = model.config.text.context_length - 2  # start and end
         tokens = model.tokenizer([text for text in SENTENCES if len(model.tokenizer.encode(text)) <= room] or [""])
     except (ConfigError, CheckpointError, MissingExtraError):  # token ids only, without the tokenizer's package or model
-        tokens = probes(model)[1]
+        tokens = _made_tokens(model)
     tokens = tokens.to(torch.int64)
     if model.config.text.sees_padding:
         return [tokens[:1], tokens[-2:], tokens]
     used = used_lengths(model.config.text, tokens).tolist()
     short = int(np.argmin(used))
     return [tokens[short : short + 1, : used[short]], tokens[:2, : max(used[:2])], tokens[:, : max(used)], tokens]
+
+
+def _made_tokens(model: CLIP) -> Tensor:
+    """Rows of ids that end with the end token, then padding."""
+    text = model.config.text
+    tokens = torch.randint(1, max(2, text.vocab_size - 2), (4, text.context_length), generator=torch_generator("export probe"))
+    if text.sees_padding:
+        return tokens
+    end = getattr(text, "eos_id", None)
+    for row, ids in enumerate(tokens):
+        last = text.context_length - 1 - row * text.context_length // 5
+        ids[last], ids[last + 1 :] = text.vocab_size - 1 if end is None else end, getattr(text, "pad_id", 0)
+    return tokens

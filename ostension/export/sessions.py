@@ -1,13 +1,14 @@
 """An exported graph, ready to run: in onnxruntime, or in OpenVINO.
 
 Both take and give numpy arrays in float32 (int64 for token ids) and run on as many threads as torch is set to. Neither
-tells anybody that it runs: onnxruntime's events are switched off, and OpenVINO's reports come from its converter alone,
-which is not used (docs/decisions/engines.md).
+tells anybody that it runs: onnxruntime's events are switched off, and OpenVINO is imported without what sends its reports
+(docs/decisions/engines.md).
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,9 +105,27 @@ class OpenVinoSession:
             return [found[self._places[name]] for name in outputs]
 
 
+def import_openvino() -> Any:
+    """The package OpenVINO, without the sender of reports that its import would make.
+
+    Where `openvino_telemetry` cannot be imported, OpenVINO uses a stand-in of its own that does nothing.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    sender = "openvino_telemetry"
+    if "openvino" in sys.modules or sender in sys.modules:
+        return require_extra(*PACKAGES["openvino"])
+    sys.modules[sender] = None  # type: ignore[assignment]
+    try:
+        return require_extra(*PACKAGES["openvino"])
+    finally:
+        del sys.modules[sender]
+
+
 @functools.cache
 def _openvino_core() -> Any:
-    return require_extra(*PACKAGES["openvino"]).Core()
+    return import_openvino().Core()
 
 
 def available(engine: Engine) -> bool:

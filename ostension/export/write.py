@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ostension.errors import CheckpointError, ConfigError, require_extra
+from ostension.errors import CheckpointError, ConfigError
 from ostension.export.calibration import Calibration
 from ostension.export.folder import ExportFolder, GraphFile, open_export, write_rest
 from ostension.export.graphs import OUTPUTS, SIDES, free_length, tower_graph
 from ostension.export.onnx import OPSET, example_input, write_onnx
 from ostension.export.parity import FLOAT32_BOUND, Difference, compare, encoder_of, probe_batches
 from ostension.export.quantize import quantise
-from ostension.export.sessions import Precision, Session, open_session
+from ostension.export.sessions import Precision, Session, import_openvino, open_session
 from ostension.formats.convert import as_float32
 from ostension.formats.manifest import whole_folder
 from ostension.model.clip import CLIP
@@ -144,9 +144,9 @@ def _move(path: Path, folder: Path) -> Path:
 def write_openvino(source: Path, target: Path, *, half: bool = False) -> Path:
     """An ONNX file in OpenVINO's own form, an `.xml` with a `.bin` beside it.
 
-    It is read by the runtime and not by `openvino.convert_model`, which would report its use to Intel.
+    It is read by the runtime and not by `openvino.convert_model`, which sends reports of its use.
     """
-    openvino = require_extra("openvino", "openvino")
+    openvino = import_openvino()
     openvino.save_model(openvino.Core().read_model(str(source)), str(target), compress_to_fp16=half)
     return target
 
