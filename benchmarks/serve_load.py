@@ -55,6 +55,7 @@ START = (
 
 def main() -> None:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that no server is left behind
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         models = make_models(Path(folder), options.model)
@@ -72,6 +73,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--servers", nargs="+", default=["ostension", "plain", "infinity", "litserve"])
     parser.add_argument("--kinds", nargs="+", default=["pictures", "texts"], choices=("pictures", "texts"))
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that has infinity_emb and litserve")
+    parser.add_argument("--max-queue", type=float, default=0.2, help="seconds that a request may wait for others (held)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the soak")
     parser.add_argument("--wrap", default="", help="a command to put before the load of each part of the soak")
     return parser.parse_args()
@@ -243,9 +245,13 @@ def times(took: Sequence[float]) -> dict[str, float]:
     return {"p50_ms": 1000 * float(np.percentile(took, 50)), "p99_ms": 1000 * float(np.percentile(took, 99))}
 
 
-def shown(found: dict[str, Any]) -> dict[str, Any]:
-    """Without the raw answers."""
-    return {name: value for name, value in found.items() if name != "good"}
+def row_of(found: dict[str, Any]) -> dict[str, float]:
+    """The figures that stand in a table."""
+    refused = sum(count for status, count in found["statuses"].items() if status in ("429", "503"))
+    failed = sum(found["statuses"].values()) - found["statuses"].get("200", 0) - refused + sum(found["errors"].values())
+    return {
+        "requests/s": found["per_s"], "p50 ms": found["p50_ms"], "p99 ms": found["p99_ms"], "refused": refused, "failed": failed
+    }  # fmt: skip
 
 
 # What is measured
@@ -253,22 +259,21 @@ def shown(found: dict[str, Any]) -> dict[str, Any]:
 
 def compare(options: argparse.Namespace, models: dict[str, str]) -> None:
     """Requests a second and times of each server."""
-    result: dict[str, Any] = {}
+    result: dict[str, dict[str, dict[str, float]]] = {}
     for name in options.servers:
         with serving(name, options, models) as server:
             for kind in options.kinds:
                 wanted = requests(kind, server, PICTURES if kind == "pictures" else TEXTS)
                 for clients in options.clients:
                     found = load(server, [stream("all", clients, wanted)], options.seconds)["all"]
-                    result.setdefault(f"{kind}, {clients} clients", {})[name] = shown(found)
-                    print(f"{name}, {kind}, {clients} clients: {found['per_s']:.1f}/s {found['statuses']} {found['errors']}")
+                    result.setdefault(f"{kind}, clients: {clients}", {})[name] = row_of(found)
+                    told = f"{found['per_s']:.1f}/s {found['statuses']} {found['errors']}"
+                    print(f"{name}, {kind}, {clients} clients: {told}", flush=True)
     for title, rows in result.items():
-        ours = rows.get("ostension", {}).get("per_s")
         for row in rows.values():
-            if ours and row["per_s"]:
-                row["x ours"] = row["per_s"] / ours
-        columns = ("per_s", "x ours", "p50_ms", "p99_ms")
-        table(title, {name: {column: row[column] for column in columns if column in row} for name, row in rows.items()})
+            if "ostension" in rows and row["requests/s"]:
+                row["ours is x"] = rows["ostension"]["requests/s"] / row["requests/s"]
+        table(title, rows)
     write_record(options.record, "serve_load", settings_of(options), result)
 
 
@@ -279,37 +284,39 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def held(options: argparse.Namespace, models: dict[str, str]) -> None:
     """More than the service can do, and whether answers depend on it."""
-    result: dict[str, Any] = {}
-    with serving("ostension", options, models) as server:
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    with serving("ostension", options, models, max_queue_s=options.max_queue) as server:
         for kind in options.kinds:
             wanted = expected(server, requests(kind, server, PICTURES if kind == "pictures" else 2_000), 24)
             alone = load(server, [stream("all", 1, wanted)], options.seconds)["all"]
             full = load(server, [stream("all", 16, wanted)], options.seconds)["all"]
+            load(server, [stream("all", 64, wanted)], options.seconds)  # what grows once has grown
             before = server.use()
             over = load(server, [stream("all", 64, wanted, rate=2 * full["per_s"])], 5 * options.seconds)["all"]
             after = server.use()
-            result[f"{kind}: twice the capacity, 64 clients"] = {
-                **shown(over), "capacity_per_s": full["per_s"], "goodput": over["per_s"] / full["per_s"],
-                "p99_alone_ms": alone["p99_ms"], "p99_x_alone": over["p99_ms"] / alone["p99_ms"],
-                "p99_at_capacity_ms": full["p99_ms"], "MB_more": after["MB"] - before["MB"],
-                "descriptors_more": after["descriptors"] - before["descriptors"],
-                "worst": max(alone["worst"], full["worst"], over["worst"]),
+            rows = {"alone": row_of(alone), "at capacity, 16 clients": row_of(full), "twice that, 64 clients": row_of(over)}
+            for row, found in zip(rows.values(), (alone, full, over), strict=True):
+                row |= {"p99 x alone": found["p99_ms"] / alone["p99_ms"], "largest difference": found["worst"]}
+            rows["twice that, 64 clients"] |= {
+                "of capacity": over["per_s"] / full["per_s"], "refused without Retry-After": over["without_retry_after"],
+                "MB more": after["MB"] - before["MB"], "descriptors more": after["descriptors"] - before["descriptors"],
             }  # fmt: skip
+            result[f"{kind}, one a request"] = rows
         texts = requests("texts", server, 2_000)
         single = load(server, [stream("one", 1, texts)], options.seconds)["one"]
         batches = requests("pictures", server, 2, items=32)
         mixed = load(server, [stream("one", 1, texts), stream("many", 1, batches)], 3 * options.seconds)
-        result["single texts beside a client with 32 pictures a request"] = {
-            "p99_alone_ms": single["p99_ms"], "p99_ms": mixed["one"]["p99_ms"], "p50_alone_ms": single["p50_ms"],
-            "p50_ms": mixed["one"]["p50_ms"], "p99_x_alone": mixed["one"]["p99_ms"] / single["p99_ms"],
-            "pictures_per_s": 32 * mixed["many"]["per_s"],
-        }  # fmt: skip
+        rows = {"alone": row_of(single), "beside 32 pictures a request": row_of(mixed["one"])}
+        for row in rows.values():
+            row["p99 x alone"] = row["p99 ms"] / single["p99_ms"]
+        result["single texts of one client"] = rows | {"the other client": row_of(mixed["many"])}
         burst = load(server, [stream("all", 500, texts, most=500)], 30.0)["all"]
-        slowest = max((start + took for start, took in burst["good"]), default=0.0)
-        result["500 connections at once"] = {**shown(burst), "all_answered_after_s": slowest}
-    for title, row in result.items():
-        print(f"{title}\n    {json.dumps(row)}")
-    write_record(options.record, "serve_held", settings_of(options), result)
+        last = max((start + took for start, took in burst["good"]), default=0.0)
+        row = {name: value for name, value in row_of(burst).items() if name != "requests/s"}
+        result["connections at once"] = {"500": {"answered": len(burst["good"]), "last answer after s": last} | row}
+    for title, rows in result.items():
+        table(title, rows)
+    write_record(options.record, "serve_held", settings_of(options) | {"max_queue_s": options.max_queue}, result)
 
 
 def expected(server: Server, wanted: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -343,27 +350,26 @@ def soak(options: argparse.Namespace, models: dict[str, str]) -> None:
             parts.append((passed, part))
             uses.append(server.use())
             left, passed = left - seconds, passed + seconds
-        result = {kind: soaked(parts, kind, passed) | {"rate_per_s": rates[kind]} for kind in kinds}
-        result["use"] = {"first": uses[0], "after each part": uses[1:]}
-    for title, row in result.items():
-        print(f"{title}\n    {json.dumps(row)}")
+        minutes = passed / 60
+        result = {f"{kind}, {rates[kind]:.3g} requests/s": soaked(parts, kind, passed) for kind in kinds}
+        result["processes"] = {f"after {minutes * number / len(parts):g} minutes": use for number, use in enumerate(uses)}
+    for title, rows in result.items():
+        table(title, rows)
     write_record(options.record, "serve_soak", settings_of(options) | {"minutes": options.minutes}, result)
 
 
-def soaked(parts: list[tuple[float, dict[str, Any]]], kind: str, seconds: float) -> dict[str, Any]:
-    statuses: collections.Counter[str] = collections.Counter()
-    errors: collections.Counter[str] = collections.Counter()
-    good = []
-    for start, part in parts:
-        statuses.update(part[kind]["statuses"])
-        errors.update(part[kind]["errors"])
-        good += [(start + when, took) for when, took in part[kind]["good"]]
-    minutes = [times([took for when, took in good if 60 * minute <= when < 60 * minute + 60])
-               for minute in range(int(seconds // 60))]
-    return {
-        "statuses": dict(statuses), "errors": dict(errors), "worst": max(part[kind]["worst"] for _, part in parts),
-        "first_minute": minutes[0], "last_minute": minutes[-1], "p99_ms_by_minute": [minute["p99_ms"] for minute in minutes],
-    }  # fmt: skip
+def soaked(parts: list[tuple[float, dict[str, Any]]], kind: str, seconds: float) -> dict[str, dict[str, float]]:
+    """Each minute's times, and what went wrong in all of them."""
+    good = [(start + when, took) for start, part in parts for when, took in part[kind]["good"]]
+    rows: dict[str, dict[str, float]] = {}
+    for minute in range(int(seconds // 60)):
+        took = [one for when, one in good if 60 * minute <= when < 60 * minute + 60]
+        found = times(took)
+        rows[f"minute {minute + 1}"] = {"requests/s": len(took) / 60, "p50 ms": found["p50_ms"], "p99 ms": found["p99_ms"]}
+    whole = [row_of(part[kind]) for _, part in parts]
+    rows["all"] = {name: sum(row[name] for row in whole) for name in ("refused", "failed")}
+    rows["all"]["largest difference"] = max(part[kind]["worst"] for _, part in parts)
+    return rows
 
 
 if __name__ == "__main__":
