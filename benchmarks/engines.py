@@ -1,0 +1,124 @@
+"""Engines against open_clip: both towers in torch, onnxruntime and OpenVINO, in float32, bfloat16 and int8, random weights.
+
+Each row: milliseconds of processor time for an item, how many times faster than open_clip's eager float32 in the same run,
+the share of this machine's measured matmul peak in that type, and the least cosine to open_clip's float32 embeddings. int8
+is calibrated with noise, which random weights were made for: its cosine is that of a random model.
+
+    python benchmarks/engines.py [--models ViT-B-32,RN50] [--record FILE]
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import _measure
+import torch
+from _peers import load_open_clip
+
+from ostension.export.engines import open_tower
+from ostension.export.folder import ExportFolder, GraphFile
+from ostension.export.graphs import free_length, tower_graph
+from ostension.export.onnx import example_input, write_onnx
+from ostension.export.quantize import quantise
+from ostension.export.sessions import precisions
+from ostension.model.clip import CLIP
+from ostension.model.flops import forward_gflops
+from ostension.model.presets import preset
+
+BATCH = {"ViT-B-32": 16, "ViT-B-16": 4, "RN50": 8}
+TEXTS, LENGTH = 64, 10  # the mean length of a prompt (specs: 9.6 tokens)
+
+
+def towers(open_clip, name: str, ours: CLIP):
+    """open_clip's model with the weights of `ours`."""
+    from open_clip.model import CLIP as OpenClip
+
+    theirs = OpenClip(**open_clip.get_model_config(f"{name}-quickgelu")).eval()
+    theirs.load_state_dict({key.removeprefix("text."): value for key, value in ours.state_dict().items()}, strict=False)
+    return theirs
+
+
+def exported(model: CLIP, side: str, folder: Path, batch: torch.Tensor) -> ExportFolder:
+    """One tower in float32 and in int8."""
+    free = side == "text" and free_length(model)
+    path = folder / f"{side}.onnx"
+    length = model.config.text.context_length
+    write_onnx(tower_graph(model, side), side, example_input(model, side), path, free_length=free, context_length=length)
+    quantise(path, folder / f"{side}.int8.onnx", folder, calibration=batch.split(4))
+    graphs = tuple(
+        GraphFile(side=side, file=file, precision=precision, free_length=free, difference={})
+        for file, precision in ((path.name, "float32"), (f"{side}.int8.onnx", "int8"))
+    )
+    return ExportFolder(folder, model.config, "", 0.0, None, graphs, {})
+
+
+def measure(open_clip, name: str, side: str, rounds: int, peaks: dict[str, float]) -> dict[str, dict[str, float]]:
+    """The rows of one tower."""
+    torch.manual_seed(0)
+    ours = CLIP(preset(name)).eval()
+    with torch.no_grad():
+        for key, parameter in ours.named_parameters():
+            if key.endswith("bn3.weight"):
+                parameter.fill_(0.3)  # zero at the start, which would hide the bottlenecks
+    theirs = towers(open_clip, name, ours)
+    half = CLIP(preset(name), seed=None).eval()
+    half.load_state_dict(ours.state_dict())
+    half = half.bfloat16()
+    image_gflop, text_gflop = forward_gflops(ours.config)
+    if side == "image":
+        batch = torch.randn(BATCH.get(name, 8), 3, 224, 224)
+        cases = {
+            "open_clip float32": lambda: theirs.encode_image(batch),
+            "torch-float32": lambda: ours.encode_image(batch),
+            "torch-bfloat16": lambda: half.encode_image(batch),
+        }
+        gflop = image_gflop
+    else:
+        batch = torch.randint(1, 49000, (TEXTS, 77))
+        batch[:, LENGTH - 1], batch[:, LENGTH:] = 49407, 0
+        cases = {
+            "open_clip float32": lambda: theirs.encode_text(batch),
+            "torch-float32": lambda: ours.encode_text(batch),
+            "torch-bfloat16": lambda: half.encode_text(batch),
+        }
+        gflop = text_gflop * LENGTH / 77  # products with weights; those between tokens are less, by the square
+    with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+        opened = exported(ours, side, Path(scratch), batch)
+        for engine in ("onnx", "openvino"):
+            for precision in (*reversed(precisions(engine)), "int8"):
+                tower = open_tower(opened, side, engine, precision)
+                cases[tower.computed] = lambda tower=tower: tower(batch)
+        seconds = _measure.interleaved(cases, rounds)
+        reference = theirs.encode_image(batch) if side == "image" else theirs.encode_text(batch)
+        rows = {}
+        for case, call in cases.items():
+            kind = "float32" if "float32" in case else "bfloat16"
+            cosine = torch.cosine_similarity(call().double(), reference.double()).min()
+            row = {"ms/item": 1000 * seconds[case] / len(batch), "x open_clip": seconds["open_clip float32"] / seconds[case]}
+            if side == "image" or "open_clip" not in case:
+                row["of peak"] = gflop * 1e9 * len(batch) / seconds[case] / peaks[kind]
+            rows[case] = {**row, "least cosine": float(cosine)}
+    return rows
+
+
+def main() -> None:
+    options = _measure.arguments(
+        __doc__, models=("ViT-B-32,RN50", "presets, with commas"), sides=("image,text", "towers; texts of the first model only")
+    )
+    open_clip = load_open_clip()
+    peaks = {str(dtype)[6:]: _measure.matmul_peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    print("matmul peak: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in peaks.items()))
+    figures = {}
+    names = options.models.split(",")
+    for side in options.sides.split(","):
+        for name in names if side == "image" else names[:1]:
+            figures[f"{name} {side}"] = measure(open_clip, name, side, options.rounds, peaks)
+            _measure.table(f"{name}, {side} tower", figures[f"{name} {side}"])
+    settings = {"models": options.models, "rounds": options.rounds, "batch": BATCH, "texts": TEXTS, "length": LENGTH}
+    figures["matmul peak"] = peaks
+    _measure.write_record(options.record, "engines", settings, figures)
+
+
+if __name__ == "__main__":
+    main()
