@@ -1,8 +1,8 @@
 """Engines against open_clip: both towers in torch, onnxruntime and OpenVINO, in float32, bfloat16 and int8, random weights.
 
 Each row: milliseconds of processor time for an item, how many times faster than open_clip's eager float32 in the same run,
-the share of this machine's measured matmul peak in that type, and the least cosine to open_clip's float32 embeddings. int8
-is calibrated with noise, which random weights were made for: its cosine is that of a random model.
+the share of this machine's measured matmul peak in that type, and 1 - the least cosine to open_clip's float32 embeddings.
+int8 is calibrated with what it encodes, noise, and its cosine is that of a random model.
 
     python benchmarks/engines.py [--models ViT-B-32,RN50] [--record FILE]
 """
@@ -45,7 +45,7 @@ def exported(model: CLIP, side: str, folder: Path, batch: torch.Tensor) -> Expor
     path = folder / f"{side}.onnx"
     length = model.config.text.context_length
     write_onnx(tower_graph(model, side), side, example_input(model, side), path, free_length=free, context_length=length)
-    quantise(path, folder / f"{side}.int8.onnx", folder, calibration=batch.split(4))
+    quantise(path, folder / f"{side}.int8.onnx", folder, calibration=batch[:8].split(4))
     graphs = tuple(
         GraphFile(side=side, file=file, precision=precision, free_length=free, difference={})
         for file, precision in ((path.name, "float32"), (f"{side}.int8.onnx", "int8"))
@@ -98,7 +98,7 @@ def measure(open_clip, name: str, side: str, rounds: int, peaks: dict[str, float
             row = {"ms/item": 1000 * seconds[case] / len(batch), "x open_clip": seconds["open_clip float32"] / seconds[case]}
             if side == "image" or "open_clip" not in case:
                 row["of peak"] = gflop * 1e9 * len(batch) / seconds[case] / peaks[kind]
-            rows[case] = {**row, "least cosine": float(cosine)}
+            rows[case] = {**row, "1 - cosine": max(0.0, 1 - float(cosine))}
     return rows
 
 
