@@ -103,7 +103,7 @@ class Server:
         self.log = tempfile.TemporaryFile()
         environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONWARNINGS": "ignore"}
         self.process = subprocess.Popen(
-            command, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            command, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, env=environment, process_group=0
         )
 
     def said(self) -> str:
