@@ -23,7 +23,7 @@ pytestmark = [
 EVIL = "<img src=x onerror=hit()>"
 CAPTIONS = {
     "beach.png": "a beach", "boat.png": "a boat", "dog.png": EVIL, f"{EVIL}.png": "a file with a hostile name",
-    "rtl.png": "כלב על החוף", "six.png": "six", "seven.png": "seven",
+    "rtl.png": "כלב על החוף", "six.png": "six", "me - you.png": "seven",
 }  # fmt: skip
 IDLE = "document.querySelector('#search-results').getAttribute('aria-busy') === 'false'"
 COLUMNS = "getComputedStyle(document.querySelector('.hits')).gridTemplateColumns.split(' ').length"
@@ -69,20 +69,22 @@ def hits(page):
     return page.run(HITS)
 
 
-def asked(server, query, k=24, **rest):
-    request = urllib.request.Request(
-        server.url + "v1/search", json.dumps({"query": query, "k": k, **rest}).encode(), {"Content-Type": "application/json"}
-    )
+def post(server, path, body):
+    request = urllib.request.Request(server.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        return [hit["fields"]["texts"][0] for hit in json.load(answer)["data"]]
+        return json.load(answer)
+
+
+def asked(server, query):
+    return [hit["fields"]["texts"][0] for hit in post(server, "v1/search", {"query": query, "k": 24})["data"]]
+
+
+def vector_of(server, query):
+    return np.array(post(server, "v1/search", {"query": query, "k": 0, "vectors": True})["vector"])
 
 
 def embedded(server, items):
-    request = urllib.request.Request(
-        server.url + "v1/embeddings", json.dumps({"input": items}).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return np.array([one["embedding"] for one in json.load(answer)["data"]])
+    return np.array([one["embedding"] for one in post(server, "v1/embeddings", {"input": items})["data"]])
 
 
 def test_words_find_what_the_service_finds_and_pictures_are_shown(page, server):
@@ -124,6 +126,16 @@ def test_what_is_like_a_hit_is_found_and_hits_are_added_and_taken_away(page, ser
     ids = {caption: hit for hit, caption in zip(CAPTIONS, CAPTIONS.values(), strict=True)}
     expected = asked(server, {"expression": f"+ @{ids['six']} - @{ids[other]}"})
     assert page.run(HITS) == expected
+
+
+def test_a_hit_whose_id_looks_like_arithmetic_is_added_all_the_same(page, server):
+    place = search(page, "a boat").index("seven") + 1
+    page.click(f".hits li:nth-child({place}) .open")
+    page.run("[...document.querySelectorAll('#item-dialog button')].find(one => one.innerText.includes('add to')).click()")
+    words, other = embedded(server, [{"text": "a boat"}]), vector_of(server, {"id": "me - you.png"})
+    expected = asked(server, {"vector": (words[0] + other).tolist()})
+    page.wait(f"{HITS}.join('|') === {json.dumps('|'.join(expected))}")
+    assert "more like seven" in page.text("#search-terms") and page.errors() == []
 
 
 def test_a_filter_narrows_and_a_wrong_one_is_explained(page):

@@ -157,17 +157,17 @@ export class Search {
   /** The query as the service takes it: words and hits as an expression; with a picture, the vector of both. */
   async query() {
     this.made = null;
-    const expression = this.expression();
-    if (!this.picture) {
-      if (!this.words() && this.items.length === 1 && this.items[0].sign > 0) return { id: this.items[0].id };
-      return { expression };
-    }
+    const words = this.words();
+    const { items } = this;
+    if (!this.picture && !words && items.length === 1 && items[0].sign > 0) return { id: items[0].id };
+    if (!this.picture && !items.some(awkward)) return { expression: this.expression() };
+    const rest = words || items.length ? await this.restRow() : null;
+    if (!this.picture) return { vector: [...rest] };
     const image = await this.pictureRow();
     const share = Number(byId("search-weight").value) / 100;
-    const simple = !this.items.length && !/(^|\s)[+-]\s|^["'@]|^image:|\d\s*\*/.test(this.words()); // plain words
-    if (simple) this.made = { file: this.picture.file.name || "picture.png", words: this.words(), share };
-    if (!expression) return { vector: [...image] };
-    return { vector: [...mixed([await this.wordsRow(expression), image], [1 - share, share])] };
+    const simple = !items.length && !/(^|\s)[+-]\s|^["'@]|^image:|\d\s*\*/.test(words); // plain words
+    if (simple) this.made = { file: this.picture.file.name || "picture.png", words, share };
+    return { vector: [...(rest ? mixed([rest, image], [1 - share, share]) : image)] };
   }
 
   /** "sunset - people + @boat-17", as `ostension search` reads it. */
@@ -175,12 +175,20 @@ export class Search {
     return [this.words(), ...this.items.map((item) => `${item.sign < 0 ? "-" : "+"} @${item.id}`)].filter(Boolean).join(" ");
   }
 
-  /** The vector that the service makes of words with signs; asked for once. */
-  async wordsRow(words) {
+  /** The unit vector of words and hits together. */
+  async restRow() {
+    if (!this.items.some(awkward)) return this.row({ expression: this.expression() });
+    const terms = this.words() ? [[await this.row({ expression: this.words() }), 1]] : [];
+    for (const item of this.items) terms.push([await this.row({ id: item.id }), item.sign]);
+    return mixed(terms.map(([row]) => row), terms.map(([, sign]) => sign));
+  }
+
+  /** The vector that the service makes of a query; asked for once. */
+  async row(query) {
     const collection = byId("search-collection").value;
-    const key = JSON.stringify([this.embeddings.card.sha256, collection, words]);
+    const key = JSON.stringify([this.embeddings.card.sha256, collection, query]);
     if (!this.rows.has(key)) {
-      const answer = await this.service.post("v1/search", { collection, query: { expression: words }, k: 0, vectors: true });
+      const answer = await this.service.post("v1/search", { collection, query, k: 0, vectors: true });
       this.rows.set(key, answer.vector);
     }
     return this.rows.get(key);
@@ -309,6 +317,11 @@ export class Search {
   showSnippets() {
     if (byId("search-code").open && this.sent) fillWith(byId("search-snippets"), searchSnippets(this.sent, this.made, Boolean(this.service.key)));
   }
+}
+
+/** An id that an expression cannot name, for a part of it would be read as a sign: "me - you.jpg". */
+function awkward({ id }) {
+  return /\s[+-]\s|^\s|\s$/.test(id);
 }
 
 /** Hits without those that are nearly the same as a better one; that one keeps them. */
