@@ -27,7 +27,8 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
-SMOOTHING = 0.2  # of a lane's seconds per cost
+from ostension.serve.pace import Pace
+
 MAX_RETRY_AFTER_S = 60.0
 MIN_REQUESTS = 8  # are accepted however slow the machine is, so that there is something to make batches of
 MIN_BATCH = 4  # ViT-B-32 on one thread: 137 ms a picture alone, 97 of four, 92 of 32
@@ -103,7 +104,7 @@ class Lane:
         self.held = 0  # cost of everything that was admitted and is not done
         self.holds: set[Hold] = set()
         self.used_s = 0.0  # time that the lane has had, by which lanes take turns
-        self.seconds_per_cost = 0.0
+        self.pace = Pace()
         self._clients: collections.OrderedDict[Hashable, collections.OrderedDict[int, _Request]] = collections.OrderedDict()
 
     def __bool__(self) -> bool:
@@ -161,8 +162,7 @@ class Lane:
     def measured(self, cost: int, seconds: float) -> None:
         """Learn from a batch."""
         self.used_s += seconds
-        new, known = seconds / max(1, cost), self.seconds_per_cost
-        self.seconds_per_cost = known + SMOOTHING * (new - known) if known else new
+        self.pace.add(cost, seconds)
 
 
 class Group:
@@ -173,10 +173,11 @@ class Group:
         self.came = asyncio.Event()
         self.turn_s = 0.0  # what the lane whose turn came last had used until then
 
-    def wait_s(self, own: Lane, cost: int) -> float:
+    def wait_s(self, own: Lane, cost: int, max_batch: int) -> float:
         """How long a request of that cost waits for others: all take turns, so for as much of each as it has itself."""
-        seconds = cost * own.seconds_per_cost
-        return sum(min(seconds, hold.cost * lane.seconds_per_cost) for lane in self.lanes for hold in lane.holds)
+        seconds = cost * own.pace.slope
+        batches = sum(lane.pace.fixed * math.ceil(len(lane.holds) / max_batch) for lane in self.lanes)
+        return batches + sum(min(seconds, hold.cost * lane.pace.slope) for lane in self.lanes for hold in lane.holds)
 
 
 class Batcher:
@@ -232,10 +233,10 @@ class Batcher:
         found = self.lanes[lane]
         if cost > found.bound:
             raise TooLarge(f"the request costs {cost}, and the queue holds {found.bound}")
-        wait = self._group_of[lane].wait_s(found, cost)
+        wait = self._group_of[lane].wait_s(found, cost, self.max_batch)
         if found.held + cost > found.bound:
             raise Overloaded(lane, min(MAX_RETRY_AFTER_S, wait))
-        most = max(self.max_queue_s, cost * found.seconds_per_cost)
+        most = max(self.max_queue_s, found.pace.seconds(cost))
         if wait > most and sum(len(one.holds) for one in self._group_of[lane].lanes) >= MIN_REQUESTS:
             raise Overloaded(lane, min(MAX_RETRY_AFTER_S, wait - most))
         return Hold(found, cost)
@@ -301,7 +302,7 @@ class Batcher:
                 except TimeoutError:
                     pass
                 continue
-            most = self.slice_s / lane.seconds_per_cost if lane.seconds_per_cost else math.inf
+            most = self.slice_s / lane.pace.ratio if lane.pace.ratio else math.inf
             group.turn_s = lane.used_s
             items = lane.take(self.max_batch, most)
             if items:

@@ -15,6 +15,7 @@ from ostension.serve.cache import TextCache
 from ostension.serve.compute import load_computation
 from ostension.serve.model_card import without_paths
 from ostension.serve.model_files import read_model_files
+from ostension.serve.pace import Pace
 from ostension.serve.settings import Limits, ServeSettings
 
 
@@ -31,6 +32,27 @@ def test_the_cache_keeps_within_its_bytes_what_was_used_last():
     assert cache.get([0, 0, 0])[0] == 0 and len(cache) == 3
     row *= 7
     assert cache.get([3, 0, 0])[0] == 3
+
+
+def test_what_a_batch_takes_is_learned_as_a_fixed_part_and_a_slope():
+    pace = Pace()
+    assert pace.seconds(100) == 0 and pace.ratio == 0
+    pace.add(1, 0.03)
+    assert pace.seconds(1) == pytest.approx(0.03) and pace.seconds(100) == pytest.approx(0.03) and pace.ratio == 0.03
+    for _ in range(30):
+        for cost in (1, 8, 64, 200):
+            pace.add(cost, 0.03 + 0.001 * cost)
+    assert pace.slope == pytest.approx(0.001, rel=0.1) and pace.fixed == pytest.approx(0.03, rel=0.3)
+    for _ in range(200):
+        pace.add(50, 1.0)  # the machine became slow
+    assert pace.seconds(50) == pytest.approx(1.0, rel=0.05)
+
+
+def test_noise_of_batches_that_are_nearly_alike_is_no_slope():
+    pace, rng = Pace(), np.random.default_rng(0)
+    for _ in range(100):
+        pace.add(6 + rng.integers(0, 2), 0.03 + 0.02 * rng.random())
+        assert pace.slope * 6 < 0.3 * 0.05 and pace.fixed > 0
 
 
 def test_a_cache_of_nothing_keeps_nothing():
