@@ -164,7 +164,8 @@ def _select(
     else:
         lowest = groups[::STRIPE]
         highest = groups[np.minimum(np.arange(1, num_stripes + 1) * STRIPE, count) - 1]
-    top = rough.amax(dim=2)  # (Q, S)
+    # The products of a linear layer lie with the queries last; reduced as they lie, they take a third of the time.
+    top = rough.permute(1, 2, 0).amax(dim=1).T if rough.stride(0) == 1 else rough.amax(dim=2)  # (Q, S)
     if count % STRIPE:
         top[:, -1] = rough[:, -1, : count % STRIPE].amax(dim=1)
     top = top.double()
@@ -227,8 +228,8 @@ class _Across:
             return found.view(-1, STRIPE, found.shape[1]).permute(2, 0, 1)
         if len(self.queries) == 1 and self.queries.dtype == torch.float32:
             # Several products of a matrix and a vector use the memory's whole rate where one does not.
-            several = block.view(-1, STRIPE, block.shape[1])
-            return torch.bmm(several, self.queries.T.expand(len(several), -1, 1)).view(1, -1, STRIPE)
+            several = block.view(8, -1, block.shape[1])
+            return torch.bmm(several, self.queries.T.expand(8, -1, 1)).view(1, -1, STRIPE)
         return (self.queries @ block.T).view(len(self.queries), -1, STRIPE)
 
 
