@@ -104,8 +104,8 @@ def embed(
         levels: "pre" (before the projection), "post" (unit rows in the joint space), or both.
         views: 0 for the model's own preprocessing, 1 and up for random views (`crop`, `seed`).
         stored: the numbers on the disk.
-        batch_size: samples that pass the tower together.
-        shard_batches: batches of a shard, of which a kill loses at most one.
+        batch_size: views that pass the tower together, at most: pictures, where each has one; with 64 views one picture's.
+        shard_batches: batches of a shard with one view a picture; others have as many samples. A kill loses at most one.
         workers: processes that decode for the one that computes.
         processes: processes that decode and compute, each whole batches with one thread; one of them all writes.
         bad: what to do with a sample that cannot be used: stop, or list it in the sets' `rejects()`.
@@ -128,7 +128,8 @@ def embed(
     keys = {(level, view): image_key(made, source, level=level, view=view, **options) for level in levels for view in views}
     missing = {place: key for place, key in keys.items() if not _complete(store, key)}
     if missing:
-        order = InOrder(len(source), batch_size)
+        pictures = _pictures_at_once(batch_size, len(views))
+        order = InOrder(len(source), pictures)
         reading = Reading(
             source=Tolerant(source) if bad == "list" else source,
             order=order,
@@ -148,10 +149,15 @@ def embed(
                         return passed_in_processes(model, reading, start, stop, min(processes, max(1, stop - start)))
                     return passed_here(model, reading, start, stop)
 
-                _fill(passed, order, writers, tuple(views), shard_batches, progress)
+                _fill(passed, order, writers, tuple(views), batch_size * shard_batches, progress)
         finally:
             model.train(training)
     return {place: store.open(key) for place, key in keys.items()}
+
+
+def _pictures_at_once(batch_size: int, views: int) -> int:
+    """Pictures of a batch: their views are at most `batch_size`, and its shards end where a batch does."""
+    return next(count for count in range(max(1, batch_size // views), 0, -1) if batch_size % count == 0)
 
 
 def _complete(store: Store, key: SetKey) -> bool:
@@ -165,7 +171,7 @@ def _fill(
     order: InOrder,
     writers: dict[tuple[Level, int], Writer],
     views: tuple[int, ...],
-    shard_batches: int,
+    shard_samples: int,
     progress: Callable[[Progress], None] | None,
 ) -> None:
     batch_size, total = order.batch_size, order.num_samples
@@ -186,7 +192,7 @@ def _fill(
             new = np.flatnonzero(batch.ids[batch.good] >= done)
             if len(new):
                 writer.append(batch.rows[level][new, views.index(view)], **_columns(batch, batch.good[new]))
-            if position > done and (position % (batch_size * shard_batches) == 0 or position == total):
+            if position > done and (position % shard_samples == 0 or position == total):
                 listed = [(key, reason) for sample, key, reason in rejects if sample >= done]
                 writer.commit(position=position, complete=position == total, rejects=listed)
         if progress is not None:

@@ -66,7 +66,7 @@ def test_rows_are_those_of_the_model_with_everything_known_of_the_samples(tmp_pa
     assert [progress.done for progress in told] == [4, 7] and told[-1].left_s == 0 and "7 of 7" in str(told[-1])
 
 
-TWO_BY_TWO = {"levels": ("pre", "post"), "views": (0, 2), "batch_size": 2, "shard_batches": 2, "seed": 5}
+TWO_BY_TWO = {"levels": ("pre", "post"), "views": (0, 2), "batch_size": 4, "shard_batches": 1, "seed": 5}  # two pictures
 
 
 @pytest.mark.slow  # a worker imports torch
@@ -88,6 +88,15 @@ def test_bits_do_not_depend_on_the_processes(tmp_path, model):
     told = []
     embed(several, model, Pictures(11), processes=2, progress=told.append, **TWO_BY_TWO)
     assert files(alone) == files(several) and [progress.done for progress in told][-4:] == [6, 8, 10, 11]
+
+
+@pytest.mark.parametrize(("views", "most"), [(1, 4), (3, 3), (5, 5)])
+def test_no_more_views_pass_the_tower_together_than_a_batch_has(tmp_path, model, monkeypatch, views, most):
+    """64 views of 64 pictures of 224 pixels would be ten gigabytes."""
+    seen, features = [], model.image_features
+    monkeypatch.setattr(model, "image_features", lambda pixels, taps: seen.append(len(pixels)) or features(pixels, taps))
+    embed(Store(tmp_path), model, Pictures(7), views=range(views), batch_size=4)
+    assert max(seen) == most and sum(seen) == 7 * views
 
 
 def test_bits_do_not_depend_on_where_a_run_was_stopped(tmp_path, model):
