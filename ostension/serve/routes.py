@@ -41,6 +41,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             "object": "list",
             "data": [{"object": "embedding", "index": index, "embedding": written(row)} for index, row in enumerate(rows)],
             "model": service.model_id,
+            "sha256": service.backend.facts.sha256 if service.backend.facts else None,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         })  # fmt: skip
 

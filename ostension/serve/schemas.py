@@ -83,6 +83,7 @@ class EmbeddingResponse(Strict):
     object: Literal["list"] = "list"
     data: list[Embedding]
     model: str
+    sha256: Annotated[str | None, Field(description="The model's, as in its card. Different models' rows do not compare.")]
     usage: Usage
 
 

@@ -75,11 +75,11 @@ def serving(make: Callable[[], Any]) -> Iterator[Server]:
         server.stop()
 
 
-def tiny_service(**settings: Any) -> Callable[[], Any]:
+def tiny_service(model: Any = None, **settings: Any) -> Callable[[], Any]:
     """Makes services of one tiny model with random weights in this process; `settings` are those of the service."""
     from service_making import app_of, tiny_model
 
-    model = tiny_model()
+    model = model or tiny_model()
     return lambda: app_of(model, **{"threads": 1, "decoders": 2, "canary_s": 2.0, **settings})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import urllib.request
 
 import pytest
 
@@ -13,6 +12,8 @@ pytest.importorskip("uvicorn")
 
 from browser import Browser, find_chromium
 from page_making import make_pictures, serving, tiny_service
+
+from ostension.serve.client import Client
 
 pytestmark = [
     pytest.mark.slow,
@@ -69,14 +70,9 @@ def copied(page):
 
 
 def answered(server, images, labels, templates):
-    body = {"images": [base64.b64encode(path.read_bytes()).decode() for path in images], "labels": labels, "top_k": len(labels),
-            "templates": templates}  # fmt: skip
-    asked = urllib.request.Request(
-        server.url + "v1/classify", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(asked, timeout=60) as answer:
-        data = json.load(answer)["data"]
-    return [{one["label"]: one["probability"] for one in picture["predictions"]} for picture in data]
+    """What the service says itself, a dictionary for each picture; it is waited for where it has just been started."""
+    with Client(server.url) as client:
+        return [dict(row) for row in client.classify(images, labels, templates=templates, top_k=len(labels))]
 
 
 def test_a_person_drops_pictures_types_labels_and_gets_the_numbers_of_the_service(page, server, pictures):
@@ -298,3 +294,50 @@ def test_what_comes_before_the_model_is_known_is_answered_when_it_is(browser, se
     done(page, 2)
     assert page.errors() == [] or all("429" in one for one in page.errors())
     page.close()
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+def test_a_service_that_comes_back_with_another_model_gives_only_that_ones_numbers(browser, pictures, seen):
+    from ostension.model.clip import CLIP
+    from ostension.model.presets import preset
+
+    with serving(tiny_service()) as server:
+        page = browser.page()
+        page.open(server.url)
+        page.wait("document.querySelector('#model-name').textContent")
+        page.set_files("#classify-files", pictures[:2])
+        page.write("#labels", "red\ngreen")
+        done(page, 2)
+        server.stop()
+        server.make = tiny_service(CLIP(preset("tiny-vit"), seed=5).eval())
+        if seen:  # the page asks while nobody is there
+            page.write("#labels", "red\ngreen\nblue")
+            page.wait("document.querySelector('#connection').innerText.includes('The service does not answer.')")
+        server.start()
+        page.write("#labels", "red\ngreen\nblue")
+        expected = answered(server, pictures[:2], ["red", "green", "blue"], "photo")
+        shown = json.dumps([sorted(percent(value) for value in numbers.values()) for numbers in expected])
+        page.wait(f"JSON.stringify({BARS}.map(one => one.map(bar => bar[1]).sort())) === JSON.stringify({shown})")
+        for picture, numbers in zip(copied(page)["pictures"], expected, strict=True):
+            assert picture["probabilities"] == pytest.approx(numbers, abs=2e-6)
+        page.close()
+
+
+def percent(value):
+    return f"{100 * value:.1f} %"
+
+
+def test_a_pasted_picture_is_taken_and_a_pasted_text_goes_into_the_field(page, pictures):
+    data = base64.b64encode(pictures[0].read_bytes()).decode()
+    page.run(
+        f"(() => {{ const bytes = Uint8Array.from(atob('{data}'), one => one.charCodeAt(0)); "
+        "const data = new DataTransfer(); data.items.add(new File([bytes], 'image.png', {type: 'image/png'})); "
+        "document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data, bubbles: true})); })()"
+    )
+    page.write("#labels", "red\ngreen")
+    done(page, 1)
+    page.run(
+        "(() => { const data = new DataTransfer(); data.setData('text/plain', 'x'); window.kept = document.body.dispatchEvent("
+        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true})); })()"
+    )
+    assert page.run("window.kept") and page.run("document.querySelectorAll('.picture').length") == 1

@@ -17,7 +17,7 @@ const HERE = new URL(".", import.meta.url);
 const EXAMPLES = { files: ["cat.webp", "bicycle.webp", "pizza.webp"], labels: ["cat", "dog", "bicycle", "pizza"] };
 
 const service = new Service({ state: showState, askKey });
-const embeddings = new Embeddings(service);
+const embeddings = new Embeddings(service, meet);
 const labels = new Labels({ embeddings, changed: () => classify.show(), typed: () => { remember(); audit.refresh(); }, fail });
 const classify = new Classify({ service, embeddings, labels, fail, copyLink, examples: tryExamples });
 labels.progress = (known, all) => classify.progress(known, all);
@@ -116,19 +116,31 @@ async function tryExamples() {
   await classify.add(files);
 }
 
+/** Asks for the model's card; if it is another model than before, all that was embedded is embedded anew. */
+async function meet() {
+  const card = (await service.get("v1/models")).data[0];
+  const other = embeddings.use(card);
+  byId("model-name").textContent = card.id;
+  document.title = `${card.id} · Ostension`;
+  showCard(card, search.collections);
+  if (other) {
+    announce(`The service has another model now: ${card.id}.`, "model");
+    labels.compute();
+    classify.again();
+  }
+}
+
 /** The model, the collections, and what the address says. */
 async function begin() {
   try {
     await service.get("health/ready"); // before that the logit scale is not known
-    const card = (await service.get("v1/models")).data[0];
-    const other = embeddings.use(card);
-    byId("model-name").textContent = card.id;
-    document.title = `${card.id} · Ostension`;
+    await meet();
     await search.open();
-    showCard(card, search.collections);
-    if (!began && tab === "search") search.restore(readFragment(location.hash));
-    if (!began || other) await Promise.all([labels.compute(), began && classify.again()]);
+    showCard(embeddings.card, search.collections);
+    if (began) return;
     began = true;
+    if (tab === "search") search.restore(readFragment(location.hash));
+    await labels.compute();
   } catch (error) {
     fail(error, begin, tab === "classify" ? "classify-notices" : `${tab}-notices`);
   }

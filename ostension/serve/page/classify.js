@@ -52,6 +52,7 @@ export class Classify {
   /** After a change of the model nothing that was computed counts. */
   again() {
     for (const picture of this.pictures) Object.assign(picture, { row: null, error: null });
+    this.show();
     return this.embed(this.pictures);
   }
 

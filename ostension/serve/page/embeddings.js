@@ -10,8 +10,10 @@ const IMAGES = 8;
 const AT_ONCE = 2;
 
 export class Embeddings {
-  constructor(service) {
+  /** `turn` asks for the model's card anew and gives it to `use`. */
+  constructor(service, turn) {
     this.service = service;
+    this.turn = turn;
     this.texts = new Map(); // prompt -> row, or a ServiceError where the service refuses it
     this.underWay = new Map(); // prompt -> promise
     this.running = 0;
@@ -122,8 +124,15 @@ export class Embeddings {
     }
   }
 
-  async ask(items) {
-    const answer = await this.service.post("v1/embeddings", { model: this.card.id, input: items, encoding_format: "base64" });
+  /** Rows of this page's model only: where the service has been started with another one meanwhile, the page turns to that. */
+  async ask(items, again = true) {
+    const answer = await this.service.post("v1/embeddings", { input: items, encoding_format: "base64" });
+    if (answer.sha256 !== this.card.sha256) {
+      if (!again) throw new ServiceError("The service's model changes all the time; rows of different models cannot be compared.");
+      this.turning ??= this.turn().finally(() => { this.turning = null; });
+      await this.turning;
+      return this.ask(items, false);
+    }
     const rows = new Array(items.length);
     for (const { index, embedding } of answer.data) rows[index] = fromBase64(embedding);
     return rows;
