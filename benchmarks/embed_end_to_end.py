@@ -14,12 +14,16 @@ The peers' packages, without what they require:
 
     pip install --no-deps --target FOLDER torchvision==0.28.0 open_clip_torch==3.3.0 clip-retrieval==2.45.0 pandas fsspec
 
-    python benchmarks/embed_end_to_end.py --peers FOLDER --pictures SOURCE [--models ViT-B-32,RN50] [--record FILE]
+    python benchmarks/embed_end_to_end.py --peers FOLDER --pictures SOURCE [--models ViT-B-32:1000] [--record FILE]
+
+Models that were measured before with the same settings stay in the record.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import json
 import resource
 import shutil
 import sys
@@ -37,7 +41,10 @@ from preprocess import load_peer
 
 from ostension.data.picture_lists import PictureTree
 from ostension.data.pictures import open_pictures
-from ostension.export.engines import engine_encoder
+from ostension.export.calibration import read_calibration
+from ostension.export.engines import engine_encoder, open_tower
+from ostension.export.folder import open_export
+from ostension.export.write import Options, write_export
 from ostension.image.decode import open_image
 from ostension.model.clip import CLIP
 from ostension.model.config import ModelConfig
@@ -197,6 +204,13 @@ def measure(name: str, folder: Path, options, peaks: dict[torch.dtype, float]) -
         "ostension bfloat16 weights": with_ostension(half, *same),
         "ostension bfloat16, OpenVINO": with_ostension(engine_encoder(ours, "openvino", threads=options.threads), *same),
     }
+    if options.int8:
+        encoder = engine_encoder(ours, "openvino", threads=options.threads)
+        with tempfile.TemporaryDirectory(prefix="export-") as exported:
+            found = read_calibration(ours, options.pictures, options.int8)
+            write_export(ours, exported, Options(sides=("image",), int8=True, calibration=found), overwrite=True)
+            encoder.visual = open_tower(open_export(exported), "image", "openvino", "int8", options.threads)
+        cases["ostension int8, OpenVINO"] = with_ostension(encoder, *same)
     cases = {case: run for case, run in cases.items() if not options.only or case in (*options.only.split(","), FIRST)}
     count = sum(1 for _ in folder.rglob("*.jpg"))
     clock, used = dict.fromkeys(cases, float("inf")), dict.fromkeys(cases, float("inf"))
@@ -220,20 +234,21 @@ def measure(name: str, folder: Path, options, peaks: dict[torch.dtype, float]) -
             "pictures/s": count / clock[case],
             "x by the clock": clock[FIRST] / clock[case],
             "x by processor": used[FIRST] / used[case],
-            "of peak": flops * count / peaks[dtype] / used[case],
             "least cosine": float((unit * reference).sum(axis=1).min()),
         }
+        if "int8" not in case:  # whose peak is not measured
+            rows[case]["of peak"] = flops * count / peaks[dtype] / used[case]
     return rows
 
 
 def main() -> None:
     options = _measure.arguments(
         __doc__,
-        models=("ViT-B-32,RN50,small-64", "presets, with commas"),
+        models=("small-64:2000,ViT-B-32:200,RN50:200", "presets and how many pictures each, with commas"),
         batch=(32, "pictures"),
         workers=(1, "processes of a DataLoader, threads of ours, that decode"),
-        count=(1000, "pictures"),
         side=(500, "their long side"),
+        int8=(0, "pictures that calibrate int8; 0 leaves it out"),
         only=("", "cases beside the first one, with commas; all by default"),
         pictures=("", "what they are made from: any source of pictures"),
         peers=("", "the folder of the peers' packages"),
@@ -242,14 +257,20 @@ def main() -> None:
     sys.modules["transformers"] = None  # type: ignore[assignment]  # open_clip does without; it asks for all of torchvision
     peaks = {dtype: _measure.matmul_peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
     print("matmul peak: " + ", ".join(f"{str(dtype)[6:]} {rate / 1e9:.0f} GFLOP/s" for dtype, rate in peaks.items()))
+    settings = {key: getattr(options, key) for key in ("batch", "workers", "side", "rounds")}
     figures: dict = {}
-    with tempfile.TemporaryDirectory(prefix="pictures-") as folder:
-        size = write_files(options.pictures, options.count, options.side, Path(folder))
-        for name in options.models.split(","):
-            figures[name] = measure(name, Path(folder), options, peaks)
-            _measure.table(f"{name}, {options.count} pictures, batch {options.batch}", figures[name])
-    settings = {key: getattr(options, key) for key in ("models", "batch", "workers", "count", "side", "rounds")}
-    settings["bytes a picture"] = size // options.count
+    if options.record is not None and options.record.is_file():  # models that were measured before with the same settings
+        before = json.loads(options.record.read_text(encoding="utf-8"))
+        if before["settings"] == settings:
+            figures = before["figures"]
+    for entry in options.models.split(","):
+        name, _, count = entry.partition(":")
+        with tempfile.TemporaryDirectory(prefix="pictures-") as folder:
+            size = write_files(options.pictures, int(count), options.side, Path(folder))
+            title = f"{name}: {int(count):,} pictures of {size // int(count):,} bytes"
+            figures = {key: rows for key, rows in figures.items() if not key.startswith(f"{name}:")}
+            figures[title] = measure(name, Path(folder), options, peaks)
+            _measure.table(f"{title}, batch {options.batch}", figures[title])
     figures["matmul peak"] = {str(dtype)[6:]: rate for dtype, rate in peaks.items()}
     _measure.write_record(options.record, "embed_end_to_end", settings, figures)
 
