@@ -8,6 +8,7 @@ tells anybody that it runs: onnxruntime's events are switched off, and OpenVINO 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -80,7 +81,7 @@ class OpenVinoSession:
 
     def __init__(self, path: Path, precision: Precision, threads: int):
         core = _openvino_core()
-        half = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        half = has_bfloat16()
         # What of a quantised graph is not in int8 may as well be in bfloat16: a tenth faster, and no further off.
         hint = "bf16" if precision == "bfloat16" or (precision == "int8" and half) else "f32"
         if precision == "bfloat16" and not half:
@@ -128,6 +129,16 @@ def _openvino_core() -> Any:
     return import_openvino().Core()
 
 
+def has_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 here: the processor has it, and oneDNN, which it calls, is not held below that.
+
+    With ONEDNN_MAX_CPU_ISA=AVX2 OpenVINO still says that it can, and then compiles nothing.
+    """
+    held = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    free = held in ("ALL", "DEFAULT") or any(name in held for name in ("BF16", "FP16", "AMX", "AVX10"))
+    return free and "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def available(engine: Engine) -> bool:
     """Whether the engine's package is installed."""
     import importlib.util
@@ -137,7 +148,7 @@ def available(engine: Engine) -> bool:
 
 def precisions(engine: Engine) -> tuple[Precision, ...]:
     """In what the engine can compute a float32 file here, the fastest first."""
-    if engine == "openvino" and "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if engine == "openvino" and has_bfloat16():
         return ("bfloat16", "float32")
     return ("float32",)
 

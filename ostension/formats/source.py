@@ -111,7 +111,8 @@ def _weights_in(folder: Path, layout: str | None) -> tuple[Path, ...]:
             f"holds several weight files ({', '.join(several[:5])})", source=folder, fix="name the file to load"
         )
     shown = ", ".join(sorted(names)[:5]) or "nothing"
-    raise CheckpointError(f"holds no weights (it has {shown})", source=folder, expected="the folder of a model")
+    fix = "what `ostension export` wrote runs in an engine: --engine onnx or openvino" if "export.json" in names else None
+    raise CheckpointError(f"holds no weights (it has {shown})", source=folder, expected="the folder of a model", fix=fix)
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
