@@ -169,26 +169,31 @@ def _select(
     if count % STRIPE:
         top[:, -1] = rough[:, -1, : count % STRIPE].amax(dim=1)
     top = top.double()
+    if not (top >= _reach(asked, tile, ends, lowest, highest)).any():
+        return  # so none of them can raise a floor, either
     # A stripe may have rows of several groups: the widest ends of these hold for it.
     scale, slack = _over(ends.scale, lowest, highest, "max"), _over(ends.slack, lowest, highest, "max")
     scaled = torch.where(top > 0, _over(ends.scale, lowest, highest, "min"), scale) * top
     asked.candidates.see(tile, ends.middle + scaled - slack - ends.share * scaled.abs())
-    # What a rough product must reach, and less than it by what rounding may take here.
-    floor = torch.from_numpy(asked.candidates.floor[tile])[:, None]
-    reach = (floor - ends.middle - ends.slack) / ends.scale
-    reach = _over(reach - (ends.share + 1e-9) * reach.abs(), lowest, highest, "min")
+    reach = _reach(asked, tile, ends, lowest, highest)
     queries, stripes = (top >= reach).nonzero().unbind(1)
-    if not len(queries):
-        return
     inside = rough[queries, stripes]  # (P, STRIPE)
     pairs, inner = (inside >= _below(reach[queries, stripes], inside.dtype)[:, None]).nonzero().unbind(1)
     queries, places = queries[pairs], stripes[pairs] * STRIPE + inner
     of = torch.zeros_like(places) if one else places // GROUP if groups is None else _at(groups, places)
     scaled = ends.scale[queries, of] * inside[pairs, inner].double()
     scores, about = ends.middle[queries, 0] + scaled, ends.slack[queries, of] + ends.share * scaled.abs()
-    keep = ((scores + about >= floor[queries, 0]) & (places < count)).numpy()
+    floor = torch.from_numpy(asked.candidates.floor[tile])
+    keep = ((scores + about >= floor[queries]) & (places < count)).numpy()
     low, high = (scores - about).numpy()[keep], (scores + about).numpy()[keep]
     asked.candidates.add(tile.start + queries.numpy()[keep], numbers[places.numpy()[keep]], low, high)
+
+
+def _reach(asked: Asked, tile: slice, ends: _Ends, lowest: np.ndarray, highest: np.ndarray) -> torch.Tensor:
+    """(Q, S) what a stripe's rough products must reach, and less than it by what rounding may take here."""
+    floor = torch.from_numpy(asked.candidates.floor[tile])[:, None]
+    reach = (floor - ends.middle - ends.slack) / ends.scale
+    return _over(reach - (ends.share + 1e-9) * reach.abs(), lowest, highest, "min")
 
 
 def _below(reach: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
