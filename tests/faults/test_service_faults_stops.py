@@ -86,7 +86,7 @@ def test_the_command_stops_under_load_when_told_and_leaves_nobody_without_an_ans
     keys = tmp_path / "keys"
     keys.write_text(f"# of the tests\n{KEY}\n")
     command = [sys.executable, "-m", "ostension", "serve", "--model", str(model), "--port", "0", "--keys-file", str(keys),
-               "--threads", "1", "--dtype", "float32", "--drain", "20"]
+               "--threads", "1", "--dtype", "float32", "--drain", "20", "--max-queue", "100"]
     with running(tmp_path / "service", {}, command=command) as service:
         headers = {"Authorization": f"Bearer {KEY}"}
         assert service.embed("a").status == 401
