@@ -44,8 +44,10 @@ def exported(model: CLIP, side: str, folder: Path, batch: torch.Tensor) -> Expor
     free = side == "text" and free_length(model)
     path = folder / f"{side}.onnx"
     length = model.config.text.context_length
-    write_onnx(tower_graph(model, side), side, example_input(model, side), path, free_length=free, context_length=length)
-    quantise(path, folder / f"{side}.int8.onnx", folder, calibration=batch[:8].split(4))
+    if not path.is_file():
+        write_onnx(tower_graph(model, side), side, example_input(model, side), path, free_length=free, context_length=length)
+    if not (folder / f"{side}.int8.onnx").is_file():
+        quantise(path, folder / f"{side}.int8.onnx", folder, calibration=batch[:8].split(4))
     graphs = tuple(
         GraphFile(side=side, file=file, precision=precision, free_length=free, difference={})
         for file, precision in ((path.name, "float32"), (f"{side}.int8.onnx", "int8"))
@@ -53,7 +55,7 @@ def exported(model: CLIP, side: str, folder: Path, batch: torch.Tensor) -> Expor
     return ExportFolder(folder, model.config, "", 0.0, None, graphs, {})
 
 
-def measure(open_clip, name: str, side: str, rounds: int, peaks: dict[str, float]) -> dict[str, dict[str, float]]:
+def measure(open_clip, name: str, side: str, rounds: int, peaks: dict[str, float], graphs: Path) -> dict[str, dict[str, float]]:
     """The rows of one tower."""
     torch.manual_seed(0)
     ours = CLIP(preset(name)).eval()
@@ -83,8 +85,10 @@ def measure(open_clip, name: str, side: str, rounds: int, peaks: dict[str, float
             "torch-bfloat16": lambda: half.encode_text(batch),
         }
         gflop = text_gflop * LENGTH / 77  # products with weights; those between tokens are less, by the square
-    with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
-        opened = exported(ours, side, Path(scratch), batch)
+    folder = graphs / name
+    folder.mkdir(exist_ok=True)
+    opened = exported(ours, side, folder, batch)
+    with torch.no_grad():
         for engine in ("onnx", "openvino"):
             for precision in (*reversed(precisions(engine)), "int8"):
                 tower = open_tower(opened, side, engine, precision)
@@ -104,17 +108,21 @@ def measure(open_clip, name: str, side: str, rounds: int, peaks: dict[str, float
 
 def main() -> None:
     options = _measure.arguments(
-        __doc__, models=("ViT-B-32,RN50", "presets, with commas"), sides=("image,text", "towers; texts of the first model only")
-    )
+        __doc__, models=("ViT-B-32,RN50", "presets, with commas"),
+        sides=("image,text", "towers; texts of the first model only"),
+        graphs=("", "a folder in which exported graphs are kept between runs"),
+    )  # fmt: skip
     open_clip = load_open_clip()
     peaks = {str(dtype)[6:]: _measure.matmul_peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
     print("matmul peak: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in peaks.items()))
     figures = {}
     names = options.models.split(",")
-    for side in options.sides.split(","):
-        for name in names if side == "image" else names[:1]:
-            figures[f"{name} {side}"] = measure(open_clip, name, side, options.rounds, peaks)
-            _measure.table(f"{name}, {side} tower", figures[f"{name} {side}"])
+    with tempfile.TemporaryDirectory() as scratch:
+        graphs = Path(options.graphs or scratch)
+        for side in options.sides.split(","):
+            for name in names if side == "image" else names[:1]:
+                figures[f"{name} {side}"] = measure(open_clip, name, side, options.rounds, peaks, graphs)
+                _measure.table(f"{name}, {side} tower", figures[f"{name} {side}"])
     settings = {"models": options.models, "rounds": options.rounds, "batch": BATCH, "texts": TEXTS, "length": LENGTH}
     figures["matmul peak"] = peaks
     _measure.write_record(options.record, "engines", settings, figures)
