@@ -1,7 +1,8 @@
 """The first pass of an exact search: rough products of every row, and which rows they cannot exclude.
 
 Of a block's products only the greatest of each stripe of rows is compared with what a row must reach; stripes that reach it
-are looked into. So selecting costs a small part of multiplying, however many queries there are.
+are looked into. So selecting costs a small part of multiplying, however many queries there are; for few queries it is done for
+several blocks together, because there the calls cost more than what they do.
 
 Letters: N rows, E embedding, Q queries, k answers, B rows of a block, G groups of rows, S stripes.
 """
@@ -22,6 +23,7 @@ from ostension.store.rows import BLOCK_ROWS, Rows
 TILE = 256  # queries that meet a block together: their products with 16,384 rows take 16 MB
 EXACT = 4096  # candidates that are computed in float64 at a time
 PACKED = 16  # queries from which packing them pays
+SPAN = 2**17  # rows that are selected from together for fewer queries than that
 U16 = 2.0**-8
 Precision = Literal["float32", "bfloat16"]
 
@@ -87,6 +89,7 @@ def by_blocks(
     tiles = [(tile, _Across(torch.from_numpy(asked.queries[tile]).to(dtype))) for tile in asked.tiles()]
     # Whole stripes, so that rows past the end of a block are zeros; one buffer, since fresh memory is slow.
     whole = torch.zeros(-(-min(block_rows, max(len(rows), 1)) // STRIPE) * STRIPE, width)
+    span = _Span(asked)
     for start, numbers, block in _blocks(rows, mask, block_rows):
         count = len(numbers)
         wide = _filled(whole, block, -(-count // STRIPE) * STRIPE)
@@ -100,7 +103,8 @@ def by_blocks(
             rough = across.products(shortened)
             slack = torch.from_numpy(err * asked.lengths[tile] * longest)[:, None]
             ends = _Ends(torch.zeros_like(slack), torch.ones_like(slack), slack, 0.0)
-            _select(asked, tile, rough, ends, numbers, None)
+            span.add(tile, rough, ends, numbers, np.zeros(count, np.int64))
+    span.select()
 
 
 def by_codes(asked: Asked, codes: Codes, mask: np.ndarray | None) -> None:
@@ -112,15 +116,16 @@ def by_codes(asked: Asked, codes: Codes, mask: np.ndarray | None) -> None:
     across = torch.from_numpy(whole.astype(np.int8))
     alone = len(asked.queries) == 1 and one_by_one(width, torch.get_num_threads())
     past = 2.0**-8 if alone else 0.0  # of a product: rounding it to bfloat16, and as much again
+    span = _Span(asked)
     for part in codes.parts:
         numbers = codes.numbers(part)
         chosen = numbers >= 0 if mask is None else (numbers >= 0) & mask[numbers]
         if not chosen.any():
             continue
-        coded, groups = part.codes, None
+        coded, places = part.codes, np.arange(len(numbers))
         if not chosen.all():
             places = np.flatnonzero(chosen)
-            numbers, groups = numbers[places], places // GROUP
+            numbers = numbers[places]
             coded = torch.zeros(-(-len(places) // STRIPE) * STRIPE, width, dtype=torch.int8)
             torch.index_select(part.codes, 0, torch.from_numpy(places), out=coded[: len(places)])
         middle = torch.from_numpy(asked.wide @ part.mean.astype(np.float64))[:, None]  # (Q, 1) q m
@@ -134,13 +139,14 @@ def by_codes(asked: Asked, codes: Codes, mask: np.ndarray | None) -> None:
             else:
                 rough = asked.buffer(tile.stop - tile.start, len(coded))
                 torch._int_mm(across[tile], coded.T, out=rough)
-            _select(asked, tile, rough.view(len(rough), -1, STRIPE), ends, numbers, groups)
+            span.add(tile, rough.view(len(rough), -1, STRIPE), ends, numbers, places // GROUP)
+    span.select()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Ends:
-    """How products follow from rough ones: middle (Q, 1) + scale (Q, G) rough, to within slack (Q, G) and a share of the
-    scaled one; float64."""
+    """How products follow from rough ones: middle + scale rough, to within slack and a share of the scaled one; middle, scale
+    and slack are float64, (Q, G), and middle (Q, 1) where all groups have one."""
 
     middle: torch.Tensor
     scale: torch.Tensor
@@ -148,22 +154,50 @@ class _Ends:
     share: float
 
 
-def _select(
-    asked: Asked, tile: slice, rough: torch.Tensor, ends: _Ends, numbers: np.ndarray, groups: np.ndarray | None
-) -> None:
+class _Span:
+    """Blocks that are selected from together: for few queries several, as long as the ones before end with a whole stripe."""
+
+    def __init__(self, asked: Asked):
+        self._asked, self._few = asked, len(asked.queries) < PACKED
+        self._held: list[tuple[slice, torch.Tensor, _Ends, np.ndarray, np.ndarray]] = []
+        self._rows = 0
+
+    def add(self, tile: slice, rough: torch.Tensor, ends: _Ends, numbers: np.ndarray, groups: np.ndarray) -> None:
+        """Rough products (Q, S, STRIPE) of rows with their numbers (B,) and groups (B,)."""
+        if not self._few:
+            _select(self._asked, tile, rough, ends, numbers, groups)
+            return
+        self._held.append((tile, rough.clone() if rough.dtype == torch.int32 else rough, ends, numbers, groups))
+        self._rows += len(numbers)
+        if self._rows >= SPAN or len(numbers) % STRIPE:
+            self.select()
+
+    def select(self) -> None:
+        """Hand over what is held."""
+        if self._held:
+            tile, _, first, _, _ = self._held[0]
+            rough = torch.cat([rough for _, rough, *_ in self._held], dim=1)
+            parts = [ends for _, _, ends, _, _ in self._held]
+            counts = [ends.scale.shape[1] for ends in parts]
+            middle = torch.cat([ends.middle.expand_as(ends.scale) for ends in parts], dim=1)
+            scale, slack = (torch.cat([getattr(ends, name) for ends in parts], dim=1) for name in ("scale", "slack"))
+            shifts = np.cumsum([0, *counts[:-1]])
+            groups = np.concatenate([one[4] + shift for one, shift in zip(self._held, shifts, strict=True)])
+            numbers = np.concatenate([one[3] for one in self._held])
+            _select(self._asked, tile, rough, _Ends(middle, scale, slack, first.share), numbers, groups)
+        self._held, self._rows = [], 0
+
+
+def _select(asked: Asked, tile: slice, rough: torch.Tensor, ends: _Ends, numbers: np.ndarray, groups: np.ndarray) -> None:
     """Hand over the rows whose rough products (Q, S, STRIPE), zeros past the last row, cannot be excluded.
 
     Args:
         numbers: (B,) of the rows.
-        groups: (B,) each row's group; None where GROUP rows make one, or all do.
+        groups: (B,) each row's group.
     """
     count, num_stripes = len(numbers), rough.shape[1]
-    one = ends.scale.shape[1] == 1
-    if groups is None:
-        lowest = highest = np.zeros(num_stripes, np.int64) if one else np.arange(num_stripes) * STRIPE // GROUP
-    else:
-        lowest = groups[::STRIPE]
-        highest = groups[np.minimum(np.arange(1, num_stripes + 1) * STRIPE, count) - 1]
+    lowest = groups[::STRIPE]
+    highest = groups[np.minimum(np.arange(1, num_stripes + 1) * STRIPE, count) - 1]
     # The products of a linear layer lie with the queries last; reduced as they lie, they take a third of the time.
     top = rough.permute(1, 2, 0).amax(dim=1).T if rough.stride(0) == 1 else rough.amax(dim=2)  # (Q, S)
     if count % STRIPE:
@@ -174,15 +208,17 @@ def _select(
     # A stripe may have rows of several groups: the widest ends of these hold for it.
     scale, slack = _over(ends.scale, lowest, highest, "max"), _over(ends.slack, lowest, highest, "max")
     scaled = torch.where(top > 0, _over(ends.scale, lowest, highest, "min"), scale) * top
-    asked.candidates.see(tile, ends.middle + scaled - slack - ends.share * scaled.abs())
+    # Groups of one stripe have one middle.
+    asked.candidates.see(tile, ends.middle[:, _of(ends.middle, lowest)] + scaled - slack - ends.share * scaled.abs())
     reach = _reach(asked, tile, ends, lowest, highest)
     queries, stripes = (top >= reach).nonzero().unbind(1)
     inside = rough[queries, stripes]  # (P, STRIPE)
     pairs, inner = (inside >= _below(reach[queries, stripes], inside.dtype)[:, None]).nonzero().unbind(1)
     queries, places = queries[pairs], stripes[pairs] * STRIPE + inner
-    of = torch.zeros_like(places) if one else places // GROUP if groups is None else _at(groups, places)
+    of = _at(groups, places)
     scaled = ends.scale[queries, of] * inside[pairs, inner].double()
-    scores, about = ends.middle[queries, 0] + scaled, ends.slack[queries, of] + ends.share * scaled.abs()
+    middle = ends.middle[queries, of] if ends.middle.shape[1] > 1 else ends.middle[queries, 0]
+    scores, about = middle + scaled, ends.slack[queries, of] + ends.share * scaled.abs()
     floor = torch.from_numpy(asked.candidates.floor[tile])
     keep = ((scores + about >= floor[queries]) & (places < count)).numpy()
     low, high = (scores - about).numpy()[keep], (scores + about).numpy()[keep]
@@ -206,6 +242,11 @@ def _below(reach: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _at(groups: np.ndarray, places: torch.Tensor) -> torch.Tensor:
     """The groups of places; those past the end are dropped later."""
     return torch.from_numpy(groups)[places.clamp(max=len(groups) - 1)]
+
+
+def _of(values: torch.Tensor, groups: np.ndarray) -> torch.Tensor:
+    """Where the values (Q, G), or (Q, 1) of all, of groups stand."""
+    return torch.from_numpy(groups) if values.shape[1] > 1 else torch.zeros(1, dtype=torch.int64)
 
 
 def _over(values: torch.Tensor, lowest: np.ndarray, highest: np.ndarray, which: str) -> torch.Tensor:
