@@ -147,6 +147,11 @@ class Codes:
             start += shard.rows
         return Codes(parts, opened.rows.live)
 
+    @property
+    def whole(self) -> bool:
+        """Whether no row was deleted."""
+        return self._live is None
+
     def numbers(self, part: Part) -> np.ndarray:
         """(n,) the row number of each code, -1 for a row that was deleted."""
         stored = part.order.astype(np.int64) + part.start

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from ostension.store.candidates import Candidates
-from ostension.store.codes import GROUP, STRIPE, TOP, U32, Codes, one_by_one, readable
+from ostension.store.codes import GROUP, PART, STRIPE, TOP, U32, Codes, one_by_one, readable
 from ostension.store.rows import BLOCK_ROWS, Rows
 
 TILE = 256  # queries that meet a block together: their products with 16,384 rows take 16 MB
 EXACT = 4096  # candidates that are computed in float64 at a time
 PACKED = 16  # queries from which packing them pays
+GROUPS = (np.arange(PART) // GROUP).astype(np.int32)  # of a part's rows
 SPAN = 2**17  # rows that are selected from together for fewer queries than that
 U16 = 2.0**-8
 Precision = Literal["float32", "bfloat16"]
@@ -103,7 +104,7 @@ def by_blocks(
             rough = across.products(shortened)
             slack = torch.from_numpy(err * asked.lengths[tile] * longest)[:, None]
             ends = _Ends(torch.zeros_like(slack), torch.ones_like(slack), slack, 0.0)
-            span.add(tile, rough, ends, numbers, np.zeros(count, np.int64))
+            span.add(tile, rough, ends, numbers, np.zeros(count, np.int32))
     span.select()
 
 
@@ -118,14 +119,13 @@ def by_codes(asked: Asked, codes: Codes, mask: np.ndarray | None) -> None:
     past = 2.0**-8 if alone else 0.0  # of a product: rounding it to bfloat16, and as much again
     span = _Span(asked)
     for part in codes.parts:
-        numbers = codes.numbers(part)
-        chosen = numbers >= 0 if mask is None else (numbers >= 0) & mask[numbers]
-        if not chosen.any():
+        numbers, coded, groups = codes.numbers(part), part.codes, GROUPS[: len(part)]
+        chosen = None if codes.whole and mask is None else numbers >= 0 if mask is None else (numbers >= 0) & mask[numbers]
+        if chosen is not None and not chosen.any():
             continue
-        coded, places = part.codes, np.arange(len(numbers))
-        if not chosen.all():
+        if chosen is not None and not chosen.all():
             places = np.flatnonzero(chosen)
-            numbers = numbers[places]
+            numbers, groups = numbers[places], groups[places]
             coded = torch.zeros(-(-len(places) // STRIPE) * STRIPE, width, dtype=torch.int8)
             torch.index_select(part.codes, 0, torch.from_numpy(places), out=coded[: len(places)])
         middle = torch.from_numpy(asked.wide @ part.mean.astype(np.float64))[:, None]  # (Q, 1) q m
@@ -139,7 +139,7 @@ def by_codes(asked: Asked, codes: Codes, mask: np.ndarray | None) -> None:
             else:
                 rough = asked.buffer(tile.stop - tile.start, len(coded))
                 torch._int_mm(across[tile], coded.T, out=rough)
-            span.add(tile, rough.view(len(rough), -1, STRIPE), ends, numbers, places // GROUP)
+            span.add(tile, rough.view(len(rough), -1, STRIPE), ends, numbers, groups)
     span.select()
 
 
@@ -165,7 +165,7 @@ class _Span:
     def add(self, tile: slice, rough: torch.Tensor, ends: _Ends, numbers: np.ndarray, groups: np.ndarray) -> None:
         """Rough products (Q, S, STRIPE) of rows with their numbers (B,) and groups (B,)."""
         if not self._few:
-            _select(self._asked, tile, rough, ends, numbers, groups)
+            _select(self._asked, tile, rough, ends, _Joined([numbers]), _Joined([groups]))
             return
         self._held.append((tile, rough.clone() if rough.dtype == torch.int32 else rough, ends, numbers, groups))
         self._rows += len(numbers)
@@ -182,13 +182,36 @@ class _Span:
             middle = torch.cat([ends.middle.expand_as(ends.scale) for ends in parts], dim=1)
             scale, slack = (torch.cat([getattr(ends, name) for ends in parts], dim=1) for name in ("scale", "slack"))
             shifts = np.cumsum([0, *counts[:-1]])
-            groups = np.concatenate([one[4] + shift for one, shift in zip(self._held, shifts, strict=True)])
-            numbers = np.concatenate([one[3] for one in self._held])
+            numbers, groups = _Joined([one[3] for one in self._held]), _Joined([one[4] for one in self._held], shifts)
             _select(self._asked, tile, rough, _Ends(middle, scale, slack, first.share), numbers, groups)
         self._held, self._rows = [], 0
 
 
-def _select(asked: Asked, tile: slice, rough: torch.Tensor, ends: _Ends, numbers: np.ndarray, groups: np.ndarray) -> None:
+class _Joined:
+    """Arrays as one, read at places without being copied together: fresh memory costs more than what is read of it.
+
+    Args:
+        shifts: what to add to the numbers of each array.
+    """
+
+    def __init__(self, parts: list[np.ndarray], shifts: np.ndarray | None = None):
+        self._parts, self._shifts = parts, np.zeros(len(parts), np.int64) if shifts is None else shifts
+        self._starts = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """(P,) the numbers at places (P,)."""
+        found = np.empty(len(places), np.int64)
+        which = np.searchsorted(self._starts, places, side="right") - 1
+        for number in np.unique(which):
+            chosen = which == number
+            found[chosen] = self._parts[number][places[chosen] - self._starts[number]] + self._shifts[number]
+        return found
+
+
+def _select(asked: Asked, tile: slice, rough: torch.Tensor, ends: _Ends, numbers: _Joined, groups: _Joined) -> None:
     """Hand over the rows whose rough products (Q, S, STRIPE), zeros past the last row, cannot be excluded.
 
     Args:
@@ -196,8 +219,8 @@ def _select(asked: Asked, tile: slice, rough: torch.Tensor, ends: _Ends, numbers
         groups: (B,) each row's group.
     """
     count, num_stripes = len(numbers), rough.shape[1]
-    lowest = groups[::STRIPE]
-    highest = groups[np.minimum(np.arange(1, num_stripes + 1) * STRIPE, count) - 1]
+    begins = np.arange(num_stripes) * STRIPE
+    lowest, highest = groups.at(begins), groups.at(np.minimum(begins + STRIPE, count) - 1)
     # The products of a linear layer lie with the queries last; reduced as they lie, they take a third of the time.
     top = rough.permute(1, 2, 0).amax(dim=1).T if rough.stride(0) == 1 else rough.amax(dim=2)  # (Q, S)
     if count % STRIPE:
@@ -215,14 +238,14 @@ def _select(asked: Asked, tile: slice, rough: torch.Tensor, ends: _Ends, numbers
     inside = rough[queries, stripes]  # (P, STRIPE)
     pairs, inner = (inside >= _below(reach[queries, stripes], inside.dtype)[:, None]).nonzero().unbind(1)
     queries, places = queries[pairs], stripes[pairs] * STRIPE + inner
-    of = _at(groups, places)
+    of = torch.from_numpy(groups.at(places.clamp(max=count - 1).numpy()))  # places past the end are dropped below
     scaled = ends.scale[queries, of] * inside[pairs, inner].double()
     middle = ends.middle[queries, of] if ends.middle.shape[1] > 1 else ends.middle[queries, 0]
     scores, about = middle + scaled, ends.slack[queries, of] + ends.share * scaled.abs()
     floor = torch.from_numpy(asked.candidates.floor[tile])
     keep = ((scores + about >= floor[queries]) & (places < count)).numpy()
     low, high = (scores - about).numpy()[keep], (scores + about).numpy()[keep]
-    asked.candidates.add(tile.start + queries.numpy()[keep], numbers[places.numpy()[keep]], low, high)
+    asked.candidates.add(tile.start + queries.numpy()[keep], numbers.at(places.numpy()[keep]), low, high)
 
 
 def _reach(asked: Asked, tile: slice, ends: _Ends, lowest: np.ndarray, highest: np.ndarray) -> torch.Tensor:
@@ -237,11 +260,6 @@ def _below(reach: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if dtype == torch.int32:
         return reach.clamp(-(2.0**31) + 1, 2.0**31 - 1).floor().to(torch.int32)
     return reach.float().nextafter(torch.tensor(-torch.inf)).to(dtype)  # bfloat16: rounded like what it is compared with
-
-
-def _at(groups: np.ndarray, places: torch.Tensor) -> torch.Tensor:
-    """The groups of places; those past the end are dropped later."""
-    return torch.from_numpy(groups)[places.clamp(max=len(groups) - 1)]
 
 
 def _of(values: torch.Tensor, groups: np.ndarray) -> torch.Tensor:
