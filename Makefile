@@ -1,6 +1,7 @@
 # Each target works alone, on a machine with Python 3.11 or later and nothing else.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: demo test quick lint install dev docs clean
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make demo   install and run the main job: pre-train a small CLIP and use it (8 minutes on 2 cores)"
-	@echo "make test   install and run every test"
+	@echo "make test   install and run every test (WORKERS=2 processes)"
 	@echo "make quick  the tests that take seconds"
 	@echo "make lint   style and types"
 
@@ -30,8 +31,9 @@ dev: $(VENV)/.installed-dev
 demo: install
 	$(BIN)/ostension demo --minutes 7.8
 
+# Two processes with a thread each: files go to whichever is free, and a file's tests stay together.
 test: dev lint
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
 
 quick: dev
 	$(BIN)/python -m pytest tests -m 'not slow' -x
