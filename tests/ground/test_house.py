@@ -32,7 +32,9 @@ OPTIONAL_AT_IMPORT = {("shapes.py", "jaxtyping")}
 # The service is built of its extra's packages, and the command looks for them before it imports it. What clients and the
 # process that computes import is not.
 SERVICE = {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"}
-WITHOUT_SERVICE = {"client.py", "settings.py", "keys.py", "compute.py", "worker_main.py", "batcher.py", "pace.py", "__init__.py"}
+WITHOUT_SERVICE = {
+    "client.py", "settings.py", "keys.py", "compute.py", "worker_main.py", "batcher.py", "pace.py", "__init__.py",
+}  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
