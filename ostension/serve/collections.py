@@ -11,6 +11,7 @@ from ostension.errors import ConfigError, DataError, OstensionError
 from ostension.serve.problems import Problem, of_input, unknown
 
 LOOK_S = 1.0  # between looks whether a collection has changed
+PREPARED = 100_000  # rows whose codes are made in memory, in half a second; of larger ones `ostension index build` makes them
 
 
 class Collections:
@@ -61,7 +62,10 @@ class Collections:
                 raise unknown("collection", name, names, "collection")
             try:
                 if searcher is None or not searcher.fresh:
-                    searcher = Searcher(open_collection(self.store, name))  # type: ignore[arg-type]
+                    opened = open_collection(self.store, name)  # type: ignore[arg-type]
+                    searcher = Searcher(opened)
+                    if len(opened) <= PREPARED:
+                        searcher.prepare()
                 searcher.check(ModelKey(**model_key))
             except DataError as error:
                 self._open.pop(name, None)

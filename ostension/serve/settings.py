@@ -106,7 +106,7 @@ class ServeSettings:
     hang_s: float = 60.0
     drain_s: float = 20.0
     canary_s: float = 10.0
-    cache_bytes: int = 64 * MEGABYTE
+    cache_bytes: int = 32 * MEGABYTE
     limits: Limits = dataclasses.field(default_factory=Limits)
 
     def __post_init__(self):

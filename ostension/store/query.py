@@ -1,10 +1,11 @@
 """What to search for, as arithmetic with words, items of the store and pictures: `sunset - people + 0.5*@boat-17`.
 
     query   [sign] term (sign term)...          sign: + or - with a space on both sides; the first one may be left out
-    term    [number*] (words | "words" | @id | image:FILE)
+    term    [number*] (words | "words" | @id | @"id" | image:FILE | image:"FILE")
 
-A sign needs spaces, so `black-and-white` and `t-shirt` are words as they stand. Quotes around a whole term make words of
-anything: `"yin - yang"`. Only a number directly before a `*` is a weight. The vector is the unit vector of the sum
+A sign needs spaces, so `black-and-white` and `t-shirt` are words as they stand. Quotes around a whole term, an id or a file
+keep it together: `"yin - yang"`, `@"me - you.jpg"`. Only a number directly before a `*` is a weight. The vector is the unit
+vector of the sum
 
     q = unit( sum over terms of  sign * weight * unit(embedding of the term) )
 """
@@ -25,7 +26,8 @@ MOST = 64  # terms of one query
 IMAGE = "image:"
 _SIGN = re.compile(r"(?:^\s*|(?<=\s))([+-])\s+")
 _WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*\*\s*")
-_QUOTED = re.compile(r"(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')\s*(?=$|(?<=\s)[+-]\s)", re.DOTALL)
+_QUOTED = re.compile(r"(@|image:|)(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')\s*(?=$|(?<=\s)[+-]\s)", re.DOTALL)
+_KINDS: dict[str, Kind] = {"": "text", "@": "id", IMAGE: "image"}
 _LEAST = 1e-6  # a sum that is shorter has no direction worth searching for
 
 
@@ -46,9 +48,10 @@ class Term:
 
     def __str__(self) -> str:
         size = abs(self.weight)
-        head = {"text": "", "id": "@", "image": IMAGE}[self.kind]
+        head = next(head for head, kind in _KINDS.items() if kind == self.kind)
         shown = self.value if isinstance(self.value, str) else f"<{type(self.value).__name__}>"
-        if self.kind == "text" and (_parsed_words(shown) != [shown] or shown != shown.strip()):
+        # What begins like a quoted term could end with the quotes of a later one.
+        if _read(head + shown) != [(self.kind, shown)] or shown[:1] in ('"', "'"):
             shown = '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
         return ("" if size == 1 else f"{size:.17g}*") + head + shown
 
@@ -156,8 +159,9 @@ def _term(words: str, sign: float, text: str) -> Term:
     head = _WEIGHT.match(words)
     if head:
         weight, words = float(head.group(1)), words[head.end() :]
-    if _QUOTED.fullmatch(words):
-        return Term("text", _filled(re.sub(r"\\(.)", r"\1", words.strip()[1:-1], flags=re.DOTALL), text), sign * weight)
+    if quoted := _QUOTED.fullmatch(words):
+        inside = re.sub(r"\\(.)", r"\1", quoted.group(2)[1:-1], flags=re.DOTALL)
+        return Term(_KINDS[quoted.group(1)], _filled(inside, text), sign * weight)
     if words.startswith("@"):
         return Term("id", _filled(words[1:].strip(), text), sign * weight)
     if words.startswith(IMAGE):
@@ -171,9 +175,9 @@ def _filled(words: str, text: str) -> str:
     return words
 
 
-def _parsed_words(words: str) -> list[Any]:
-    """What a text would be read as if it stood in a query without quotes."""
+def _read(words: str) -> list[tuple[Kind | None, Any]]:
+    """What a term would be read as if it stood in a query without quotes."""
     try:
-        return [term.value if term.kind == "text" and term.weight == 1 else None for term in parse(words).terms]
+        return [(term.kind if term.weight == 1 else None, term.value) for term in parse(words).terms]
     except UsageError:
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ostension.errors import DataError, UsageError
@@ -42,6 +42,8 @@ def terms(text):
         ("0.5*image:my dog.jpg - 2 * cat", [("image", "my dog.jpg", 0.5), ("text", "cat", -2)]),
         ("'yin - yang' + x", [("text", "yin - yang", 1), ("text", "x", 1)]),
         ('2*"4*4" - "@me"', [("text", "4*4", 2), ("text", "@me", -1)]),
+        ('@"me - you.jpg" + a', [("id", "me - you.jpg", 1), ("text", "a", 1)]),
+        ("x - 2*image:'a + b.png'", [("text", "x", 1), ("image", "a + b.png", -2)]),
         ("'tis - 'twas", [("text", "'tis", 1), ("text", "'twas", -1)]),
         ('"a" b', [("text", '"a" b', 1)]),
         ("c++ - c", [("text", "c++", 1), ("text", "c", -1)]),
@@ -106,6 +108,7 @@ def test_any_text_is_read_or_refused_cleanly_and_what_is_read_is_written_back(te
     assert parse(str(found)) == found
 
 
+@example(words=[('"', 1.0), ('"', 1.0)])
 @given(
     st.lists(
         st.tuples(st.text(min_size=1, max_size=8).filter(str.strip), st.sampled_from([1.0, -1.0, 0.5, -2.25])),

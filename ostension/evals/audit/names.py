@@ -160,7 +160,8 @@ def _inside(subject: Subject) -> list[Finding]:
     return [
         Finding(
             kind="names", classes=tuple(dict.fromkeys(name for pair in pairs for name in pair)), severity="low",
-            evidence=f"{len(pairs)} names stand inside another: {shown}{more}", value=float(len(pairs)),
+            evidence=f"{len(pairs)} {'name stands' if len(pairs) == 1 else 'names stand'} inside another: {shown}{more}",
+            value=float(len(pairs)),
             rule="all words of a name stand in another one",
             suggestion="if the shorter one is the general class, say what it holds beside the longer one, or drop it",
             count=len(pairs),
