@@ -50,8 +50,9 @@ class Term:
         size = abs(self.weight)
         head = next(head for head, kind in _KINDS.items() if kind == self.kind)
         shown = self.value if isinstance(self.value, str) else f"<{type(self.value).__name__}>"
-        # What begins like a quoted term could end with the quotes of a later one.
-        if _read(head + shown) != [(self.kind, shown)] or shown[:1] in ('"', "'"):
+        # Read between other terms; what begins like a quoted one could end with the quotes of a later one.
+        around = [("text", "x"), (self.kind, shown), ("text", "x")]
+        if _read(f"x + {head}{shown} + x") != around or shown[:1] in ('"', "'"):
             shown = '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
         return ("" if size == 1 else f"{size:.17g}*") + head + shown
 
@@ -176,7 +177,7 @@ def _filled(words: str, text: str) -> str:
 
 
 def _read(words: str) -> list[tuple[Kind | None, Any]]:
-    """What a term would be read as if it stood in a query without quotes."""
+    """The terms that a query is read as; no kind for one with a weight."""
     try:
         return [(term.kind if term.weight == 1 else None, term.value) for term in parse(words).terms]
     except UsageError:

@@ -109,6 +109,7 @@ def test_any_text_is_read_or_refused_cleanly_and_what_is_read_is_written_back(te
 
 
 @example(words=[('"', 1.0), ('"', 1.0)])
+@example(words=[("-", 1.0), ("a -", 1.0), ("b", 1.0)])
 @given(
     st.lists(
         st.tuples(st.text(min_size=1, max_size=8).filter(str.strip), st.sampled_from([1.0, -1.0, 0.5, -2.25])),
