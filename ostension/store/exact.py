@@ -175,4 +175,4 @@ def as_queries(queries: Any, rows: Rows | np.ndarray) -> np.ndarray:
     found = np.ascontiguousarray(found, dtype=np.float32)
     if not np.isfinite(found).all():
         raise DataError("queries with numbers that are not finite", expected="finite float32")
-    return found
+    return found if found.flags.writeable else found.copy()  # torch warns of what it may not write to

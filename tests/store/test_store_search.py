@@ -218,3 +218,9 @@ def test_all_pairs_above_a_product_are_those_of_a_dense_float64_product(data):
 def test_rows_that_are_not_finite_have_no_pairs():
     with pytest.raises(DataError, match="rows 0 to 2 have numbers that are not finite"):
         list(pairs_above(np.array([[1.0, np.nan], [1.0, 0.0]], np.float32), 0.5))
+
+
+def test_queries_that_may_not_be_written_to_are_taken_without_a_warning():
+    rows = np.eye(4, dtype=np.float32)
+    query = np.frombuffer(rows[2].tobytes(), np.float32)[None]
+    assert search(rows, query, 1).rows.tolist() == [[2]]
