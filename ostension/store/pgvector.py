@@ -92,7 +92,7 @@ class Database:
                 " names jsonb NOT NULL, recall double precision)"
             )
             run(
-                f"CREATE TABLE IF NOT EXISTS {table} (id text COLLATE \"C\" PRIMARY KEY, ord bigint NOT NULL,"
+                f'CREATE TABLE IF NOT EXISTS {table} (id text COLLATE "C" PRIMARY KEY, ord bigint NOT NULL,'
                 " mark bigint NOT NULL, fields jsonb NOT NULL, facts jsonb NOT NULL,"
                 f" embedding {kind}({opened.width}) NOT NULL)"
             )
@@ -115,7 +115,7 @@ class Database:
         there = dict(connection.execute(f"SELECT id, mark FROM {table}").fetchall())
         facts = Facts(opened)
         connection.execute(f"CREATE TEMP TABLE new (LIKE {table}) ON COMMIT DROP")
-        connection.execute("CREATE TEMP TABLE moved (id text COLLATE \"C\", ord bigint) ON COMMIT DROP")
+        connection.execute('CREATE TEMP TABLE moved (id text COLLATE "C", ord bigint) ON COMMIT DROP')
         sent = 0
         for start in range(0, len(opened), SEND):
             rows = np.arange(start, min(start + SEND, len(opened)))
@@ -273,7 +273,7 @@ def _condition(where: Where, values: list[Any]) -> str:
 
 def _one(op: str, value: Any, values: list[Any]) -> str:
     """One value of a row, `v`, compared as `where` compares."""
-    text: Callable[[str], str] = lambda what: f"({what}) COLLATE \"C\""
+    text: Callable[[str], str] = lambda what: f'({what}) COLLATE "C"'
     plain = "v #>> '{}'"
     if op in ("contains", "prefix"):
         values.append(("true" if value else "false") if isinstance(value, bool) else str(value))

@@ -29,7 +29,7 @@ FILTERS = (
     "exif.iso exists and not label = dog",
     "id in (id1, id2, id30)",
     "sample < 5",
-    "text contains \"o'clock %s\"",
+    'text contains "o\'clock %s"',
 )
 
 
