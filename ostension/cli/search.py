@@ -36,6 +36,7 @@ class Search:
       ostension search store "red" --image dress.jpg --html red-dresses.html
       ostension search store --file queries.txt --format jsonl > hits.jsonl
       ostension search store "a cat" -k 50 --link-to cats
+      ostension search store "tabby" --predictor my-classifier
 
     Args:
         store: The folder of the store, as `ostension embed` makes it.
@@ -48,6 +49,7 @@ class Search:
         where: Which items may be found: comparisons (= != < <= > >= in contains prefix exists) with and, or, not, brackets.
         model: The model that made the store. Default: the one that the store remembers, else the environment variable
             OSTENSION_MODEL.
+        predictor: A saved predictor, adapted or not: words are names of its classes, and their rows are searched for.
         format: A table, or one JSON object for each hit.
         html: Write a page with the pictures to this file instead.
         copy_to: Copy the pictures that were found into this folder.
@@ -68,6 +70,7 @@ class Search:
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     where: str | None = None
     model: str | None = None
+    predictor: Path | None = None
     format: Literal["table", "jsonl"] = "table"
     html: Path | None = None
     copy_to: Path | None = None
@@ -106,7 +109,7 @@ class Search:
         model = None
         if any(term.kind != "id" for one in expressions for term in one.terms):
             runtime.set_threads()
-            model = load_for(opened, self.model, device=self.device, dtype=self.dtype)
+            model = self._embedder(opened)
         found = searcher.find(vectors(expressions, model, files.vectors), self.k, wanted)
         if note := searcher.note:
             _say(note)
@@ -143,6 +146,15 @@ class Search:
                 raise UsageError("nothing to search for", expected="one query a line")
             return [added]
         return [parse(text) + added for text in texts]
+
+    def _embedder(self, opened: EmbeddingSet) -> Any:
+        if self.predictor is None:
+            return load_for(opened, self.model, device=self.device, dtype=self.dtype)
+        from ostension.model.predictor import Predictor
+        from ostension.store.class_rows import ClassRows
+
+        found = Predictor.load(self.predictor, self.model, device=self.device, dtype=self.dtype)
+        return ClassRows(found, self.predictor, opened)
 
     def _searcher(self, opened: EmbeddingSet) -> Any:
         from ostension.store.searcher import Searcher

@@ -31,6 +31,7 @@ def make_store(model: CLIP) -> None:
     Path("photo.png").write_bytes(Path("pictures/dogs/4.png").read_bytes())
     Path("queries.txt").write_text("a dog\nsnow - dogs\n")
     Path("nouns.txt").write_text("dog\ncat\nsnow\nbeach\n")
+    ostension.load("model").classifier(["tabby", "poodle"]).save("my-classifier")
     assert main(["embed", "pictures", "-o", "store", "--model", "model", "--quiet"]) == 0
 
 
