@@ -28,7 +28,7 @@ from ostension.curate.base import DROPPED, TEXTS, Columns, Part, Stage, load_sta
 from ostension.data.layout import Layout
 from ostension.data.pairs import PairSource
 from ostension.errors import ConfigError, DataError, require_extra, unknown_name
-from ostension.files import PARTIAL_SUFFIX, atomic_path, read_json, sha256_json, write_json
+from ostension.files import LOCK_NAME, PARTIAL_SUFFIX, atomic_path, read_json, sha256_json, write_json
 
 FACTS, STAGE, DONE = "curation.json", "stage.json", "done.json"
 CANDIDATES = "candidates"
@@ -146,7 +146,7 @@ class Work:
                     f"made of another {what}", source=folder, expected=" ".join(work.facts.source), fix="use another -o"
                 )
             return work
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and not is_vacant(folder):
             raise DataError("not empty, and no work folder", source=folder, fix="use another -o")
         with writing(folder):
             write_json(folder / FACTS, to_tree(facts))
@@ -358,6 +358,14 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         what = f"cannot be written: {(error.strerror or str(error)).lower()}"
         raise DataError(what, source=path, fix="make room or free the way, and run the command again: it goes on") from None
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether a folder is not there, or holds nothing but a lock and what a killed run left half written."""
+    if not folder.exists():
+        return True
+    leftovers = lambda path: path.name == LOCK_NAME or (path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX))
+    return folder.is_dir() and all(map(leftovers, folder.iterdir()))
 
 
 def sweep(*folders: Path) -> None:

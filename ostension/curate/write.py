@@ -31,7 +31,7 @@ from ostension.curate.base import DROPPED
 from ostension.curate.images_header import read_header
 from ostension.curate.lineage import CAPTIONS, Lineage
 from ostension.curate.run import On, Progress, each
-from ostension.curate.work import EXTRA, PARQUET, Work, sweep, writing
+from ostension.curate.work import EXTRA, PARQUET, Work, is_vacant, sweep, writing
 from ostension.curate.write_order import Order, WriteConfig
 from ostension.curate.write_rows import STATUSES, described, sample_json, summary, with_facts
 from ostension.data.rejects import without_values
@@ -329,7 +329,7 @@ def _claim(folder: Path, begun: dict[str, Any]) -> None:
             changed = [name for name in begun if not isinstance(found, dict) or found.get(name) != begun[name]]
             what = f"holds what was written from something else ({', '.join(changed)} differ)"
             raise DataError(what, source=folder, fix="use another -o, or remove it")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif not is_vacant(folder):
         raise DataError("not empty, and not begun by `curate write`", source=folder, fix="use another -o")
 
 

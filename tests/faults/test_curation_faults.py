@@ -160,6 +160,21 @@ def killed_and_whole(folder, kills):
     assert not list(folder.rglob("*.partial"))
 
 
+def test_what_a_kill_left_before_the_first_file_was_whole_is_no_foreign_folder(tmp_path):
+    work = made(tmp_path)
+    for folder in (tmp_path / "out", tmp_path / "again"):
+        folder.mkdir()
+        (folder / ".lock").write_text("123")
+        (folder / ".write.json.abc.partial").write_text("{")
+    assert write(work, tmp_path / "out", WriteConfig())
+    assert begin(tmp_path / "again", describe([str(tmp_path / "a.tar")], part_size=10))
+    assert not list((tmp_path / "out").glob("*.partial"))
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / ".profile").write_text("mine")
+    with pytest.raises(DataError, match="not empty"):
+        write(work, tmp_path / "foreign", WriteConfig())
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, monkeypatch):
     (tmp_path / "whole").mkdir()
