@@ -6,6 +6,7 @@ fails when it is read, so that it is counted and listed and never passed over.
 
 from __future__ import annotations
 
+import abc
 import csv
 import json
 import os
@@ -36,7 +37,7 @@ ID_COLUMNS = ("id", "key", "filepath", "file_name", "filename", "file", "path", 
 WEB = ("http://", "https://")
 
 
-class _Listed:
+class _Listed(abc.ABC):
     """Samples by key, each read by itself."""
 
     def __init__(self, keys: Sequence[str]):
@@ -49,8 +50,9 @@ class _Listed:
         check_index(index, len(self))
         return self._keys[index]
 
+    @abc.abstractmethod
     def read(self, index: int) -> Pair:
-        raise NotImplementedError
+        """A sample."""
 
     def fingerprint(self) -> str:
         """A hash of the keys."""
