@@ -12,11 +12,12 @@ import collections
 import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -147,6 +148,14 @@ class _Records:
 # The C unpickler reserves memory for whatever memo index the file names; the Python one keeps a dict.
 class _Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
     """Reads tensors and inert objects; refuses every other name."""
+
+    # TorchScript writes protocol 2. Later protocols add nothing that it needs, and BYTEARRAY8 reserves as much memory as
+    # the file says before it looks whether so many bytes follow.
+    dispatch: ClassVar[dict[int, Any]] = {
+        ord(opcode.code): pickle._Unpickler.dispatch[ord(opcode.code)]  # type: ignore[attr-defined]
+        for opcode in pickletools.opcodes
+        if opcode.proto <= 2
+    }
 
     def __init__(self, handle: io.BytesIO, records: _Records):
         super().__init__(handle)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import json
+import pickle
 import random
+import struct
 import zipfile
 from pathlib import Path
 
@@ -93,3 +95,12 @@ def test_a_damaged_description_of_an_archive_builds_nothing_but_tensors(tmp_path
                 torchscript._Unpickler(io.BytesIO(damaged(data, choice, len(data))), records).load()
             except (CheckpointError, *torchscript.DAMAGE):
                 continue
+
+
+def test_a_description_that_announces_a_huge_array_reserves_no_memory(tmp_path):
+    path: Path = traced(openai_model(), tmp_path / "model.pt")
+    announced = pickle.PROTO + b"\x02" + pickle.BYTEARRAY8 + struct.pack("<Q", 2**50) + b"x" + pickle.STOP
+    with zipfile.ZipFile(path) as archive:
+        records = torchscript._Records(path, archive)
+        with pytest.raises(KeyError):
+            torchscript._Unpickler(io.BytesIO(announced), records).load()
