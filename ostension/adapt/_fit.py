@@ -31,6 +31,7 @@ from ostension.adapt.base import TEMPLATE, Addition, AdditionPredictor
 from ostension.config import to_tree
 from ostension.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from ostension.model.clip import CLIP
+from ostension.model.modes import evaluating
 from ostension.runtime import numpy_generator, seed_for, torch_generator
 from ostension.shapes import Float, Int
 
@@ -181,17 +182,15 @@ def fit_addition(
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, its weights without gradients; as it was afterwards."""
-    training = model.training
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)
-    model.eval()
     state = torch.random.get_rng_state()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         torch.random.set_rng_state(state)
-        model.train(training)
         for parameter in wanted:
             parameter.requires_grad_(True)
 

@@ -53,8 +53,7 @@ class Study:
         data = self.data or (Path(os.environ["OSTENSION_DATA"]) if os.environ.get("OSTENSION_DATA") else None)
         if data is None:
             raise UsageError("the study has no data", fix="name the folder of packs with --data, or in OSTENSION_DATA")
-        if self.threads is not None or "OMP_NUM_THREADS" not in os.environ:
-            runtime.set_threads(self.threads)
+        runtime.set_threads(self.threads)
         config = StudyConfig(data=data, lite0=self.lite0, vit=self.vit, parts=self.part, smoke=self.smoke)
         print(self.do(config))
         return 0

@@ -33,7 +33,6 @@ class Figure2:
     threads: int | None = None
 
     def run(self) -> int:
-        import os
 
         from ostension import runtime
         from ostension.errors import UsageError
@@ -43,8 +42,7 @@ class Figure2:
 
         if self.smoke and self.steps is not None:
             raise UsageError("--smoke has its own number of steps", fix="leave --steps or --smoke out")
-        if self.threads is not None or "OMP_NUM_THREADS" not in os.environ:
-            runtime.set_threads(self.threads)
+        runtime.set_threads(self.threads)
         steps = figure2.STEPS if self.steps is None else self.steps
         page = run_study(StudyConfig(steps=steps, seed=self.seed, smoke=self.smoke), self.out, trackers=[Progress()])
         if page is not None:

@@ -34,7 +34,6 @@ class ImagenetCaptions:
     threads: int | None = None
 
     def run(self) -> int:
-        import os
 
         from ostension import runtime
         from ostension.errors import UsageError
@@ -45,8 +44,7 @@ class ImagenetCaptions:
 
         if self.smoke and self.steps is not None:
             raise UsageError("--smoke has its own number of steps", fix="leave --steps or --smoke out")
-        if self.threads is not None or "OMP_NUM_THREADS" not in os.environ:
-            runtime.set_threads(self.threads)
+        runtime.set_threads(self.threads)
         steps = imagenet_captions.STEPS if self.steps is None else self.steps
         record = run_study(StudyConfig(steps=steps, seed=self.seed, smoke=self.smoke), self.out, trackers=[Progress()])
         if record is not None:

@@ -39,7 +39,6 @@ class Nlip:
     threads: int | None = None
 
     def run(self) -> int:
-        import os
 
         from ostension import runtime
         from ostension.errors import UsageError
@@ -49,8 +48,7 @@ class Nlip:
 
         if self.smoke and (self.steps is not None or self.data != "emoji"):
             raise UsageError("--smoke has its own data and number of steps", fix="leave --data and --steps, or --smoke, out")
-        if self.threads is not None or "OMP_NUM_THREADS" not in os.environ:
-            runtime.set_threads(self.threads)
+        runtime.set_threads(self.threads)
         data, steps = "shapes" if self.smoke else self.data, nlip.STEPS if self.steps is None else self.steps
         config = StudyConfig(
             data=data, noise=self.noise, steps=steps, seeds=self.seeds, strength=self.strength, smoke=self.smoke

@@ -142,7 +142,7 @@ class Train:
         if self.threads is None and shared > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
             # torchrun itself says 1 where nothing was said, whatever the machine has.
             runtime.set_threads(max(1, runtime.available_cores() // shared))
-        elif self.threads is not None or "OMP_NUM_THREADS" not in os.environ:
+        else:
             runtime.set_threads(self.threads)
 
     def _resolved(self) -> Pretraining:

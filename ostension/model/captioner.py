@@ -28,6 +28,7 @@ from ostension.config import require
 from ostension.errors import ConfigError
 from ostension.model.clip import CLIP
 from ostension.model.decoder import Decoder, DecoderConfig, image_features, initialise_decoder, materialise, next_token_loss
+from ostension.model.modes import evaluating
 from ostension.model.taps import Taps
 from ostension.runtime import numpy_generator
 from ostension.shapes import Float, Int
@@ -100,7 +101,7 @@ class CaptionModel:
         prompts = prompts if prompts is not None else [[tokenizer.start_id]] * len(images)
         keys = keys if keys is not None else range(len(images))
         self.captioner.eval()
-        with model._inference():
+        with torch.no_grad(), evaluating(model):
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
                 places = self._places(batch if isinstance(batch, Tensor) else model.transform.batch(batch))

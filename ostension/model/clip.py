@@ -8,11 +8,10 @@ Letters: B batch, C prompts (classes), M templates, N items, T tokens, S pixels 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +23,7 @@ from ostension.image.transforms import Transform
 from ostension.model.config import ImageTowerConfig, ModelConfig, ResNetConfig, TextConfig, TextTowerConfig, VitConfig
 from ostension.model.init import initialise
 from ostension.model.insert import TextInsert, VisualInsert
+from ostension.model.modes import evaluating
 from ostension.model.positions import resize_image_positions, resize_text_positions
 from ostension.model.resnet import ResNet
 from ostension.model.taps import Taps
@@ -263,7 +263,7 @@ class CLIP(nn.Module):
     def embed_images(self, images: Sequence[Any] | Tensor, *, batch_size: int = 32, workers: int = 0) -> Float[Tensor, "N E"]:
         """Unit rows of pictures (paths, bytes, PIL pictures or arrays), or of a preprocessed tensor (N, 3, S, S)."""
         rows = []
-        with self._inference():
+        with torch.no_grad(), evaluating(self):
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
                 pixels = batch if isinstance(batch, Tensor) else self.transform.batch(batch, workers=workers)
@@ -276,7 +276,7 @@ class CLIP(nn.Module):
         """Unit rows of texts."""
         texts = [texts] if isinstance(texts, str) else texts
         rows = []
-        with self._inference():
+        with torch.no_grad(), evaluating(self):
             for start in range(0, len(texts), batch_size):
                 tokens = self.tokenizer(texts[start : start + batch_size], truncate=truncate)
                 rows.append(self.encode_text(tokens, normalize=True).float())
@@ -299,7 +299,7 @@ class CLIP(nn.Module):
         total = torch.zeros(len(class_names), self.config.embed_dim, device=self.device)
         step = max(1, GRID_ROWS // len(class_names))
         length = self.config.text.context_length if self.config.text.sees_padding else None
-        with self._inference():
+        with torch.no_grad(), evaluating(self):
             for start in range(0, len(templates), step):
                 grid = compose(self.tokenizer, templates[start : start + step], class_names)
                 rows = pack([ids for prompts in grid for ids in prompts], self.tokenizer.pad_id, length)
@@ -329,16 +329,6 @@ class CLIP(nn.Module):
             return embeddings
         return F.normalize(embeddings if embeddings.dtype == torch.float64 else embeddings.float(), dim=-1)
 
-    @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
-        """No gradients, and batch norm by its running statistics, whatever mode the model is in."""
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(training)
 
 
 def image_tower(config: ImageTowerConfig, embed_dim: int) -> Any:

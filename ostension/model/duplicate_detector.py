@@ -21,9 +21,8 @@ Letters: B batch, C channels, W width of the stem, E embedding, S pixels a side,
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -34,6 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from ostension.config import require
 from ostension.errors import ConfigError, DataError
 from ostension.image.transforms import PreprocessConfig, Transform
+from ostension.model.modes import evaluating
 from ostension.model.taps import Taps
 from ostension.runtime import torch_generator
 from ostension.shapes import Float
@@ -246,7 +246,7 @@ class DuplicateDetector(nn.Module):
     def embed_images(self, images: Sequence[Any] | Tensor, *, batch_size: int = 32, workers: int = 0) -> Float[Tensor, "N E"]:
         """Unit rows of pictures (paths, bytes, PIL pictures or arrays), or of a preprocessed tensor (N, 3, S, S)."""
         rows = []
-        with self._inference():
+        with torch.no_grad(), evaluating(self):
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
                 pixels = batch if isinstance(batch, Tensor) else self.transform.batch(batch, workers=workers)
@@ -262,15 +262,6 @@ class DuplicateDetector(nn.Module):
             )  # fmt: skip
         return images.to(self.device, self.dtype)
 
-    @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(training)
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from ostension.model._predictor_files import (
     read_record,
     write_predictor,
 )
+from ostension.model.modes import evaluating
 from ostension.registry import ModuleRegistry
 from ostension.shapes import Float
 from ostension.text.prompts import ClassNamesLike, TemplatesLike, as_classes, as_templates, fill
@@ -149,15 +150,11 @@ class Predictor:
         """Probabilities of pictures (paths, bytes, PIL pictures, arrays) or of a preprocessed tensor (N, 3, S, S)."""
         encoder = self._need_encoder()
         rows = []
-        training = encoder.training
-        encoder.eval()
-        try:
+        with evaluating(encoder):
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
                 pixels = batch if isinstance(batch, Tensor) else self.pixels(batch, workers=workers)
                 rows.append(self.forward(pixels).softmax(dim=-1))
-        finally:
-            encoder.train(training)
         return torch.cat(rows) if rows else torch.empty(0, len(self.class_names))
 
     def __call__(self, images: Any, *, batch_size: int = 32, workers: int = 0) -> list[Prediction]:

@@ -31,6 +31,7 @@ from ostension.image.augment import CropConfig, RandomView
 from ostension.image.decode import read_picture
 from ostension.image.transforms import Transform
 from ostension.model.clip import CLIP
+from ostension.model.modes import evaluating
 from ostension.runtime import numpy_generator
 from ostension.store.folder import Store
 from ostension.store.key import Level, ModelKey, SetKey, Stored
@@ -138,20 +139,15 @@ def embed(
             seed=seed,
             workers=workers,
         )
-        training = model.training
-        model.eval()
-        try:
-            with contextlib.ExitStack() as stack:
-                writers = {place: stack.enter_context(store.writer(key, shard_rows=None)) for place, key in missing.items()}
+        with evaluating(model), contextlib.ExitStack() as stack:
+            writers = {place: stack.enter_context(store.writer(key, shard_rows=None)) for place, key in missing.items()}
 
-                def passed(start: int, stop: int) -> Iterator[Passed]:
-                    if processes > 1:
-                        return passed_in_processes(model, reading, start, stop, min(processes, max(1, stop - start)))
-                    return passed_here(model, reading, start, stop)
+            def passed(start: int, stop: int) -> Iterator[Passed]:
+                if processes > 1:
+                    return passed_in_processes(model, reading, start, stop, min(processes, max(1, stop - start)))
+                return passed_here(model, reading, start, stop)
 
-                _fill(passed, order, writers, tuple(views), batch_size * shard_batches, progress)
-        finally:
-            model.train(training)
+            _fill(passed, order, writers, tuple(views), batch_size * shard_batches, progress)
     return {place: store.open(key) for place, key in keys.items()}
 
 

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from ostension.errors import DataError, LimitError
 from ostension.image.augment import CropConfig
 from ostension.image.transforms import Transform
 from ostension.model.clip import CLIP
+from ostension.model.modes import evaluating
 from ostension.store.collection import (
     DEFAULT,
     Source,
@@ -158,7 +159,7 @@ def add(
         decode=Decoding(transform, (0,), CropConfig(), 0), workers=(os.cpu_count() or 1) if workers is None else workers,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         # Only the first process holds the lock and writes; the others read what it found.
         entered = here.together(lambda: stack.enter_context(grown(store, key, origin, model_at)) if here.first else None)
         number = here.all_facts(entered[1] if entered else 0)[0]
@@ -196,16 +197,6 @@ def _gone(found: Scanned, held: Held, source: int) -> list[str]:
     """The ids of rows of a source that it no longer has."""
     now = set(found.ids)
     return [name for name, row in held.rows.items() if held.sources[row] == source and name not in now]
-
-
-@contextlib.contextmanager
-def _evaluating(model: CLIP) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 
 from ostension.errors import DataError
 from ostension.model.clip import CLIP
+from ostension.model.modes import evaluating
 from ostension.store.folder import Store
 from ostension.store.key import Level, ModelKey, SetKey, Stored
 from ostension.store.sets import EmbeddingSet
@@ -86,14 +87,9 @@ def text_embeddings(
 def _computed(model: CLIP, texts: Sequence[str], level: Level, truncate: bool) -> np.ndarray:
     if level == "post":
         return model.embed_texts(texts, batch_size=len(texts), truncate=truncate).cpu().numpy()
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            tokens = model.tokenizer(texts, truncate=truncate)
-            return model.text_features(tokens, ("pooled",))["pooled"].float().cpu().numpy()
-    finally:
-        model.train(training)
+    with torch.no_grad(), evaluating(model):
+        tokens = model.tokenizer(texts, truncate=truncate)
+        return model.text_features(tokens, ("pooled",))["pooled"].float().cpu().numpy()
 
 
 def text_hashes(texts: Sequence[str]) -> np.ndarray:

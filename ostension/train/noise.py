@@ -24,6 +24,7 @@ from ostension.config import require
 from ostension.errors import CheckpointError
 from ostension.losses import LossConfig, pair_losses
 from ostension.model.clip import CLIP
+from ostension.model.modes import evaluating
 from ostension.shapes import Float
 from ostension.train.batches import Batch, BatchSource
 from ostension.train.mixture import Mixture, fit_mixture
@@ -109,20 +110,15 @@ def epoch_losses(
     Args:
         rows: gives the unit embeddings of a batch's images and texts.
     """
-    world, training = current(), model.training
-    model.eval()
-    found = []
-    try:
-        with batches_ahead(batches, first, first + steps, workers, world) as stream:
-            for drawn in stream:
-                batch = drawn.to(model.device)
-                groups = None if batch.groups is None else world.rows(batch.groups)
-                image, text = (world.rows(side) for side in rows(batch))
-                each = pair_losses(image, text, model.scale(), groups=groups, duplicates=loss.duplicates).double()
-                world.from_first(each)  # processes on unlike machines would else differ in the last bits
-                found.append(each.cpu())
-    finally:
-        model.train(training)
+    world, found = current(), []
+    with evaluating(model), batches_ahead(batches, first, first + steps, workers, world) as stream:
+        for drawn in stream:
+            batch = drawn.to(model.device)
+            groups = None if batch.groups is None else world.rows(batch.groups)
+            image, text = (world.rows(side) for side in rows(batch))
+            each = pair_losses(image, text, model.scale(), groups=groups, duplicates=loss.duplicates).double()
+            world.from_first(each)  # processes on unlike machines would else differ in the last bits
+            found.append(each.cpu())
     return torch.stack(found)
 
 
