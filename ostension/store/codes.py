@@ -38,6 +38,7 @@ PART, GROUP, STRIPE = 16384, 2048, 128  # rows of a part, of a group with one st
 TOP = 127
 KIND, FOLDER, SUFFIX = "store codes 1", "codes", ".arrays"
 U32 = 2.0**-24
+LEAST, MOST = 1e-12, 1e12  # greatest numbers between which no square or sum leaves float32, so that the bounds hold
 WIDEST = 2**31 // (TOP * TOP)  # E past which a product could leave 32 bits
 
 
@@ -81,8 +82,15 @@ _BITS = {"mean": "<i4", "step": "<i8", "rest": "<i8", "length": "<i8"}
 
 def encode(rows: np.ndarray, start: int = 0) -> Part:
     """The codes of rows (n, E) with n up to 16,384."""
-    wide = torch.from_numpy(np.array(rows, dtype=np.float32))
+    with np.errstate(over="ignore"):
+        wide = torch.from_numpy(np.array(rows, dtype=np.float32))
     count, width = wide.shape
+    peak = float(wide.abs().max()) if count and width else 0.0
+    if not LEAST <= peak <= MOST and peak:
+        bad = ~np.isfinite(rows).all(axis=1)
+        if bad.any():
+            raise not_finite(start + int(bad.argmax()))
+        return _nothing_known(start, count, width)
     mean = wide.mean(dim=0) if count else torch.zeros(width)
     wide -= mean
     greatest = wide.abs().amax(dim=1) if width else torch.zeros(count)
@@ -106,6 +114,20 @@ def encode(rows: np.ndarray, start: int = 0) -> Part:
         start=start, codes=codes, order=order.numpy().astype(np.int32), mean=mean.numpy(),
         step=np.array(steps), rest=np.array(rests), length=np.array(lengths),
     )  # fmt: skip
+
+
+def _nothing_known(start: int, count: int, width: int) -> Part:
+    """Codes of rows that are too long or too short for the bounds; no search may use them."""
+    no_bound = np.full(-(-count // GROUP), np.inf)
+    return Part(
+        start=start, codes=torch.zeros(-(-count // STRIPE) * STRIPE, width, dtype=torch.int8),
+        order=np.arange(count, dtype=np.int32), mean=np.zeros(width, np.float32), step=no_bound, rest=no_bound, length=no_bound,
+    )  # fmt: skip
+
+
+def not_finite(row: int) -> DataError:
+    """The error for a row that no search can rank."""
+    return DataError(f"row {row:,} has numbers that are not finite", expected="finite rows")
 
 
 class Codes:
@@ -146,6 +168,11 @@ class Codes:
             ]
             start += shard.rows
         return Codes(parts, opened.rows.live)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the error of the products is known; it is not for rows that are very long or very short."""
+        return all(np.isfinite(part.rest).all() for part in self.parts)
 
     @property
     def whole(self) -> bool:

@@ -26,7 +26,7 @@ import torch
 
 from ostension.errors import ConfigError, DataError
 from ostension.store.codes import U32, Codes, products_are_right
-from ostension.store.first_pass import EXACT, U16, Asked, Precision, by_blocks, by_codes
+from ostension.store.first_pass import EXACT, U16, Asked, Precision, by_blocks, by_codes, by_pairs, usable
 from ostension.store.rows import BLOCK_ROWS, Rows
 
 QUERIES = 1024  # queries at a time
@@ -68,7 +68,7 @@ def search(
         longest: keeps the greatest length in each block for the next search in the same rows with the same block size.
 
     Raises:
-        DataError: for queries of another width or that are not finite, or a mask of another length.
+        DataError: for queries of another width or that are not finite, a mask of another length, or rows that are not finite.
         ConfigError: for a k below 0 or an unknown precision.
     """
     if k < 0 or block_rows < 1 or precision not in ("float32", "bfloat16"):
@@ -84,12 +84,14 @@ def search(
     if codes is not None and len(codes) != len(rows):
         raise DataError(f"codes of {len(codes):,} rows", expected=f"of {len(rows):,}; make them again")
     mask = None if mask is None or available == len(rows) else np.asarray(mask)
-    if codes is not None and not products_are_right(rows.shape[1]):
+    if codes is not None and not (codes.bounded and products_are_right(rows.shape[1])):
         codes = None
     parts = []
     for start in range(0, len(wanted), QUERIES):
         asked = Asked(wanted[start : start + QUERIES], rows, count)
-        if codes is not None:
+        if not usable(asked.lengths):
+            by_pairs(asked, rows, mask, block_rows)
+        elif codes is not None:
             by_codes(asked, codes, mask)
         else:
             by_blocks(asked, rows, mask, precision, block_rows, {} if longest is None else longest)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ostension.store.candidates import Candidates
-from ostension.store.codes import GROUP, PART, STRIPE, TOP, U32, Codes, one_by_one, readable
+from ostension.store.codes import GROUP, LEAST, MOST, PART, STRIPE, TOP, U32, Codes, not_finite, one_by_one, readable
 from ostension.store.rows import BLOCK_ROWS, Rows
 
 TILE = 256  # queries that meet a block together: their products with 16,384 rows take 16 MB
@@ -57,7 +57,9 @@ class Asked:
             block = readable(found).float()
             mine = queries[places]
             scores[places] = (block * across[torch.from_numpy(mine)]).sum(dim=1).numpy()
-            slack[places] = err * self.lengths[mine] * torch.linalg.vector_norm(block, dim=1).double().numpy() * 1.01
+            # The least term is for rows so short that the squares of their numbers vanish in float32.
+            lengths = torch.linalg.vector_norm(block, dim=1).double().numpy() * 1.01 + 1e-17
+            slack[places] = err * self.lengths[mine] * lengths
         return scores - slack, scores + slack
 
     def _read(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -76,6 +78,30 @@ class Asked:
     def tiles(self) -> Iterator[slice]:
         for start in range(0, len(self.queries), TILE):
             yield slice(start, min(start + TILE, len(self.queries)))
+
+
+def by_pairs(asked: Asked, rows: Rows | np.ndarray, mask: np.ndarray | None, block_rows: int) -> None:
+    """Every product in float64 at once: for queries that are too long or too short for the bounds."""
+    for _, numbers, block in _blocks(rows, mask, block_rows):
+        _plainly(asked, numbers, block)
+
+
+def usable(lengths: np.ndarray) -> bool:
+    """Whether the bounds hold for vectors of these lengths, of which those of 0 do no harm."""
+    return bool(np.all((lengths == 0) | ((lengths >= LEAST) & (lengths <= MOST))))
+
+
+def _plainly(asked: Asked, numbers: np.ndarray, block: np.ndarray) -> None:
+    """A block's products in float64."""
+    bad = ~np.isfinite(block).all(axis=1)
+    if bad.any():
+        raise not_finite(int(numbers[int(bad.argmax())]))
+    for low in range(0, len(numbers), EXACT):
+        some = numbers[low : low + EXACT]
+        for query in range(len(asked.queries)):
+            which = np.full(len(some), query)
+            scores = asked.exact(which, some)
+            asked.candidates.add(which, some, scores, scores)
 
 
 def by_blocks(
@@ -99,6 +125,9 @@ def by_blocks(
             longest = float(torch.linalg.vector_norm(wide[:count], dim=1).max()) * 1.01
             if mask is None:
                 known[start] = longest
+        if not LEAST <= longest <= MOST:
+            _plainly(asked, numbers, block)
+            continue
         shortened = wide.to(dtype)
         for tile, across in tiles:
             rough = across.products(shortened)

@@ -224,3 +224,29 @@ def test_queries_that_may_not_be_written_to_are_taken_without_a_warning():
     rows = np.eye(4, dtype=np.float32)
     query = np.frombuffer(rows[2].tobytes(), np.float32)[None]
     assert search(rows, query, 1).rows.tolist() == [[2]]
+
+
+@pytest.mark.parametrize("codes", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_named_and_never_makes_the_answer_empty(codes, bad):
+    rows = unit_rows(0, 40, 8)
+    rows[7, 3] = bad
+    with pytest.raises(DataError, match="row 7 has numbers that are not finite"):
+        search(rows, unit_rows(1, 2, 8), 5, codes=Codes.of(rows) if codes else None)
+
+
+@pytest.mark.parametrize("codes", [False, True])
+@pytest.mark.parametrize(("of_rows", "of_queries"), [(1e-35, 1e-30), (1e30, 1e30), (1.0, 1e-30), (1e-25, 1.0)])
+def test_rows_and_queries_whose_products_leave_float32_are_ranked_all_the_same(codes, of_rows, of_queries):
+    rows = unit_rows(0, 300, 16) * np.float32(of_rows)
+    queries = unit_rows(1, 3, 16) * np.float32(of_queries)
+    found = search(rows, queries, 5, codes=Codes.of(rows) if codes else None)
+    check(found, rows, queries, 5)
+
+
+def test_long_and_short_rows_in_one_block_are_ranked_by_their_products():
+    lengths = np.exp(np.random.default_rng(2).normal(0, 12, (400, 1)))
+    rows = (unit_rows(0, 400, 16) * lengths).astype(np.float32)
+    queries = unit_rows(1, 4, 16)
+    for codes in (None, Codes.of(rows)):
+        check(search(rows, queries, 20, codes=codes), rows, queries, 20)
