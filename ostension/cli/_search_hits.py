@@ -40,7 +40,7 @@ def page(path: Path, opened: EmbeddingSet, groups: Sequence[tuple[str, Sequence[
         parts.append("<main>" + "".join(_figure(opened, hit) for hit in hits) + "</main>" if hits else "<p>Nothing found.</p>")
     try:
         with atomic_path(path) as temporary:
-            Path(temporary).write_text("\n".join(parts) + "\n", encoding="utf-8")
+            Path(temporary).write_text("\n".join(parts) + "\n", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise DataError(f"cannot be written: {error.strerror}", source=path) from None
 

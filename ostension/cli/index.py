@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
+from ostension.cli._collection import OfCollection, say
 from ostension.errors import DataError
-
-STORE = tyro.conf.Positional
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Build:
+class Build(OfCollection):
     """Make or bring up to date what makes searching faster, beside the collection.
 
     codes (exact, a quarter of float32's memory) are for up to ten million items: searches give the same answers. hnsw, ivf
@@ -28,25 +23,20 @@ class Build:
       ostension index build store --kind hnsw --recall 0.98
 
     Args:
-        store: The folder of the store.
-        name: The collection.
         kind: codes; or approximate: hnsw (fast, most memory), ivf, ivfpq (a quarter of the memory), flat.
         recall: Recall@10 that an approximate index should reach.
         seed: Of training and of the queries that recall is measured with.
     """
 
-    store: Annotated[Path, STORE]
-    name: str = "default"
     kind: Literal["codes", "flat", "hnsw", "ivf", "ivfpq"] = "codes"
     recall: float = 0.95
     seed: int = 0
 
     def run(self) -> int:
         from ostension.store.codes import Codes
-        from ostension.store.collection import open_collection
         from ostension.store.index import Index
 
-        opened = open_collection(self.store, self.name)
+        opened = self.opened()
         if self.kind == "codes":
             codes = Codes.of_set(opened, build=True)
             print(json.dumps({"kind": "codes", "rows": 0 if codes is None else len(codes)}))
@@ -62,23 +52,14 @@ class Build:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Status:
-    """Say which indexes a collection has, and whether they are up to date.
-
-    Args:
-        store: The folder of the store.
-        name: The collection.
-    """
-
-    store: Annotated[Path, STORE]
-    name: str = "default"
+class Status(OfCollection):
+    """Say which indexes a collection has, and whether they are up to date."""
 
     def run(self) -> int:
         from ostension.store.codes import Codes
-        from ostension.store.collection import open_collection
         from ostension.store.index import Index
 
-        opened = open_collection(self.store, self.name)
+        opened = self.opened()
         facts: dict[str, object] = {"rows": len(opened), "codes": Codes.of_set(opened) is not None}
         try:
             index = Index.open(opened, needed=False)
@@ -90,16 +71,8 @@ class Status:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Remove:
-    """Remove the codes and the approximate index of a collection; its rows stay.
-
-    Args:
-        store: The folder of the store.
-        name: The collection.
-    """
-
-    store: Annotated[Path, STORE]
-    name: str = "default"
+class Remove(OfCollection):
+    """Remove the codes and the approximate index of a collection; its rows stay."""
 
     def run(self) -> int:
         from ostension.store.codes import remove_codes
@@ -112,30 +85,25 @@ class Remove:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Push:
+class Push(OfCollection):
     """Bring a collection into a PostgreSQL database with pgvector, so that many machines can search it.
 
     Only what changed since the last push is sent. Search there with `ostension search STORE ... --database URL`.
 
     Args:
-        store: The folder of the store.
         database: As postgresql://user@host/name; a password is better kept in ~/.pgpass.
-        name: The collection.
         hnsw: Also make an HNSW index, for more than about 100,000 rows; searches become approximate.
     """
 
-    store: Annotated[Path, STORE]
     database: str
-    name: str = "default"
     hnsw: bool = False
 
     def run(self) -> int:
-        from ostension.store.collection import open_collection
         from ostension.store.pgvector import Database
 
-        pushed = Database(self.database).push(open_collection(self.store, self.name), hnsw=self.hnsw)
+        pushed = Database(self.database).push(self.opened(), hnsw=self.hnsw)
         print(json.dumps(dataclasses.asdict(pushed)))
-        print(f"ostension: table {pushed.table}", file=sys.stderr)
+        say(f"table {pushed.table}")
         return 0
 
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from ostension.cli.classify import MODEL_VARIABLE, model_name
+from ostension.cli._collection import OfCollection, json_line, load_for, printable, say, stdin_lines
 from ostension.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from ostension.store.query import Expression
-    from ostension.store.searcher import Hit, Searcher
+    from ostension.store.searcher import Hit
     from ostension.store.sets import EmbeddingSet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(OfCollection):
     """Search a store by words, pictures, items, or arithmetic with them.
 
     A query is words, or a sum: terms with " + " and " - " between them, spaces on both sides. A term is words, @ID for an
@@ -39,12 +36,10 @@ class Search:
       ostension search store "tabby" --predictor my-classifier
 
     Args:
-        store: The folder of the store, as `ostension embed` makes it.
         queries: Words or sums; - for one a line on stdin.
         file: A text file with one query a line.
         image: A picture to search with; repeat the flag for several. It is added to each query.
         like: The id of an item to search with; repeat the flag for several. It is added to each query.
-        name: The collection.
         k: How many hits for each query.
         where: Which items may be found: comparisons (= != < <= > >= in contains prefix exists) with and, or, not, brackets.
         model: The model that made the store. Default: the one that the store remembers, else the environment variable
@@ -61,12 +56,10 @@ class Search:
         dtype: Type of the weights: auto, float32, bfloat16, float16.
     """
 
-    store: Annotated[Path, tyro.conf.Positional]
     queries: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     file: Path | None = None
     image: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     like: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    name: str = "default"
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10
     where: str | None = None
     model: str | None = None
@@ -95,13 +88,12 @@ class Search:
         from ostension import runtime
         from ostension.cli._search_hits import linked, page, place
         from ostension.store import where
-        from ostension.store.collection import open_collection
         from ostension.store.query import vectors
         from ostension.store.searcher import Searcher
 
         expressions = self.expressions()
         wanted = where.parse(self.where) if self.where is not None else None
-        opened = open_collection(self.store, self.name)
+        opened = self.opened()
         searcher: Any = self._searcher(opened)
         if wanted is not None:
             searcher.check_fields(wanted)  # a typing error must not cost the time of loading a model
@@ -112,10 +104,10 @@ class Search:
             model = self._embedder(opened)
         found = searcher.find(vectors(expressions, model, files.vectors), self.k, wanted)
         if note := searcher.note:
-            _say(note)
+            say(note)
         if self.html is not None:
             page(self.html, opened, [(str(one), hits) for one, hits in zip(expressions, found, strict=True)])
-            _say(f"wrote {self.html}")
+            say(f"wrote {self.html}")
         else:
             self._print(expressions, found)
         if self.copy_to is not None or self.link_to is not None:
@@ -126,7 +118,7 @@ class Search:
                 assert self.link_to is not None
                 failed = linked(self.link_to, opened, together)
             for reason in failed:
-                _say(reason)
+                say(reason)
             return 1 if failed else 0
         return 0
 
@@ -134,7 +126,7 @@ class Search:
         """What the flags ask for."""
         from ostension.store.query import Expression, Term, parse
 
-        texts = [line for text in self.queries for line in (_lines(sys.stdin.read()) if text == "-" else [text])]
+        texts = [line for text in self.queries for line in (map(str.strip, stdin_lines()) if text == "-" else [text])]
         if self.file is not None:
             try:
                 texts += _lines(self.file.read_text(encoding="utf-8-sig"))
@@ -170,64 +162,25 @@ class Search:
             if self.format == "jsonl":
                 for rank, hit in enumerate(hits, 1):
                     entry = {"query": str(one), "rank": rank, "id": hit.id, "score": round(hit.score, 6), "fields": hit.fields}
-                    print(json.dumps(entry, ensure_ascii=False), flush=True)
+                    print(json_line(entry), flush=True)
                 continue
             if len(expressions) > 1 or len(one.terms) > 1:
-                print(f"# {one}")
+                print(f"# {printable(str(one))}")
             if not hits:
                 print("  nothing found")
             for hit in hits:
-                print(f"  {hit.score:7.4f}  {_printable(hit.id)}{_said(hit)}", flush=True)
+                print(f"  {hit.score:7.4f}  {printable(hit.id)}{_said(hit)}", flush=True)
 
 
 COMMAND = Search
-
-
-def load_for(opened: EmbeddingSet, given: str | None, *, device: str = "auto", dtype: str = "auto") -> Any:
-    """The model that made a collection: the given one, else the one it remembers, else that of the environment.
-
-    Raises:
-        DataError: if it is another model, or none is named.
-    """
-    from ostension.formats.load import load
-    from ostension.store.collection import model_of
-    from ostension.store.key import ModelKey
-
-    name = given or _remembered(model_of(opened)) or model_name(None)
-    model = load(name, device=device, dtype=dtype)
-    ModelKey.of(model).check(opened.key, opened.folder)
-    return model
-
-
-def _remembered(name: str) -> str | None:
-    """A model that a store remembers, unless its path is gone and the environment names another."""
-    if name and (Path(name).exists() or not os.environ.get(MODEL_VARIABLE)):
-        return name
-    return None
 
 
 def _said(hit: Hit) -> str:
     """The labels, or else the first text, of a hit."""
     labels, texts = hit.fields.get("labels") or [], hit.fields.get("texts") or []
     shown = ", ".join(map(str, labels)) or (str(texts[0]) if texts else "")
-    return f"  {_printable(shown if len(shown) <= 60 else shown[:59] + '…')}" if shown else ""
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return f"  {printable(shown if len(shown) <= 60 else shown[:59] + '…')}" if shown else ""
 
 
 def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _say(text: str) -> None:
-    print(f"ostension: {text}", file=sys.stderr, flush=True)
-
-
-def open_searcher(store: Path, name: str) -> Searcher:
-    """A searcher of a collection, for commands that look at one."""
-    from ostension.store.collection import open_collection
-    from ostension.store.searcher import Searcher
-
-    return Searcher(open_collection(store, name))
+    return [line.strip() for line in text.split("\n") if line.strip()]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ostension.cli._collection import OfCollection, say, stdin_lines
 from ostension.cli.classify import model_name
 from ostension.errors import DataError, UsageError
 
@@ -130,13 +130,13 @@ class Verify:
                 rows += len(opened)
             except DataError as error:
                 bad += 1
-                _say(str(error))
+                say(str(error))
         print(json.dumps({"store": str(self.store), "sets": len(folders), "rows": rows, "damaged": bad}))
         return 1 if bad else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Remove:
+class Remove(OfCollection):
     """Remove rows by their ids.
 
     Examples:
@@ -144,24 +144,20 @@ class Remove:
       ostension search store "a screenshot" --json | jq -r .id | ostension store rm store -
 
     Args:
-        store: The folder of the store.
         ids: The ids, or - for a list on stdin, one a line.
-        name: The collection.
     """
 
-    store: Annotated[Path, STORE]
     ids: Annotated[tuple[str, ...], tyro.conf.Positional]
-    name: str = "default"
 
     def run(self) -> int:
-        from ostension.store.collection import open_collection, remove
+        from ostension.store.collection import remove
 
-        lines = sys.stdin.read().splitlines() if "-" in self.ids else []
-        ids = list(dict.fromkeys([name for name in self.ids if name != "-"] + [line for line in lines if line]))
+        lines = stdin_lines() if "-" in self.ids else []
+        ids = list(dict.fromkeys([name for name in self.ids if name != "-"] + lines))
         if not ids:
             raise UsageError("no id is given", expected="ids, or - for a list on stdin")
         count = remove(self.store, ids, self.name)
-        _tell(removed=count, rows=len(open_collection(self.store, self.name)))
+        _tell(removed=count, rows=len(self.opened()))
         return 0
 
 
@@ -191,24 +187,20 @@ class Delete:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prune:
+class Prune(OfCollection):
     """Remove rows whose pictures are no longer in their sources.
 
     Args:
-        store: The folder of the store.
-        name: The collection.
         dry_run: Only print the ids.
     """
 
-    store: Annotated[Path, STORE]
-    name: str = "default"
     dry_run: bool = False
 
     def run(self) -> int:
-        from ostension.store.collection import open_collection, remove
+        from ostension.store.collection import remove
         from ostension.store.origins import gone
 
-        opened = open_collection(self.store, self.name)
+        opened = self.opened()
         ids = gone(opened)
         if self.dry_run:
             for name in ids:
@@ -221,29 +213,21 @@ class Prune:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compact:
-    """Free the room of removed rows, and make one file of many small ones.
-
-    Args:
-        store: The folder of the store.
-        name: The collection.
-    """
-
-    store: Annotated[Path, STORE]
-    name: str = "default"
+class Compact(OfCollection):
+    """Free the room of removed rows, and make one file of many small ones."""
 
     def run(self) -> int:
-        from ostension.store.collection import compact, open_collection
+        from ostension.store.collection import compact
 
-        before = _size(open_collection(self.store, self.name))
+        before = _size(self.opened())
         compact(self.store, self.name)
-        opened = open_collection(self.store, self.name)
+        opened = self.opened()
         _tell(rows=len(opened), bytes_before=before, bytes_after=_size(opened))
         return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Export:
+class Export(OfCollection):
     """Write a collection for other programs.
 
     Examples:
@@ -251,16 +235,12 @@ class Export:
       ostension store export store -o for-clip-retrieval --format clip-retrieval
 
     Args:
-        store: The folder of the store.
         output: The folder to write.
-        name: The collection.
         format: npy: embeddings.npy and rows.parquet. clip-retrieval: img_emb/ and metadata/, as its indexer reads them.
         vectors: With npy, also put the rows into the table.
     """
 
-    store: Annotated[Path, STORE]
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    name: str = "default"
     format: Literal["npy", "clip-retrieval"] = "npy"
     vectors: bool = False
 
@@ -270,10 +250,9 @@ class Export:
 
     def run(self) -> int:
         from ostension.store.clip_retrieval import export_layout
-        from ostension.store.collection import open_collection
         from ostension.store.parquet import export
 
-        opened = open_collection(self.store, self.name)
+        opened = self.opened()
         if self.format == "npy":
             paths = list(export(opened, self.output, vectors=self.vectors))
         else:
@@ -326,9 +305,9 @@ class Import:
             model_at=os.path.abspath(named) if os.path.exists(named) else named,
         )  # fmt: skip
         if not found.checked:
-            _say("no picture lies at its path, so nothing shows that this model made the rows")
+            say("no picture lies at its path, so nothing shows that this model made the rows")
         if (self.folder / TEXTS).is_dir():
-            _say(f"{TEXTS} is left out: a collection is of pictures; the captions are kept")
+            say(f"{TEXTS} is left out: a collection is of pictures; the captions are kept")
         cosine = None if found.least_cosine is None else round(found.least_cosine, 4)
         _tell(rows=found.rows, checked=found.checked, least_cosine=cosine)
         return 0
@@ -391,7 +370,3 @@ def _must_exist(store: Path) -> None:
 
 def _tell(**facts: Any) -> None:
     print(json.dumps(facts))
-
-
-def _say(text: str) -> None:
-    print(f"ostension: {text}", file=sys.stderr, flush=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from ostension.cli.search import _printable, _say, load_for, open_searcher
-from ostension.errors import UsageError
+from ostension.cli._collection import OfCollection, json_line, load_for, printable, say
+from ostension.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from ostension.store.searcher import Searcher
@@ -21,7 +22,7 @@ SHOWN = 12  # pictures of a group or cluster on a page
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Duplicates:
+class Duplicates(OfCollection):
     """Groups of near-duplicates: the same file, the same look, or near embeddings.
 
     Every pair is compared, so that nothing is missed; with embeddings that takes a minute for 100,000 items and grows with
@@ -32,8 +33,6 @@ class Duplicates:
       ostension view duplicates store --cosine 0.99 --ids | ostension store rm store -
 
     Args:
-        store: The folder of the store.
-        name: The collection.
         cosine: Least cosine of near embeddings. What is right depends on the model: look at the page.
         bits: How many of 64 bits of a perceptual hash may differ.
         rules: Which are looked at: bytes, hash, embedding.
@@ -42,8 +41,6 @@ class Duplicates:
         ids: Print only the ids that could go: all but the first of each group, one a line.
     """
 
-    store: Annotated[Path, STORE]
-    name: str = "default"
     cosine: float = 0.97
     bits: int = 4
     rules: str = "bytes,hash,embedding"
@@ -57,16 +54,18 @@ class Duplicates:
         rules = {rule.strip() for rule in self.rules.split(",")}
         if not rules <= {"bytes", "hash", "embedding"}:
             raise UsageError(f"--rules is {self.rules!r}", expected="some of bytes, hash, embedding with commas between them")
-        searcher = open_searcher(self.store, self.name)
+        searcher = self.searcher()
         cosine = self.cosine if "embedding" in rules else None
         groups = duplicates(searcher.opened, cosine=cosine, bits=self.bits if "hash" in rules else None)
         groups = [group for group in groups if set(group.why) & rules]
         extra = sum(len(group.rows) - 1 for group in groups)
         names = _ids(searcher, [row for group in groups for row in group.rows])
         if self.ids:
+            _check_lines(names.values())
             for group in groups:
                 for row in group.rows[1:]:
-                    print(names[row])
+                    sys.stdout.buffer.write(os.fsencode(names[row]) + b"\n")  # a file's name may be any bytes
+            sys.stdout.buffer.flush()
         elif self.html is not None:
             heads = [f"{len(one.rows)} alike by {', '.join(one.why)}, least cosine {one.least:.3f}" for one in groups]
             _page(self.html, searcher, [(head, one.rows) for head, one in zip(heads, groups, strict=True)], "Near-duplicates")
@@ -74,32 +73,28 @@ class Duplicates:
             for group in groups:
                 listed = [names[row] for row in group.rows]
                 if self.format == "jsonl":
-                    print(json.dumps({"ids": listed, "why": group.why, "least_cosine": round(group.least, 6)}))
+                    print(json_line({"ids": listed, "why": group.why, "least_cosine": round(group.least, 6)}))
                 else:
                     print(f"{len(listed)} alike by {', '.join(group.why)}, least cosine {group.least:.3f}")
-                    print("".join(f"  {_printable(name)}\n" for name in listed), end="")
-        _say(f"{len(groups):,} groups; {extra:,} of {len(searcher):,} items could go")
+                    print("".join(f"  {printable(name)}\n" for name in listed), end="")
+        say(f"{len(groups):,} groups; {extra:,} of {len(searcher):,} items could go")
         return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outliers:
+class Outliers(OfCollection):
     """Items that are farthest from everything else, the farthest first, with what is nearest to each.
 
     Examples:
       ostension view outliers store --count 100 --html outliers.html
 
     Args:
-        store: The folder of the store.
-        name: The collection.
         count: How many.
         neighbours: How many nearest others the mean distance is taken to.
         format: A table, or one JSON object for each item.
         html: Write a page with the pictures to this file instead.
     """
 
-    store: Annotated[Path, STORE]
-    name: str = "default"
     count: int = 50
     neighbours: int = 10
     format: Literal["table", "jsonl"] = "table"
@@ -108,7 +103,7 @@ class Outliers:
     def run(self) -> int:
         from ostension.curate.views import outliers
 
-        searcher = open_searcher(self.store, self.name)
+        searcher = self.searcher()
         found = outliers(searcher.opened, self.count, neighbours=self.neighbours)
         names = _ids(searcher, [*found.rows.tolist(), *found.nearest.tolist()])
         if self.html is not None:
@@ -122,14 +117,14 @@ class Outliers:
             gap = float(found.nearest_distance[place])
             if self.format == "jsonl":
                 entry = {"id": names[row], "distance": round(distance, 6), "median": round(found.median, 6)}
-                print(json.dumps({**entry, "nearest": nearest, "nearest_distance": round(gap, 6)}, ensure_ascii=False))
+                print(json_line({**entry, "nearest": nearest, "nearest_distance": round(gap, 6)}))
             else:
-                print(f"  {distance:.4f}  {_printable(names[row])}  nearest: {_printable(nearest)} at {gap:.4f}")
+                print(f"  {distance:.4f}  {printable(names[row])}  nearest: {printable(nearest)} at {gap:.4f}")
         return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Clusters:
+class Clusters(OfCollection):
     """Clusters of items, the largest first, with the words that tell each from the others.
 
     Examples:
@@ -137,8 +132,6 @@ class Clusters:
       ostension view clusters store --count 20 --words nouns.txt --format jsonl
 
     Args:
-        store: The folder of the store.
-        name: The collection.
         count: How many clusters. Default: as many as separate best.
         words: A text file with one word or name a line. Default: class names that come with the package.
         template: A prompt template with {} for the word.
@@ -150,8 +143,6 @@ class Clusters:
         html: Write a page with the pictures to this file instead.
     """
 
-    store: Annotated[Path, STORE]
-    name: str = "default"
     count: int | None = None
     words: Path | None = None
     template: str = "a photo of a {}."
@@ -175,7 +166,7 @@ class Clusters:
         from ostension.curate.views import clusters, default_words, embed_words, words_for
 
         vocabulary = read_labels_file(self.words) if self.words is not None else []
-        searcher = open_searcher(self.store, self.name)
+        searcher = self.searcher()
         found = clusters(searcher.opened, self.count, seed=self.seed)
         sizes = np.bincount(found.of, minlength=len(found.centres))
         words: list[list[tuple[str, float]]] = [[] for _ in sizes]
@@ -198,10 +189,10 @@ class Clusters:
                 if self.members:
                     every = found.members(number).tolist()
                     entry["members"] = list(_ids(searcher, every).values())
-                print(json.dumps(entry, ensure_ascii=False))
+                print(json_line(entry))
             else:
-                print(f"{size:8,}  {_printable(named[number])}  as {_printable(names[examples[number][0]])}")
-        _say(f"{len(sizes)} clusters of {len(searcher):,} items, silhouette {found.silhouette:.3f}")
+                print(f"{size:8,}  {printable(named[number])}  as {printable(names[examples[number][0]])}")
+        say(f"{len(sizes)} clusters of {len(searcher):,} items, silhouette {found.silhouette:.3f}")
         return 0
 
 
@@ -212,6 +203,17 @@ def _ids(searcher: Searcher, rows: Sequence[int]) -> dict[int, str]:
     """The ids of rows, in their order."""
     wanted = list(dict.fromkeys(rows))
     return dict(zip(wanted, searcher.opened.column("id", wanted) if wanted else [], strict=True))
+
+
+def _check_lines(names: Iterable[str]) -> None:
+    """Refuse ids that a list with one a line cannot hold: whoever reads it would take one for several.
+
+    Raises:
+        DataError: naming the first of them.
+    """
+    bad = next((name for name in names if "\n" in name or name.endswith("\r") or not name.strip()), None)
+    if bad is not None:
+        raise DataError(f"the id {bad!r} cannot stand in a list of lines", fix="use --format jsonl instead of --ids")
 
 
 def _page(
@@ -229,4 +231,4 @@ def _page(
         values = np.array(scores) if scores else wide @ wide[0] if len(shown) else np.zeros(0)
         made.append((heading, searcher.hits(shown[None], values[None])[0]))
     page(path, searcher.opened, made, title=title)
-    _say(f"wrote {path}")
+    say(f"wrote {path}")

@@ -138,7 +138,8 @@ def outliers(opened: EmbeddingSet, count: int = 50, *, neighbours: int = NEIGHBO
     Raises:
         DataError: for fewer than two rows.
     """
-    require(neighbours >= 1 and count >= 0, "neighbours", neighbours, "1 or more")
+    require(neighbours >= 1, "neighbours", neighbours, "1 or more")
+    require(count >= 0, "count", count, "0 or more")
     total = len(opened)
     if total < 2:
         raise DataError(f"{total} rows", source=opened.folder, expected="two or more, to compare them")

@@ -20,9 +20,10 @@ import numpy as np
 from ostension.errors import DataError, require_extra
 from ostension.files import atomic_path
 from ostension.store.collection import DEFAULT, Source, collection_key, collection_names, drop, grown
+from ostension.store.fill import plain
 from ostension.store.folder import Store
 from ostension.store.key import ModelKey, SetKey, Stored
-from ostension.store.parquet import MATRIX, TABLE
+from ostension.store.parquet import MATRIX, TABLE, writable
 from ostension.store.rows import BLOCK_ROWS
 from ostension.store.sets import EmbeddingSet
 from ostension.store.writer import SHARD_ROWS
@@ -34,6 +35,7 @@ IDS = ("id", "image_path", "key", "url")  # the first column that is there and n
 CAPTIONS = ("texts", "caption", "text")
 CHECKED = 8  # pictures that are embedded again
 SAME = 0.98  # the least cosine of a picture to itself; bfloat16 and another resize are at 0.99, another model is below 0.9
+UNSIGNED = ("digest", "perceptual")
 _OURS = ("labels", "texts", "digest", "perceptual", "width", "height", "bytes", "described", "source", "sample")
 
 
@@ -80,9 +82,9 @@ def export_layout(opened: EmbeddingSet, folder: str | Path) -> list[Path]:
 
 
 def _metadata(opened: EmbeddingSet, rows: range) -> dict[str, Any]:
-    columns: dict[str, Any] = {"image_path": opened.column("id", rows)}
+    columns: dict[str, Any] = {"image_path": [writable(name) for name in opened.column("id", rows)]}
     if "texts" in opened.columns:
-        columns["caption"] = [next(iter(json.loads(text)), "") for text in opened.column("texts", rows)]
+        columns["caption"] = [writable(next(iter(json.loads(text)), "")) for text in opened.column("texts", rows)]
     for name in ("width", "height"):
         if name in opened.columns:
             columns[name] = opened.column(name, rows)
@@ -90,11 +92,16 @@ def _metadata(opened: EmbeddingSet, rows: range) -> dict[str, Any]:
         fields = [json.loads(text) for text in opened.column("fields", rows)]
         for name in sorted({name for row in fields for name in row} - set(columns)):
             values = [row.get(name) for row in fields]
-            plain = len({type(value) for value in values if value is not None}) <= 1 and not any(
-                isinstance(value, (list, dict)) for value in values
-            )
-            columns[name] = values if plain else [None if value is None else json.dumps(value) for value in values]
+            columns[writable(name)] = values if _plain(values) else [None if one is None else json.dumps(one) for one in values]
     return columns
+
+
+def _plain(values: list[Any]) -> bool:
+    """Whether Parquet has a type for these values: all of one kind, and no number past 64 bits."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int}:
+        return all(-(2**63) <= value < 2**63 for value in values if value is not None)
+    return not kinds or (len(kinds) == 1 and kinds <= {str, bool, float})
 
 
 def import_layout(
@@ -222,21 +229,26 @@ def _columns(ids: list[str], facts: list[dict[str, Any]], number: int, first: in
     texts, labels, fields = [], [], []
     numbers: dict[str, list[int]] = {name: [] for name in ("digest", "perceptual", "width", "height", "bytes")}
     for row in facts:
-        spoken: Any = next((row.pop(name) for name in CAPTIONS if row.get(name)), [])
-        texts.append(json.dumps([spoken] if isinstance(spoken, str) else list(map(str, spoken)), ensure_ascii=False))
-        labels.append(json.dumps(row.get("labels") or [], ensure_ascii=False))
+        spoken = next((row.pop(name) for name in CAPTIONS if row.get(name)), None)
+        texts.append(json.dumps(_texts(spoken), ensure_ascii=False))
+        labels.append(json.dumps(_texts(row.get("labels")), ensure_ascii=False))
         for name, values in numbers.items():
             value = row.get(name)
-            values.append(value if isinstance(value, int) and value >= 0 else 0)
+            values.append(value if isinstance(value, int) and 0 <= value < (2**64 if name in UNSIGNED else 2**63) else 0)
         rest = {name: value for name, value in row.items() if name not in _OURS and value is not None}
-        fields.append(json.dumps(rest, ensure_ascii=False, sort_keys=True, default=str))
-    unsigned = ("digest", "perceptual")
+        fields.append(json.dumps(plain(rest), ensure_ascii=False, sort_keys=True, default=str))
     return {
         "id": ids, "labels": labels, "texts": texts, "fields": fields,
-        **{name: np.array(values, np.uint64 if name in unsigned else np.int64) for name, values in numbers.items()},
+        **{name: np.array(values, np.uint64 if name in UNSIGNED else np.int64) for name, values in numbers.items()},
         "described": np.zeros(len(ids), np.uint64), "source": np.full(len(ids), number, np.int64),
         "sample": np.arange(first, first + len(ids)),
     }  # fmt: skip
+
+
+def _texts(value: Any) -> list[str]:
+    """A text, a list of them, or whatever else a column has, as a list of texts."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [str(one) for one in values if one is not None]
 
 
 def _compare(

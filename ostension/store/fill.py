@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -250,7 +251,8 @@ class Decoding:
         return np.zeros((len(self.views), 3, side, side), dtype=kind)
 
 
-_BAD, TOLERANT = "ostension bad", "ostension tolerant"
+_BAD: Any = ("bad",)  # no texts, so that nothing that a source says can be taken for them
+TOLERANT: Any = ("tolerant",)
 
 
 def known_of(pair: Pair) -> dict[str, Any]:
@@ -258,15 +260,32 @@ def known_of(pair: Pair) -> dict[str, Any]:
     meta = {name: value for name, value in pair.meta.items() if name not in ("label", "labels", TOLERANT)}
     labels = pair.meta.get("labels")
     if labels is None:
-        label = pair.meta.get("label")
-        labels = [] if label is None else [label]
+        labels = pair.meta.get("label")
+    if not isinstance(labels, (list, tuple, np.ndarray)):
+        labels = [] if labels is None else [labels]
     return {
-        "labels": json.dumps([str(label) for label in labels], ensure_ascii=False),
-        "texts": json.dumps(list(pair.texts), ensure_ascii=False),
-        "fields": json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str),
+        "labels": json.dumps([_utf8(str(label)) for label in labels], ensure_ascii=False),
+        "texts": json.dumps([_utf8(text) for text in pair.texts], ensure_ascii=False),
+        "fields": json.dumps(plain(meta), ensure_ascii=False, sort_keys=True, default=lambda value: _utf8(str(value))),
         "digest": image_digest(pair.image),
         "bytes": len(pair.image),
     }
+
+
+def plain(value: Any) -> Any:
+    """What JSON has a form for: numbers that are not finite are nothing, half signs are replaced, names are texts."""
+    if isinstance(value, dict):
+        return {_utf8(str(name)): plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return _utf8(value) if isinstance(value, str) else value
+
+
+def _utf8(text: str) -> str:
+    """A text that can be written: halves of signs, which JSON can name, become the sign for what is unknown."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Tolerant:

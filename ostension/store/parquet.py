@@ -24,7 +24,8 @@ _LISTS = ("labels", "texts")
 def export(opened: EmbeddingSet, folder: str | Path, *, vectors: bool = False) -> tuple[Path, Path]:
     """Write `embeddings.npy` (N, E) and `rows.parquet` (N rows, in the same order) and give their paths.
 
-    The table has the set's columns; labels and captions as lists, and each of the source's fields as a column of text.
+    The table has the set's columns; labels and captions as lists, and each of the source's fields as a column of text. Names of
+    files that are not UTF-8 are written with backslashes.
 
     Args:
         vectors: also put the rows into the table, as a column `vector` of float32 lists of length E.
@@ -91,10 +92,17 @@ def _columns(opened: EmbeddingSet, fields: list[str], start: int, stop: int) -> 
             known = [json.loads(text) for text in values]
             for field in fields:
                 found[field] = [None if row.get(field) is None else _text(row[field]) for row in known]
+        elif name in _LISTS:
+            found[name] = [[writable(text) for text in json.loads(texts)] for texts in values]
         else:
-            found[name] = [json.loads(text) for text in values] if name in _LISTS else values
+            found[name] = [writable(text) for text in values] if isinstance(values, list) else values
     return found
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return writable(value) if isinstance(value, str) else writable(json.dumps(value, ensure_ascii=False))
+
+
+def writable(text: Any) -> str:
+    """A text as UTF-8 has it; the bytes of a file's name that are not of it become "\\udcff" and the like."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")

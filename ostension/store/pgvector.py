@@ -21,9 +21,9 @@ import numpy as np
 
 from ostension.errors import ConfigError, DataError, require_extra, unknown_name
 from ostension.files import sha256_json
-from ostension.runtime import numpy_generator
 from ostension.store.exact import as_queries, search
 from ostension.store.facts import Facts
+from ostension.store.index import K, least_recall, probes
 from ostension.store.searcher import Hit
 from ostension.store.sets import EmbeddingSet
 from ostension.store.where import ALIASES, Where
@@ -32,7 +32,6 @@ EXTRA = "pgvector"
 SETS = "ostension_sets"
 SEND = 2000  # rows that are read and sent at a time
 MOST_EF = 1000  # pgvector's limit of hnsw.ef_search
-SAMPLE, K = 100, 10  # queries, and answers to each, that the recall of an index is measured with
 _NUMBER = r"^\s*[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 
 
@@ -148,13 +147,11 @@ class Database:
 
     def _recall(self, connection: Any, opened: EmbeddingSet, table: str, kind: str) -> float:
         connection.execute(f"ANALYZE {table}")
-        generator = numpy_generator(0, "index probes")
-        chosen = np.sort(generator.choice(len(opened), min(SAMPLE, len(opened)), replace=False))
-        rows = opened.rows[chosen].astype(np.float32)
-        exact = search(opened.rows, rows, K).rows
+        queries = probes(opened, 0)
+        exact = search(opened.rows, queries, K).rows
         with _settings(connection, K):
-            found = [[row for _, row, *_ in _ask(connection, table, kind, vector, K, None)] for vector in rows]
-        return float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact, strict=True)]))
+            found = [[row for _, row, *_ in _ask(connection, table, kind, vector, K, None)] for vector in queries]
+        return least_recall(found, exact)
 
     def searcher(self, opened: EmbeddingSet) -> DatabaseSearcher:
         """A searcher of a collection's table.

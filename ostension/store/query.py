@@ -23,6 +23,7 @@ from ostension.errors import DataError, UsageError
 
 Kind = Literal["text", "id", "image"]
 MOST = 64  # terms of one query
+MOST_WEIGHT = 1e6  # of a term, past which no other counts
 IMAGE = "image:"
 _SIGN = re.compile(r"(?:^\s*|(?<=\s))([+-])\s+")
 _WEIGHT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*\*\s*")
@@ -160,6 +161,10 @@ def _term(words: str, sign: float, text: str) -> Term:
     head = _WEIGHT.match(words)
     if head:
         weight, words = float(head.group(1)), words[head.end() :]
+        if not weight <= MOST_WEIGHT:
+            raise UsageError(
+                f"a weight of {head.group(1)[:20]}", expected=f"{MOST_WEIGHT:,.0f} at most; quotes make words of it"
+            )
     if quoted := _QUOTED.fullmatch(words):
         inside = re.sub(r"\\(.)", r"\1", quoted.group(2)[1:-1], flags=re.DOTALL)
         return Term(_KINDS[quoted.group(1)], _filled(inside, text), sign * weight)

@@ -85,7 +85,7 @@ def test_filters_choose_and_a_wrong_field_is_told_before_a_model_is_loaded(run):
 
 def test_many_queries_come_from_a_file_and_stdin(run, tmp_path, monkeypatch):
     (tmp_path / "queries.txt").write_text("a cat\n\n  a dog - a cat  \n", encoding="utf-8")
-    monkeypatch.setattr("sys.stdin", io.StringIO("@dogs/2.png\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"@dogs/2.png\n")))
     lines, _ = run("search", "store", "-", "--file", tmp_path / "queries.txt", "-k", 2, "--format", "jsonl")
     assert [json.loads(line)["query"] for line in lines] == ["@dogs/2.png"] * 2 + ["a cat"] * 2 + ["a dog - a cat"] * 2
 
