@@ -126,16 +126,16 @@ class Classify:
 
     def _saved(self) -> Predictor:
         """The saved predictor. It knows its model; the environment's default is for classes given as words."""
-        from ostension.export.engines import as_precision, engine_encoder, load_encoder
+        from ostension.export.engines import as_precision, engine_encoder, load_encoder, stays_in_torch
         from ostension.model.predictor import Predictor
 
         assert self.predictor is not None
-        if self.engine == "torch":
+        if stays_in_torch(self.engine, self.device):
             return Predictor.load(self.predictor, self.model, device=self.device, dtype=self.dtype)
         encoder = None
         if self.model is not None:
             encoder = load_encoder(self.model, self.engine, device=self.device, dtype=self.dtype)
-        predictor = Predictor.load(self.predictor, encoder, device=self.device, dtype="float32")
+        predictor = Predictor.load(self.predictor, encoder, device="cpu", dtype="float32")
         if predictor.own_images:
             raise ConfigError(f"a {predictor.kind!r} predictor has an image tower of its own", fix="leave --engine out")
         if encoder is None:

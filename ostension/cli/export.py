@@ -1,4 +1,4 @@
-"""Write a model's towers as ONNX or OpenVINO files, checked against the model, in float32 or int8."""
+"""Write a model's towers as ONNX or OpenVINO files, or a predictor as one ONNX file, checked against the model."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class _Export:
         model: A model's folder or weight file, or hf-hub:ORG/NAME.
         output: The folder to write.
         towers: Which towers: image,text or one of them.
-        int8: Weights and products in 8 bits. With --calibration activations have fixed ranges, which both engines run.
+        int8: Weights and products in 8 bits. With --calibration activations have fixed ranges, which both engines run;
+            OpenVINO needs it.
         calibration: Pictures to find the ranges with: a folder, shards, a table. Every second one judges what came of it.
-        calibration_count: How many pictures of it to take, at even distances.
+        calibration_count: How many pictures of it to take, at even distances. Default: 256.
         seven_bits: Use 7 of the 8 bits of weights: for processors without VNNI, where sums of 8-bit products overflow.
         measure: A task, or a folder with a folder of pictures for each class: zero-shot accuracy before and after. Repeatable.
         data: The folder of all tasks' data. Default: OSTENSION_DATA.
@@ -41,7 +42,7 @@ class _Export:
     towers: str = "image,text"
     int8: bool = False
     calibration: str | None = None
-    calibration_count: int = 256
+    calibration_count: int | None = None
     seven_bits: bool = False
     measure: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     data: str | None = None
@@ -57,13 +58,19 @@ class _Export:
             raise UsageError("--calibration without --int8 has no effect", fix="add --int8, or leave it out")
         if self.seven_bits and not self.int8:
             raise UsageError("--seven-bits without --int8 has no effect", fix="add --int8, or leave it out")
-        if self.calibration_count < 2:
+        if self.calibration is None and self.calibration_count is not None:
+            raise UsageError("--calibration-count without --calibration has no effect", fix="add --calibration PICTURES")
+        if self.calibration_count is not None and self.calibration_count < 2:
             raise UsageError(f"--calibration-count is {self.calibration_count}", expected="2 or more")
+        for name in ("data", "limit"):
+            if getattr(self, name) is not None and not self.measure:
+                raise UsageError(f"--{name} without --measure has no effect", fix="add --measure TASK, or leave it out")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit is {self.limit}", expected="1 or more")
         if (self.measure or self.calibration) and len(sides) < 2:
             fix = "leave --towers out, or --measure and --calibration"
             raise UsageError("what is judged by classes needs both towers", fix=fix)
-        if not 18 <= self.opset <= 23:
-            raise UsageError(f"--opset is {self.opset}", expected="18 to 23, which the exporter writes")
+        _check_opset(self.opset)
 
     def sides(self) -> list[str]:
         """The towers in the order given."""
@@ -72,7 +79,7 @@ class _Export:
     def write(self, form: Literal["onnx", "openvino"], *, half: bool) -> int:
         """Write the folder and print what was compared."""
         from ostension import runtime
-        from ostension.export.calibration import read_calibration
+        from ostension.export.calibration import PICTURES, read_calibration
         from ostension.export.write import Options, write_export
         from ostension.formats.load import load
 
@@ -80,7 +87,7 @@ class _Export:
         model = load(self.model, device="cpu", dtype="float32")
         calibration = None
         if self.calibration is not None:
-            calibration = read_calibration(model, self.calibration, self.calibration_count)
+            calibration = read_calibration(model, self.calibration, self.calibration_count or PICTURES)
             if calibration.skipped:
                 print(f"ostension: {calibration.skipped} pictures could not be read and were left out", file=sys.stderr)
 
@@ -125,20 +132,6 @@ class Onnx(_Export):
     Examples:
       ostension export onnx MODEL -o exported
       ostension export onnx MODEL -o small --int8 --calibration PICTURES --measure cifar10
-
-    Args:
-        model: A model's folder or weight file, or hf-hub:ORG/NAME.
-        output: The folder to write.
-        towers: Which towers: image,text or one of them.
-        int8: Weights and products in 8 bits. With --calibration activations have fixed ranges, which both engines run.
-        calibration: Pictures to find the ranges with: a folder, shards, a table. Every second one judges what came of it.
-        calibration_count: How many pictures of it to take, at even distances.
-        seven_bits: Use 7 of the 8 bits of weights: for processors without VNNI, where sums of 8-bit products overflow.
-        measure: A task, or a folder with a folder of pictures for each class: zero-shot accuracy before and after. Repeatable.
-        data: The folder of all tasks' data. Default: OSTENSION_DATA.
-        limit: Measure on so many samples of each split.
-        opset: Version of ONNX's operators.
-        overwrite: Replace a folder that has something in it.
     """
 
     def run(self) -> int:
@@ -154,18 +147,6 @@ class OpenVino(_Export):
       ostension export openvino MODEL -o small --int8 --calibration PICTURES --measure cifar10
 
     Args:
-        model: A model's folder or weight file, or hf-hub:ORG/NAME.
-        output: The folder to write.
-        towers: Which towers: image,text or one of them.
-        int8: Weights and products in 8 bits, with fixed ranges of activations; needs --calibration.
-        calibration: Pictures to find the ranges with: a folder, shards, a table. Every second one judges what came of it.
-        calibration_count: How many pictures of it to take, at even distances.
-        seven_bits: Use 7 of the 8 bits of weights: for processors without VNNI, where sums of 8-bit products overflow.
-        measure: A task, or a folder with a folder of pictures for each class: zero-shot accuracy before and after. Repeatable.
-        data: The folder of all tasks' data. Default: OSTENSION_DATA.
-        limit: Measure on so many samples of each split.
-        opset: Version of ONNX's operators in between.
-        overwrite: Replace a folder that has something in it.
         half: Keep weights in float16, half as large; the engine computes in what the processor has.
     """
 
@@ -182,4 +163,52 @@ class OpenVino(_Export):
         return self.write("openvino", half=self.half)
 
 
-COMMAND = {"onnx": Onnx, "openvino": OpenVino}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """Write a saved predictor as one ONNX file: preprocessed pixels in, probabilities of its classes out.
+
+    Image tower, classes, scale and softmax are one graph, compared with the predictor before the file takes its name. Class
+    names and preprocessing stand in its metadata, so that whoever runs it needs no more than onnxruntime.
+
+    Examples:
+      ostension classify photo.jpg --labels "cat,dog" --model MODEL --save-predictor pets
+      ostension export predictor pets -o pets.onnx
+
+    Args:
+        predictor: A folder that `ostension adapt`, or `ostension classify --save-predictor`, wrote.
+        output: The file to write, called something.onnx.
+        model: The predictor's model, where it is not at the place that the predictor remembers.
+        opset: Version of ONNX's operators.
+        overwrite: Replace a file that is there.
+    """
+
+    predictor: Annotated[Path, tyro.conf.Positional]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    model: str | None = None
+    opset: int = 20
+    overwrite: bool = False
+
+    def __post_init__(self):
+        _check_opset(self.opset)
+        if self.output.suffix != ".onnx":
+            raise UsageError(f"--output is {str(self.output)!r}", expected="a file whose name ends in .onnx")
+
+    def run(self) -> int:
+        from ostension import runtime
+        from ostension.export.predictor import write_predictor_onnx
+        from ostension.model.predictor import Predictor
+
+        runtime.set_threads()
+        predictor = Predictor.load(self.predictor, self.model, device="cpu", dtype="float32")
+        found = write_predictor_onnx(predictor, self.output, opset=self.opset, overwrite=self.overwrite)
+        print(f"{self.output.name}: {found.line()}")
+        print(f"{self.predictor} ({len(predictor.class_names)} classes) -> {self.output}")
+        return 0
+
+
+def _check_opset(opset: int) -> None:
+    if not 18 <= opset <= 23:
+        raise UsageError(f"--opset is {opset}", expected="18 to 23, which the exporter writes")
+
+
+COMMAND = {"onnx": Onnx, "openvino": OpenVino, "predictor": Classifier}

@@ -1,11 +1,12 @@
 """Where exported graphs and choices of engines are kept between runs: a folder of the user's.
 
 `OSTENSION_CACHE`, else `XDG_CACHE_HOME`/ostension, else ~/.cache/ostension. Everything in it can be deleted at any time.
-A graph is kept under the fingerprint of its weights and the versions that decide how it is written.
+A graph is kept under its weights to the last bit, and the versions that decide how it is written.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import tempfile
@@ -15,8 +16,10 @@ import torch
 
 import ostension
 from ostension.errors import CheckpointError
-from ostension.export.folder import RECORD, ExportFolder, open_export
+from ostension.export.folder import FORMAT, ExportFolder, is_export, open_export
+from ostension.export.onnx import OPSET
 from ostension.files import sha256_json
+from ostension.formats.quick_sum import QuickSum
 from ostension.model.clip import CLIP
 from ostension.model.fingerprint import fingerprint
 
@@ -36,29 +39,68 @@ def cache_folder(given: str | os.PathLike | None = None) -> Path:
 
 
 def cached_export(model: CLIP, cache: str | os.PathLike | None = None) -> ExportFolder:
-    """The model's graphs in ONNX, written now if they are not there.
+    """The model's graphs in ONNX, written now if they are not there, or not whole: cleaners of disks take single files.
 
     Two processes that want the same one at a time both write it; the second finds it there and uses it.
+
+    Raises:
+        CheckpointError, ConfigError, MissingExtraError: as `write_export`.
     """
     from ostension.export.write import write_export
 
-    weights = fingerprint(model)
-    rounded = "" if model.dtype == torch.float32 else str(model.dtype)
-    key = sha256_json([weights, rounded, ostension.__version__, torch.__version__])[:16]
-    target = cache_folder(cache) / "engines" / key
-    if not (target / RECORD).is_file():
-        place = _writable(target)
-        if place != target:
-            logger.warning("%s cannot be written to: exported for this process only", cache_folder(cache))
-        target = place
-        if not (target / RECORD).is_file():
-            logger.info("exporting %s once, into %s", model.config.name, target)
-            try:
-                write_export(model, target)
-            except CheckpointError:
-                if not (target / RECORD).is_file():  # another process was faster
-                    raise
-    return open_export(target)
+    target = cache_folder(cache) / "engines" / _key(model)
+    if (opened := _usable(target)) is not None:
+        return opened
+    place = _writable(target)
+    if place != target:
+        logger.warning("%s cannot be written to: exported for this process only", cache_folder(cache))
+        if (opened := _usable(place)) is not None:
+            return opened
+    logger.info("exporting %s once, into %s", model.config.name, place)
+    try:
+        write_export(model, place, overwrite=True)
+    except CheckpointError:
+        if (opened := _usable(place)) is None:
+            raise
+        return opened  # another process was faster
+    return open_export(place)
+
+
+def _key(model: CLIP) -> str:
+    """The name of a model's graphs: of its weights to the last bit, and of all that decides how they are written."""
+    packages = {name: version_of(name) for name in ("onnx", "onnxscript")}
+    facts = [FORMAT, OPSET, identity(model), ostension.__version__, torch.__version__, packages]
+    return sha256_json(facts)[:16]
+
+
+def identity(model: CLIP) -> str:
+    """What tells a model from all others. Its fingerprint does not: that sees weights in bfloat16, where two steps of a
+    training or two temperatures may look the same.
+    """
+    exact = QuickSum()
+    for name, value in sorted(model.state_dict().items()):
+        exact.update(f"{name}:{value.dtype}:{tuple(value.shape)}:".encode())
+        exact.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return f"{fingerprint(model)}-{exact.value()}"
+
+
+def version_of(package: str) -> str:
+    """Of an installed package; "missing" where it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _usable(folder: Path) -> ExportFolder | None:
+    """The export in a folder of the cache, or None where there is none that is whole."""
+    if not is_export(folder):
+        return None
+    try:
+        return open_export(folder)
+    except CheckpointError as error:
+        logger.warning("damaged, and written anew: %s", error)
+        return None
 
 
 def _writable(target: Path) -> Path:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
-import importlib.metadata
 import logging
 import os
 import time
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from ostension import runtime
 from ostension.errors import CheckpointError, ConfigError
-from ostension.export.cache import cache_folder, cached_export
+from ostension.export.cache import cache_folder, cached_export, identity, version_of
 from ostension.export.engines import EngineEncoder, PrecisionName, open_tower, share_preprocessing
 from ostension.export.folder import ExportFolder
 from ostension.export.graphs import SIDES
@@ -44,7 +43,7 @@ TOLERANCE = 1e-3
 HEADWAY = 1.1  # of a gain smaller than this, exporting and opening take back what it brings
 SECONDS = 1.0  # of measuring for each candidate, after its first call
 IMAGES, TEXTS = 8, 64  # in a batch
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,29 +255,18 @@ def _tower(model: CLIP, opened: ExportFolder | None, side: str, taken: str, thre
 
 def _place(model: CLIP, precision: str, threads: int | None, cache: str | os.PathLike | None) -> Path:
     """The file of a choice: its name is of everything that could change it."""
+    engines = {package: version_of(package) for package in ("onnxruntime", "openvino")}
     key = {
         "format": FORMAT,
-        "weights": fingerprint(model),
-        "dtype": str(model.dtype),
+        "model": identity(model),
         "precision": precision,
         "tolerance": TOLERANCE,
         "threads": threads or torch.get_num_threads(),
         "processor": runtime.cpu_name(),
         "features": sorted(runtime.cpu_features()),
-        "versions": {"ostension": runtime.versions()["ostension"], "torch": torch.__version__, **engine_versions()},
+        "versions": {"ostension": runtime.versions()["ostension"], "torch": torch.__version__, **engines},
     }
     return cache_folder(cache) / "choices" / f"{sha256_json(key)[:16]}.json"
-
-
-def engine_versions() -> dict[str, str]:
-    """Of the engines' packages; "missing" where one is not installed."""
-    found = {}
-    for package in ("onnxruntime", "openvino"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "missing"
-    return found
 
 
 def _read(path: Path) -> tuple[Choice, ...] | None:

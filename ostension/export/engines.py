@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ostension.errors import ConfigError, DataError, OstensionError, unknown_name
+from ostension.errors import CheckpointError, ConfigError, DataError, OstensionError, unknown_name
 from ostension.export.cache import cached_export
 from ostension.export.folder import ExportFolder, is_export, open_export, tokenizer_of
-from ostension.export.graphs import OUTPUTS, SIDES
+from ostension.export.graphs import INPUTS, OUTPUTS, SIDES
 from ostension.export.lengths import used_lengths
 from ostension.export.sessions import Engine, Precision, Session, open_session, precisions
 from ostension.model.clip import CLIP, Frozen
@@ -50,13 +50,16 @@ class EngineTower(nn.Module):
     """One tower that runs in an engine.
 
     Args:
+        config: of the tower.
         computed: engine and precision in words, such as "openvino-bfloat16".
-        width: (T,) what the graph's rows of tokens must be, or None where they are free or the inputs are images.
+        embed_dim: what the graph's rows have to have.
+        free_length: whether rows of tokens may be shorter than the context length.
     """
 
-    def __init__(self, side: str, session: Session, config: Any, computed: str, *, free_length: bool):
+    def __init__(self, side: str, session: Session, config: Any, computed: str, *, embed_dim: int, free_length: bool):
         super().__init__()
         self.side, self.session, self.config, self.computed, self.free_length = side, session, config, computed, free_length
+        self.embed_dim = embed_dim
         # Says where results are and of what type, to whoever looks at a tower's first parameter.
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)
 
@@ -86,6 +89,7 @@ class EngineTower(nn.Module):
         Raises:
             EngineRefusal: for an insert, or inputs that want gradients.
             DataError: for token ids that the vocabulary does not have, or rows of another length than the graph takes.
+            CheckpointError: if the graph does not run, or gives other rows than the model's.
         """
         if insert is not None:
             raise _refusal(self, "takes no inserts")
@@ -97,7 +101,11 @@ class EngineTower(nn.Module):
             for name, output in TAPS.items():
                 if output in found:
                     taps.put(name, found[output])
-        return found[OUTPUTS[0]]
+        rows = found[OUTPUTS[0]]
+        if rows.shape != (len(inputs), self.embed_dim):
+            what = f"the graph of the {self.side} tower gives {tuple(rows.shape)} for {len(inputs)} inputs"
+            raise CheckpointError(what, expected=f"({len(inputs)}, {self.embed_dim})", fix="export the model again")
+        return rows
 
     def _run(self, inputs: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         if not len(inputs):  # one row of zeros knows how wide the outputs are
@@ -229,18 +237,34 @@ def load_encoder(
         CheckpointError, ConfigError, MissingExtraError: as `load` and `engine_encoder`.
     """
     from ostension.formats.load import load
+
+    if is_export(path_or_name):
+        if engine == "torch":
+            raise ConfigError("holds exported graphs and no weights", source=path_or_name, fix="use --engine onnx or openvino")
+        stays_in_torch("onnx" if engine == "auto" else engine, device)
+        return encoder_of_export(open_export(path_or_name), engine, precision=as_precision(dtype), threads=threads)
+    if stays_in_torch(engine, device):
+        return load(path_or_name, device=device, dtype=dtype, **options)
+    model = load(path_or_name, device="cpu", dtype="float32", **options)
+    return engine_encoder(model, engine, precision=as_precision(dtype), threads=threads, cache=cache)
+
+
+def stays_in_torch(engine: str, device: str) -> bool:
+    """Whether a model runs in torch with these flags: asked for, or "auto" where there is a GPU.
+
+    Raises:
+        ConfigError: for an unknown engine, or one that runs on the processor with another device asked for.
+    """
     from ostension.runtime import pick_device
 
     if engine not in ENGINE_NAMES:
         raise unknown_name("engine", engine, ENGINE_NAMES)
-    if is_export(path_or_name):
-        if engine == "torch":
-            raise ConfigError("holds exported graphs and no weights", source=path_or_name, fix="use --engine onnx or openvino")
-        return encoder_of_export(open_export(path_or_name), engine, precision=as_precision(dtype), threads=threads)
-    if engine == "torch" or (engine == "auto" and pick_device(device).type != "cpu"):
-        return load(path_or_name, device=device, dtype=dtype, **options)
-    model = load(path_or_name, device=device, dtype="float32", **options)
-    return engine_encoder(model, engine, precision=as_precision(dtype), threads=threads, cache=cache)
+    if engine in ("torch", "auto"):
+        return engine == "torch" or pick_device(device).type != "cpu"
+    if device != "auto" and pick_device(device).type != "cpu":
+        fix = "leave --device out, or use --engine torch"
+        raise ConfigError(f"the engine {engine!r} runs on the processor, and the device is {device!r}", fix=fix)
+    return False
 
 
 def encoder_of_export(
@@ -250,7 +274,7 @@ def encoder_of_export(
     """The encoder of an export folder.
 
     Args:
-        engine: "auto" takes OpenVINO where it is installed, else onnxruntime.
+        engine: "auto" takes OpenVINO where it is installed, or the folder has its form only, else onnxruntime.
         like: the model that was exported, whose tokenizer and provenance are used.
 
     Raises:
@@ -259,7 +283,8 @@ def encoder_of_export(
     if engine == "auto":
         from ostension.export.sessions import available
 
-        engine = "openvino" if available("openvino") else "onnx"
+        only = all(graph.form == "openvino" for graph in opened.graphs)
+        engine = "openvino" if only or available("openvino") else "onnx"
     assert engine != "torch"
     towers = [open_tower(opened, side, engine, precision, threads) for side in SIDES]
     encoder = EngineEncoder(
@@ -289,8 +314,13 @@ def open_tower(
         raise ConfigError(f"{what} that {engine} could run", source=opened.path, expected=f"one of: {have}")
     computes: Precision = "int8" if graph.precision == "int8" else precisions(engine)[0] if precision == "auto" else precision
     session = open_session(opened.path / graph.file, engine, computes, threads)
-    config = opened.config.vision if side == "image" else opened.config.text
-    return EngineTower(side, session, config, f"{engine}-{computes}", free_length=graph.free_length)
+    if session.inputs != (INPUTS[side],) or not set(OUTPUTS) <= set(session.outputs):
+        takes, gives = ", ".join(session.inputs), ", ".join(session.outputs)
+        what = f"is no graph of the {side} tower: it takes {takes} and gives {gives}"
+        expected = f"{INPUTS[side]}, and {', '.join(OUTPUTS)}"
+        raise CheckpointError(what, source=opened.path / graph.file, expected=expected, fix="export the model again")
+    config, wide = opened.config.vision if side == "image" else opened.config.text, opened.config.embed_dim
+    return EngineTower(side, session, config, f"{engine}-{computes}", embed_dim=wide, free_length=graph.free_length)
 
 
 def share_preprocessing(encoder: CLIP, model: CLIP) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -39,22 +39,40 @@ def write_onnx(
         ConfigError: for a tower that cannot be recorded.
         MissingExtraError: without the packages of the extra `export`.
     """
-    for module in ("onnx", "onnxscript"):
-        require_extra(module, "export")
     sizes: dict[int, object] = {0: torch.export.Dim("batch")}
     if free_length:
         sizes[1] = torch.export.Dim("length", min=2, max=context_length)
+    names = ((INPUTS[side],), OUTPUTS)
+    return record_onnx(graph, example, path, what=f"the {side} tower", names=names, sizes=sizes, opset=opset)
+
+
+def record_onnx(
+    graph: torch.nn.Module, example: Tensor, path: Path, *, what: str, names: tuple[Sequence[str], Sequence[str]],
+    sizes: dict[int, object], opset: int = OPSET,
+) -> list[Path]:
+    """The same for any module of one input.
+
+    Args:
+        what: of the module, for messages.
+        names: of the input, and of the outputs.
+        sizes: which of the input's are free.
+
+    Raises: as `write_onnx`.
+    """
+    for module in ("onnx", "onnxscript"):
+        require_extra(module, "export")
     with torch.no_grad(), _quiet():
         try:
             program = torch.onnx.export(
-                graph, (example,), dynamo=True, input_names=[INPUTS[side]], output_names=list(OUTPUTS),
+                graph, (example,), dynamo=True, input_names=list(names[0]), output_names=list(names[1]),
                 dynamic_shapes=(sizes,), opset_version=opset, verbose=False,
             )  # fmt: skip
         except torch.onnx.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().split("\n")[0]
-            raise ConfigError(f"the {side} tower cannot be recorded as an ONNX graph: {reason}") from None
+            raise ConfigError(f"{what} cannot be recorded as an ONNX graph: {reason}") from None
     assert program is not None
-    outside = sum(value.numel() * value.element_size() for value in graph.state_dict().values()) > EMBEDDED_BYTES
+    written = [one.const_value for one in program.model.graph.initializers.values()]
+    outside = sum(value.nbytes for value in written if value is not None) > EMBEDDED_BYTES
     program.save(str(path), external_data=outside)
     beside = path.with_name(path.name + ".data")
     return [path, beside] if beside.is_file() else [path]

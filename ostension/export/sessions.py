@@ -27,10 +27,21 @@ PACKAGES = {"onnx": ("onnxruntime", "export"), "openvino": ("openvino", "openvin
 
 
 class Session(Protocol):
-    """A graph that runs."""
+    """A graph that runs.
+
+    Attributes:
+        inputs, outputs: the names of what it takes and gives.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
     def __call__(self, inputs: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
-        """The named outputs."""
+        """The named outputs.
+
+        Raises:
+            CheckpointError: if the graph does not run on them.
+        """
         ...
 
 
@@ -69,11 +80,16 @@ class OnnxSession:
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own classes, of which there are many
-            raise _unreadable(path, "onnxruntime", error) from None
-        self._input = self._session.get_inputs()[0].name
+            raise _unusable(path, "onnxruntime cannot read it", error) from None
+        self._path = path
+        self.inputs = tuple(one.name for one in self._session.get_inputs())
+        self.outputs = tuple(one.name for one in self._session.get_outputs())
 
     def __call__(self, inputs: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
-        return self._session.run(list(outputs), {self._input: inputs})
+        try:
+            return self._session.run(list(outputs), {self.inputs[0]: inputs})
+        except Exception as error:  # a graph of other types or sizes than its folder says, or one too large for the memory
+            raise _unusable(self._path, "onnxruntime cannot run it", error) from None
 
 
 class OpenVinoSession:
@@ -95,14 +111,20 @@ class OpenVinoSession:
         try:
             compiled = core.compile_model(str(path), "CPU", settings)
         except RuntimeError as error:
-            raise _unreadable(path, "OpenVINO", error) from None
+            raise _unusable(path, "OpenVINO cannot read it", error) from None
+        self._path = path
         self._places = {name: index for index, output in enumerate(compiled.outputs) for name in output.names}
+        self.inputs = tuple(name for one in compiled.inputs for name in one.names)
+        self.outputs = tuple(self._places)
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()  # a request holds the tensors of one call
 
     def __call__(self, inputs: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         with self._lock:
-            found = self._request.infer([inputs], share_inputs=True)
+            try:
+                found = self._request.infer([inputs], share_inputs=True)
+            except RuntimeError as error:
+                raise _unusable(self._path, "OpenVINO cannot run it", error) from None
             return [found[self._places[name]] for name in outputs]
 
 
@@ -153,6 +175,6 @@ def precisions(engine: Engine) -> tuple[Precision, ...]:
     return ("float32",)
 
 
-def _unreadable(path: Path, engine: str, error: Exception) -> CheckpointError:
+def _unusable(path: Path, what: str, error: Exception) -> CheckpointError:
     reason = " ".join(str(error).split())[:200]
-    return CheckpointError(f"{engine} cannot read it: {reason}", source=path, fix="export the model again")
+    return CheckpointError(f"{what}: {reason}", source=path, fix="export the model again")

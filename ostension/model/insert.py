@@ -129,24 +129,25 @@ class VisualInsert:
                 f"the deep visual tokens have the shape {tuple(self.deep.shape)}", expected="(J, N, W) or (J, B, N, W)"
             )
 
-    def first(self, batch: int, like: Tensor) -> Tensor | None:
-        """The tokens for the first block (B, N, W), in the dtype of `like`."""
-        return None if self.tokens is None else _per_row(self.tokens.to(like), batch)
+    def first(self, patches: Tensor) -> Tensor | None:
+        """The tokens for the first block (B, N, W), in the dtype of `patches` (B, P, W)."""
+        return None if self.tokens is None else _per_row(self.tokens.to(patches), patches)
 
     def replacement(self, index: int, patches: Tensor) -> Tensor | None:
         """The tokens that stand in for the inserted ones before block `index`, or None."""
         if isinstance(self.deep, Tensor):
             if not 1 <= index <= len(self.deep):
                 return None
-            return _per_row(self.deep[index - 1].to(patches), len(patches))
+            return _per_row(self.deep[index - 1].to(patches), patches)
         if self.deep is not None:
             tokens = self.deep(index, patches)
             return None if tokens is None else tokens.to(patches)
         return None
 
 
-def _per_row(tokens: Tensor, batch: int) -> Tensor:
-    return tokens if tokens.ndim == 3 else tokens.expand(batch, *tokens.shape)
+def _per_row(tokens: Tensor, patches: Tensor) -> Tensor:
+    # Not len(patches), of which a recorder of graphs keeps the number.
+    return tokens if tokens.ndim == 3 else tokens.expand(patches.shape[0], *tokens.shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,7 +108,7 @@ class VisionTransformer(nn.Module):
         if self.training and self.patch_dropout > 0:
             x = some_patches(x, self.patch_dropout, int(self.config.class_token))
         kept = x.shape[1]
-        tokens = None if insert is None else insert.first(len(x), x)
+        tokens = None if insert is None else insert.first(x)
         if tokens is None:
             return self.ln_pre(x), kept
         assert insert is not None

@@ -95,16 +95,25 @@ class Computation:
         encoder = self.encoder
         key = ModelKey.of(encoder)
         bias = encoder.logit_bias
+        engine, dtype = self._computed()
         return Facts(
             sha256=key.weights, embed_dim=encoder.config.embed_dim, logit_scale=encoder.scale().item(),
-            logit_bias=None if bias is None else bias.item(), dtype=str(encoder.dtype).removeprefix("torch."),
-            engine=self.engine, threads=torch.get_num_threads(), provenance=dict(encoder.provenance),
+            logit_bias=None if bias is None else bias.item(), dtype=dtype,
+            engine=engine, threads=torch.get_num_threads(), provenance=dict(encoder.provenance),
             model_key=dataclasses.asdict(key),
             predictors={
                 name: {"kind": one.kind, "class_names": list(one.class_names), "templates": list(one.templates)}
                 for name, one in self.predictors.items()
             },
         )  # fmt: skip
+
+    def _computed(self) -> tuple[str, str]:
+        """Engine and precision: of an encoder in an engine what it says of itself, in full where its towers differ."""
+        computed = getattr(self.encoder, "computed", None)
+        if not computed:
+            return self.engine, str(self.encoder.dtype).removeprefix("torch.")
+        engine, _, precision = computed.partition("-")
+        return (computed, "") if " " in computed else (engine, precision)
 
     def _tokens(self, rows: Sequence[Sequence[int]]) -> Any:
         """Token ids as one matrix: as wide as the longest row, or as the context where the tower sees padding."""
@@ -145,14 +154,10 @@ def load_computation(
         CheckpointError, ConfigError: for what cannot be loaded or served.
     """
     from ostension import runtime
-    from ostension.formats.load import load
+    from ostension.export.engines import load_encoder
     from ostension.model.predictor import Predictor
 
     runtime.set_threads(threads)
-    encoder: Any = load(model, device=device, dtype=dtype)
-    if engine != "torch":
-        from ostension.export.engines import engine_encoder
-
-        encoder = engine_encoder(encoder, engine)  # type: ignore[arg-type]
+    encoder: Any = load_encoder(model, engine, device=device, dtype=dtype)  # type: ignore[arg-type]
     found = {name: Predictor.load(folder, encoder) for name, folder in predictors.items()}
     return Computation(encoder, found, engine=engine)

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ostension.errors import CheckpointError
+from ostension.errors import CheckpointError, OstensionError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +40,24 @@ class ModelFiles:
 
 
 def read_model_files(model: str | Path) -> ModelFiles:
-    """Those of a model's files; the weights are looked at and not read.
+    """Those of a model's files, or of exported graphs; the weights are looked at and not read.
 
     Raises:
         CheckpointError: if there is no model, something about it is not known, or it has no tokenizer.
     """
     import torch
 
+    from ostension.export.folder import is_export, open_export, tokenizer_of
     from ostension.formats.load import attach_tokenizer
     from ostension.formats.reader import open_weights
     from ostension.model.clip import CLIP
 
+    if is_export(model):
+        exported = open_export(model, check=False)  # the process that opens the graphs compares them with their sums
+        try:
+            return ModelFiles(exported.config, tokenizer_of(exported))
+        except OstensionError as error:
+            raise CheckpointError(f"has no tokenizer that can be used: {error}", source=model) from None
     opened = open_weights(model)
     with torch.device("meta"):
         shell = CLIP(opened.config, seed=None)

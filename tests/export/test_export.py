@@ -56,21 +56,8 @@ def small(vision=None, text=None) -> CLIP:
 
 
 @pytest.fixture(scope="module")
-def model():
-    return tiny()
-
-
-@pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    """tiny-vit as ONNX files."""
-    target = tmp_path_factory.mktemp("export") / "tiny"
-    write_export(model, target)
-    return target
 
 
 @pytest.fixture(scope="module", params=["onnx", "openvino"])
@@ -278,18 +265,6 @@ def test_a_text_transformer_that_reads_at_an_end_token_reads_the_first_one(tmp_p
     torch.testing.assert_close(tower(tokens), made.encode_text(tokens).detach(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.fixture
-def copied(folder, monkeypatch):
-    """Exports into a cache folder are copies of the one of the other tests; gives the list of them."""
-    made = []
-
-    def copy(model, target):
-        made.append(shutil.copytree(folder, target))
-
-    monkeypatch.setattr("ostension.export.write.write_export", copy)
-    return made
-
-
 def test_a_model_is_exported_once_into_the_cache_folder(model, cache, copied):
     one = engine_encoder(model, "onnx", cache=cache, precision="float32")
     two = engine_encoder(model, "openvino", cache=cache, precision="float32")
@@ -343,7 +318,7 @@ def test_a_cache_folder_that_cannot_be_written_is_said_and_does_without(model, t
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(module, "_temporary", {})
     calls = []
-    monkeypatch.setattr("ostension.export.write.write_export", lambda model, target: calls.append(target))
+    monkeypatch.setattr("ostension.export.write.write_export", lambda model, target, **options: calls.append(target))
     monkeypatch.setattr(module, "open_export", lambda target: target)
     target = module.cached_export(model, tmp_path / "file")
     assert calls == [target]
