@@ -10,11 +10,10 @@ Exit status: 0 done, 1 an error in the input or the data, 2 a command that canno
 
 from __future__ import annotations
 
-import inspect
+import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from ostension.errors import OstensionError, UsageError, nearest
 from ostension.registry import ModuleRegistry
@@ -38,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A folder without the right to write, a full disk: the machine's say, and nothing to mend in here.
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
+        print(f"ostension: error: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -66,13 +72,9 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _parse_and_run(command: type, program: str, arguments: list[str]) -> int:
-    import tyro
+    from ostension.cli._parsing import parse
 
-    description = inspect.cleandoc(command.__doc__ or "").split("\nArgs:", 1)[0].strip()
-    parsed: Any = tyro.cli(
-        command, prog=program, args=arguments, description=description, config=(tyro.conf.FlagCreatePairsOff,)
-    )
-    return int(parsed.run() or 0)
+    return int(parse(command, program, arguments).run() or 0)
 
 
 def _nearest(name: str, known) -> str:

@@ -48,6 +48,38 @@ def test_a_mistyped_command_is_one_line_and_status_2(capsys):
     assert "doctor" in error
 
 
+@pytest.mark.parametrize(("words", "wanted"), [
+    (["classify", "a.png", "--lables", "cat"], "--lables, cat; expected one of the known options; nearest: --labels"),
+    (["train", "--steps", "many"], "--steps is 'many'; expected a whole number; see: ostension train --help"),
+    (["train", "--lr", "small"], "--lr is 'small'; expected a number; see: ostension train --help"),
+    (["embed"], "missing: SOURCE, --output PATH; see: ostension embed --help"),
+    (["classify", "a.png", "--format", "csv"], "invalid choice 'csv' for argument '--format'"),
+])  # fmt: skip
+def test_arguments_that_cannot_be_read_are_one_line_that_names_them(words, wanted, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ostension: error: ") and error.count("\n") == 1
+    assert wanted in error
+
+
+def test_help_names_what_to_type_and_no_default_that_says_nothing(capsys):
+    with pytest.raises(SystemExit):
+        main(["classify", "--help"])
+    text = capsys.readouterr().out
+    assert "[IMAGES ...]" in text and "--labels STR" in text and "--save-predictor PATH" in text
+    for noise in ("{None}", "(default: None)", "(default: )", "(default: False)"):
+        assert noise not in text
+
+
+def test_what_the_machine_refuses_is_one_line(monkeypatch, capsys):
+    def refused(arguments):
+        raise PermissionError(13, "Permission denied", "/locked/store")
+
+    monkeypatch.setattr("ostension.cli.main._dispatch", refused)
+    assert main(["store"]) == 1
+    assert capsys.readouterr().err == "ostension: error: /locked/store: Permission denied\n"
+
+
 def test_doctor_prints_one_json_object(capsys):
     assert main(["doctor", "--json", "--quick"]) == 0
     facts = json.loads(capsys.readouterr().out)
