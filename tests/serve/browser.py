@@ -112,7 +112,7 @@ class Browser:
         context = self.send("Target.createBrowserContext")["browserContextId"]
         target = self.send("Target.createTarget", {"url": "about:blank", "browserContextId": context})["targetId"]
         session = self.send("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
-        page = Page(self, session, target)
+        page = Page(self, session, target, context)
         for domain in ("Page", "Runtime", "Network", "Log", "DOM", "Accessibility"):
             page.send(f"{domain}.enable")
         page.look(width=width, height=height, dark=dark, reduced=reduced)
@@ -122,8 +122,8 @@ class Browser:
 class Page:
     """A tab."""
 
-    def __init__(self, browser: Browser, session: str, target: str):
-        self.browser, self.session, self.target = browser, session, target
+    def __init__(self, browser: Browser, session: str, target: str, context: str):
+        self.browser, self.session, self.target, self.context = browser, session, target, context
 
     def send(self, method: str, params: dict[str, Any] | None = None) -> Any:
         return self.browser.send(method, params, self.session)
@@ -251,4 +251,5 @@ class Page:
         return [node for node in self.send("Accessibility.getFullAXTree")["nodes"] if not node.get("ignored")]
 
     def close(self) -> None:
-        self.browser.send("Target.closeTarget", {"targetId": self.target})
+        self.browser.send("Target.disposeBrowserContext", {"browserContextId": self.context})
+        self.browser.events = [one for one in self.browser.events if one.get("sessionId") != self.session]

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-from browser import Browser, find_chromium
+from browser import find_chromium
 from page_making import make_pictures, serving, tiny_service
 
 from ostension.serve.client import Client
@@ -27,12 +27,6 @@ BARS = "[...document.querySelectorAll('.bars')].map(one => [...one.children].map
 @pytest.fixture(scope="module")
 def server():
     with serving(tiny_service()) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with Browser(tmp_path_factory.mktemp("browser")) as running:
         yield running
 
 
@@ -341,3 +335,88 @@ def test_a_pasted_picture_is_taken_and_a_pasted_text_goes_into_the_field(page, p
         "new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true})); })()"
     )
     assert page.run("window.kept") and page.run("document.querySelectorAll('.picture').length") == 1
+
+
+def test_a_request_that_is_never_answered_ends_in_words_and_can_be_tried_again(page, pictures):
+    page.run("window.real = fetch; window.fetch = (url, ...rest) => String(url).endsWith('v1/embeddings') "
+             "? Promise.reject(new TypeError('Failed to fetch')) : real(url, ...rest); 0")  # fmt: skip
+    page.set_files("#classify-files", pictures[:1])
+    page.wait("document.querySelector('.problem')?.innerText.includes('closes the connection on this request')")
+    page.run("window.fetch = window.real; 0")
+    page.write("#labels", "red\ngreen")
+    page.run("[...document.querySelectorAll('.picture button')].find(one => one.innerText === 'Try again').click()")
+    done(page, 1)
+    assert page.run("document.querySelectorAll('.picture .problem').length") == 0
+    assert page.run(f"{BARS}[0].length") == 2
+    assert "not a picture" not in page.text(".picture")
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(page, pictures):
+    page.run(
+        "(() => { const real = fetch; window.broken = 0; window.fetch = async (url, ...rest) => {"
+        " const answer = await real(url, ...rest); if (!String(url).endsWith('v1/embeddings') || window.broken++) return answer;"
+        " return new Response(new ReadableStream({ start(c) { c.enqueue(new TextEncoder().encode('{')); "
+        "c.error(new TypeError('network error')); } }), answer); }; })()"
+    )
+    page.set_files("#classify-files", pictures[:1])
+    page.write("#labels", "red\ngreen")
+    done(page, 1)
+    assert page.run("window.broken") >= 2
+    assert page.run(f"{BARS}[0].length") == 2 and page.errors() == []
+
+
+def test_every_tab_says_why_the_model_is_not_known(browser, server):
+    server.refuse = 0
+    page = browser.page()
+    source = (
+        "{ const real = fetch; window.fetch = (url, ...rest) => String(url).endsWith('v1/models') && !window.well "
+        "? Promise.resolve(new Response(JSON.stringify({ error: { message: 'it fell over' } }), { status: 500 }))"
+        " : real(url, ...rest); }"
+    )
+    page.send("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+    for tab in ("classify", "search", "audit", "model"):
+        page.open(f"{server.url}?{tab}#tab={tab}")
+        page.wait(f"document.querySelector('#{tab}-notices').innerText.includes('it fell over')")
+        assert page.run(f"!document.querySelector('#{tab}').hidden")
+    page.run("window.well = true")
+    page.click("#model-notices button")
+    page.wait("document.querySelector('#model-name').textContent && document.querySelector('#model-card h2')")
+    page.close()
+
+
+def test_each_picture_is_compared_with_each_label_once_and_not_again_for_every_answer(page, tmp_path):
+    page.choose("#label-sets", "cifar100")
+    page.wait("document.querySelector('#classify-results').getAttribute('aria-busy') === 'false'")
+    page.run("(() => { const real = Math.exp; window.powers = 0; Math.exp = (x) => { window.powers += 1; return real(x); }; })()")
+    page.set_files("#classify-files", make_pictures(tmp_path, [f"{index}.png" for index in range(20)]))
+    done(page, 20)
+    page.choose("#sort", "sure")
+    assert page.run("window.powers") == 20 * 100
+
+
+def test_prompts_that_are_wanted_now_are_not_let_go_of(page):
+    found = page.run(
+        "(async () => { const { Embeddings } = await import(document.querySelector('script').src.replace('app.js', 'embeddings.js'));"
+        " const one = new Embeddings({}, null); one.askTexts = async (batch) => batch.forEach((text) => one.texts.set(text, [1]));"
+        " for (let index = 0; index < 100000; index++) one.texts.set(`prompt ${index}`, [0]);"
+        " await one.ensure(['prompt 0', 'a new one']); "
+        "return [one.texts.size, one.text('prompt 0'), one.text('a new one'), one.text('prompt 1') ?? null]; })()"
+    )
+    assert found == [100_000, [0], [1], None]
+
+
+def test_labels_stay_in_the_address_while_another_tab_is_open(page):
+    page.write("#labels", "red\ngreen")
+    page.click("#tab-model")
+    page.click("#tab-search")
+    page.wait("location.hash.includes('tab=search') && location.hash.includes('green')")
+    page.send("Page.reload")
+    page.wait("document.querySelector('#labels-said')?.textContent === '2 labels' && !document.querySelector('#search').hidden")
+
+
+def test_names_of_labels_have_room_in_a_card(page, pictures):
+    page.set_files("#classify-files", pictures[:2])
+    page.write("#labels", "a dog on the beach\na street in the rain")
+    done(page, 2)
+    page.wait("document.querySelectorAll('.bars li').length === 4")
+    assert page.run("[...document.querySelectorAll('.bars .label')].filter(one => one.scrollWidth > one.clientWidth).length") == 0

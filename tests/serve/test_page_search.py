@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-from browser import Browser, find_chromium
+from browser import find_chromium
 from page_making import make_pictures, make_store, serving, tiny_service
 
 pytestmark = [
@@ -38,12 +38,6 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(store):
     with serving(tiny_service(store=str(store[0]), previews=True)) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with Browser(tmp_path_factory.mktemp("browser")) as running:
         yield running
 
 

@@ -67,13 +67,13 @@ function askKey(wrong) {
 }
 
 function link() {
-  const state = tab === "search" ? search.state() : labels.state();
-  return writeFragment({ tab, ...state });
+  return writeFragment({ tab, ...labels.state(), ...search.state() });
 }
 
 function copyLink(button) {
-  history.replaceState(null, "", link());
-  return copyText(location.href, button);
+  const address = new URL(location.href);
+  address.hash = writeFragment({ tab: "classify", ...labels.state() });
+  return copyText(address.href, button);
 }
 
 /** Shows a tab; with `focus`, for the keyboard. */
@@ -103,8 +103,8 @@ function step(event) {
 function restore() {
   const state = readFragment(location.hash);
   open(state.tab ?? "classify");
-  if (tab === "search") search.restore(state);
-  else labels.restore(state);
+  search.restore(state, tab === "search");
+  labels.restore(state);
 }
 
 async function tryExamples() {
@@ -139,7 +139,7 @@ async function begin() {
     showCard(embeddings.card, search.collections);
     if (began) return;
     began = true;
-    if (tab === "search") search.restore(readFragment(location.hash));
+    search.restore(readFragment(location.hash), tab === "search");
     await labels.compute();
   } catch (error) {
     fail(error, begin, tab === "classify" ? "classify-notices" : `${tab}-notices`);

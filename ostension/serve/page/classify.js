@@ -45,8 +45,24 @@ export class Classify {
       const picture = byFile.get(file);
       if (result instanceof Error) picture.error = result;
       else Object.assign(picture, { row: result, error: null });
-      this.show();
+      this.soon();
     });
+  }
+
+  /** Asks again for a picture that a busy or lost service has not answered. */
+  retry(picture) {
+    picture.error = null;
+    this.show();
+    picture.node.querySelector("button.remove").focus(); // the button that was pressed is gone
+    return this.embed([picture]);
+  }
+
+  /** Shows what has come, several answers at once: hundreds of pictures would else be drawn anew for each of them. */
+  soon() {
+    this.waiting ??= setTimeout(() => {
+      this.waiting = null;
+      this.show();
+    }, 16);
   }
 
   /** After a change of the model nothing that was computed counts. */
@@ -86,8 +102,10 @@ export class Classify {
     const { rows } = this.labels;
     const scale = this.embeddings.card?.logit_scale ?? 1;
     for (const picture of this.pictures) {
-      picture.found = null;
-      if (!picture.row || !rows.length) continue;
+      const { row, of } = picture;
+      if (of && of.row === row && of.rows === rows && of.scale === scale) continue;
+      Object.assign(picture, { found: null, of: { row, rows, scale } });
+      if (!row || !rows.length) continue;
       const probabilities = softmax(rows.map(({ row }) => scale * dot(picture.row, row)));
       const places = order(probabilities);
       const [first, second] = places.map((place) => probabilities[place]);
@@ -171,6 +189,7 @@ export class Classify {
       picture.bars = el("ol", { class: "bars" });
       picture.mark = el("span", { class: "mark", hidden: true }, "uncertain");
       picture.said = el("p", { class: "hint" });
+      picture.again = el("button", { type: "button", hidden: true, "aria-label": `Try ${picture.name} again`, onclick: () => this.retry(picture) }, "Try again");
       picture.node = el("li", { class: "picture" },
         this.thumb(picture),
         el("div", { class: "body" },
@@ -178,7 +197,7 @@ export class Classify {
             el("h4", { dir: "auto" }, picture.name), picture.mark,
             el("button", { type: "button", class: "remove", "aria-label": `Remove ${picture.name}`, title: "Remove", onclick: () => this.remove(picture) }, "×"),
           ),
-          picture.bars, picture.said,
+          picture.bars, picture.said, picture.again,
         ),
       );
     }
@@ -200,11 +219,12 @@ export class Classify {
     }
     if (picture.error) problem.textContent = picture.error.message;
     else problem?.remove();
+    picture.again.hidden = !picture.error?.passes;
     return picture.node;
   }
 
   thumb(picture) {
-    const image = el("img", { src: picture.url, alt: "", class: "thumb", decoding: "async" });
+    const image = el("img", { src: picture.url, alt: "", class: "thumb", decoding: "async", loading: "lazy" });
     image.addEventListener("error", () => image.replaceWith(el("span", { class: "thumb none", "aria-hidden": "true" }, "?")));
     return image;
   }

@@ -55,7 +55,11 @@ export class Embeddings {
       }
       await Promise.all(new Set(prompts.map((prompt) => this.underWay.get(prompt)).filter(Boolean)));
     } while (wanted() && !prompts.every((prompt) => this.texts.has(prompt))); // others may have given up what this one wants
-    while (this.texts.size > KEPT) this.texts.delete(this.texts.keys().next().value);
+    const wantedNow = new Set(prompts);
+    for (const prompt of this.texts.keys()) {
+      if (this.texts.size <= KEPT) break;
+      if (!wantedNow.has(prompt)) this.texts.delete(prompt);
+    }
   }
 
   async askTexts(batch) {

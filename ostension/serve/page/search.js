@@ -100,14 +100,14 @@ export class Search {
     return { q: byId("search-words").value.trim(), where: byId("search-where").value.trim(), in: this.collections.length > 1 ? byId("search-collection").value : "" };
   }
 
-  restore({ q, where, in: name }) {
+  restore({ q, where, in: name }, run) {
     if (q !== undefined) byId("search-words").value = q;
     if (where !== undefined) byId("search-where").value = where;
     byId("search-filter").open = Boolean(where);
     if (name && this.collections.some((one) => one.name === name)) byId("search-collection").value = name;
     this.describe();
     this.listTerms();
-    if (q && this.collections.length) this.run();
+    if (run && q && this.collections.length) this.run();
   }
 
   words() {
@@ -154,20 +154,20 @@ export class Search {
     return this.run();
   }
 
-  /** The query as the service takes it: words and hits as an expression; with a picture, the vector of both. */
+  /** The query as the service takes it: words and hits as an expression; with a picture, the vector of both, and of what it was
+   * made where that is simple. */
   async query() {
-    this.made = null;
     const words = this.words();
-    const { items } = this;
-    if (!this.picture && !words && items.length === 1 && items[0].sign > 0) return { id: items[0].id };
-    if (!this.picture && !items.some(awkward)) return { expression: this.expression() };
+    const { items, picture } = this; // which may be others when the answers come
+    if (!picture && !words && items.length === 1 && items[0].sign > 0) return { query: { id: items[0].id } };
+    if (!picture && !items.some(awkward)) return { query: { expression: this.expression() } };
     const rest = words || items.length ? await this.restRow() : null;
-    if (!this.picture) return { vector: [...rest] };
-    const image = await this.pictureRow();
+    if (!picture) return { query: { vector: [...rest] } };
     const share = Number(byId("search-weight").value) / 100;
+    const image = await this.pictureRow(picture);
     const simple = !items.length && !/(^|\s)[+-]\s|^["'@]|^image:|\d\s*\*/.test(words); // plain words
-    if (simple) this.made = { file: this.picture.file.name || "picture.png", words, share };
-    return { vector: [...(rest ? mixed([rest, image], [1 - share, share]) : image)] };
+    const made = simple ? { file: picture.file.name || "picture.png", words, share } : null;
+    return { query: { vector: [...(rest ? mixed([rest, image], [1 - share, share]) : image)] }, made };
   }
 
   /** "sunset - people + @boat-17", as `ostension search` reads it. */
@@ -194,8 +194,7 @@ export class Search {
     return this.rows.get(key);
   }
 
-  async pictureRow() {
-    const { picture } = this;
+  async pictureRow(picture) {
     if (!picture.row) {
       await this.embeddings.images([picture.file], (_, row) => { picture.row = row; });
       if (picture.row instanceof Error) {
@@ -221,7 +220,7 @@ export class Search {
     const fold = byId("search-fold").checked;
     const k = Math.min(this.embeddings.limits.max_results ?? wanted, fold ? 4 * wanted : wanted);
     try {
-      const query = await this.query();
+      const { query, made = null } = await this.query();
       const where = byId("search-where").value.trim();
       const body = { collection: byId("search-collection").value, query, k, vectors: true, ...(where && { where }) };
       if (round !== this.round) return;
@@ -229,7 +228,7 @@ export class Search {
       this.stop = new AbortController();
       const answer = await this.service.post("v1/search", body, { signal: this.stop.signal });
       if (round !== this.round) return;
-      this.sent = { ...body, k: wanted };
+      Object.assign(this, { sent: { ...body, k: wanted }, made });
       this.hits = (fold ? folded(answer.data) : answer.data.map((hit) => ({ ...hit, near: [] }))).slice(0, wanted);
       this.show(where);
     } catch (error) {

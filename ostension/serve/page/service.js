@@ -5,10 +5,16 @@ export class ServiceError extends Error {
     super(message);
     Object.assign(this, { status, code, param });
   }
+
+  /** Whether the same request may be answered later. */
+  get passes() {
+    return this.code === "lost" || [401, 403, 429].includes(this.status) || this.status >= 500;
+  }
 }
 
 const TRIES = 6; // of a request that is refused because the service is busy; one that is not ready is waited for
 const LONGEST_S = 30;
+const LOST = 4; // times that a request gets no answer from a service that answers others
 
 export class Service {
   /**
@@ -23,34 +29,39 @@ export class Service {
     this.back = null;
   }
 
-  async get(path, options = {}) {
-    return (await this.send(path, options)).json();
+  get(path, options = {}) {
+    return this.send(path, "json", options);
   }
 
-  async post(path, body, options = {}) {
-    return (await this.send(path, { ...options, method: "POST", body: JSON.stringify(body) })).json();
+  post(path, body, options = {}) {
+    return this.send(path, "json", { ...options, method: "POST", body: JSON.stringify(body) });
   }
 
-  async blob(path, options = {}) {
-    return (await this.send(path, options)).blob();
+  blob(path, options = {}) {
+    return this.send(path, "blob", options);
   }
 
-  async send(path, { method = "GET", body, signal } = {}) {
+  /** The answer, read to its end as "json" or "blob": a service may also go away in the middle of one. */
+  async send(path, kind, { method = "GET", body, signal } = {}) {
+    let lost = 0;
     for (let tries = 1; ; tries++) {
       const key = this.key;
       const headers = { ...(body && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
-      let response;
+      let response, answer;
       try {
         response = await fetch(path, { method, body, headers, signal, cache: "no-store", credentials: "omit" });
+        if (response.ok) answer = await response[kind]();
       } catch (error) {
         if (signal?.aborted) throw error;
+        if (error instanceof SyntaxError) throw new ServiceError("The service's answer cannot be read; is something else in between?");
+        if (++lost >= LOST) throw new ServiceError("The service answers, and closes the connection on this request.", { code: "lost" });
         await this.untilBack();
         tries = 0;
         continue;
       }
       if (response.ok) {
         this.state({ kind: "ok" });
-        return response;
+        return answer;
       }
       const problem = await problemOf(response);
       if (response.status === 401 || response.status === 403) {
