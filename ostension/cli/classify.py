@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import os
 import sys
@@ -76,10 +77,8 @@ class Classify:
     def __post_init__(self):
         given = [name for name in ("labels", "labels_file", "task", "predictor") if getattr(self, name) is not None]
         if len(given) != 1:
-            found = " and ".join(_flag(name) for name in given) or "none"
-            raise UsageError(
-                f"the classes are given by {found}", expected="exactly one of --labels, --labels-file, --task, --predictor"
-            )
+            what = f"the classes are given by {' and '.join(map(_flag, given))}" if given else "no classes are given"
+            raise UsageError(what, expected="exactly one of --labels, --labels-file, --task, --predictor")
         if self.template and self.templates:
             raise UsageError("--template and --templates are both given", expected="one of them")
         if self.predictor is not None and (self.template or self.templates or self.save_predictor):
@@ -121,7 +120,8 @@ class Classify:
         classes, templates = self._classes()
         model = load_encoder(model_name(self.model), self.engine, device=self.device, dtype=self.dtype)
         predictor = Predictor.zero_shot(model, classes, templates)
-        _say(f"{len(predictor.class_names)} classes, {len(templates)} templates, model {model.config.name}{_computed(model)}")
+        counts = f"{_counted(len(predictor.class_names), 'class', 'es')}, {_counted(len(templates), 'template')}"
+        _say(f"{counts}, model {model.config.name}{_computed(model)}")
         return predictor
 
     def _saved(self) -> Predictor:
@@ -221,7 +221,8 @@ def find_images(arguments: Sequence[str], *, videos: bool = False) -> Found:
         _add(found, argument, videos)
         if len(found.paths) == before:
             found.problems += 1
-            _say(f"{shown(Path(argument))}: no image here")
+            missing = not Path(argument).exists() and not glob.has_magic(argument)
+            _say(f"{shown(Path(argument))}: {'no such file or folder' if missing else 'no image here'}")
     if not found.paths:
         raise DataError("none of the arguments leads to an image", expected="files, folders, globs, or - for a list on stdin")
     return found
@@ -278,8 +279,6 @@ def _of_videos(predictor: Path) -> bool:
 
 def _add(found: Found, argument: str, videos: bool) -> None:
     """Add the images that one argument leads to; a name with [ or * in it that exists is that file, not a pattern."""
-    import glob
-
     if Path(argument).exists():
         _add_existing(found, Path(argument), videos)
     else:
@@ -338,6 +337,10 @@ def _computed(model: Any) -> str:
     """Engine and precision in words, where they are not torch's alone."""
     computed = getattr(model, "computed", None)
     return f", computed by {computed}" if computed else ""
+
+
+def _counted(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def _flag(name: str) -> str:

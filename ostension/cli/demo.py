@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 
@@ -40,8 +44,17 @@ class Demo:
             # A scheduler that asked for a stop got it; a person who pressed Ctrl-C is told by the usual status.
             return 130 if result.signal == signal.SIGINT else 0
         print(result.report)
-        print("\n".join(["", "Go on with:", *(f"  {command}" for command in result.commands)]))
+        print("\nThe report is one page, for any browser. Go on with:")
+        print("\n".join(f"  {command}" for command in (*_activation(), *result.commands)))
         return 0
+
+
+def _activation() -> list[str]:
+    """The line that puts `ostension` on the path, where it is in a virtual environment that is not active."""
+    if sys.prefix == sys.base_prefix or shutil.which("ostension"):
+        return []
+    folder = os.path.relpath(sys.prefix)
+    return [f"source {shlex.quote(sys.prefix if folder.startswith('..') else folder)}/bin/activate"]
 
 
 COMMAND = Demo

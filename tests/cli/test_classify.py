@@ -119,7 +119,7 @@ def test_a_task_brings_names_and_templates(run):
 
 
 def test_a_set_of_templates_replaces_those_of_the_task(run):
-    assert "10 classes, 1 templates" in run("pictures/a.png", "--task", "cifar10", "--templates", "photo")[2]
+    assert "10 classes, 1 template, " in run("pictures/a.png", "--task", "cifar10", "--templates", "photo")[2]
 
 
 def test_a_saved_predictor_gives_the_same_answers_and_finds_its_model(run, folder):
@@ -150,7 +150,7 @@ def test_without_a_model_the_message_says_where_to_get_one(run):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("pictures/a.png",), 2, "given by none"),
+        (("pictures/a.png",), 2, "no classes are given"),
         (("pictures/a.png", "--labels", "a,b", "--task", "cifar10"), 2, "--labels and --task"),
         (("pictures/a.png", "--labels", "a,b", "--template", "{}", "--templates", "photo"), 2, "both given"),
         (("pictures/a.png", "--labels", "a,b", "--top-k", "0"), 2, "--top-k is 0"),
@@ -175,7 +175,9 @@ def test_what_cannot_be_meant_is_one_clear_line(run, arguments, status, message)
 
 def test_a_missing_file_beside_good_ones_is_named_and_counted(run):
     status, out, err = run("pictures/a.png", "nowhere.png", "--labels", LABELS, "--format", "jsonl")
-    assert status == 1 and len(rows(out)) == 1 and "nowhere.png: no image here" in err and "1 of 2 inputs failed" in err
+    assert (
+        status == 1 and len(rows(out)) == 1 and "nowhere.png: no such file or folder" in err and "1 of 2 inputs failed" in err
+    )
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="the file system there refuses such names")

@@ -6,9 +6,12 @@ import json
 import resource
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
+from ostension.cli.doctor import EXTRAS, missing_packages
 from ostension.cli.main import COMMANDS, main
 
 
@@ -86,6 +89,12 @@ def test_doctor_prints_one_json_object(capsys):
     assert facts["cores"] >= 1
     assert facts["versions"]["torch"] != "missing"
     assert facts["dtype"] in ("float32", "bfloat16")
+
+
+def test_doctor_looks_for_the_packages_of_every_extra():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert EXTRAS.keys() == project["optional-dependencies"].keys() - {"dev"}
+    assert not missing_packages(EXTRAS["data"] + EXTRAS["curate"])  # names as they are imported; both are here for tests
 
 
 def test_the_version_is_the_packages(capsys):
