@@ -44,6 +44,8 @@ class Serve:
         max_batch: Texts or pictures that are computed together, at most.
         max_wait_ms: How long an item waits for others that are on their way.
         max_queue: Seconds that a request may wait for others; if it would wait longer, it is refused with 429.
+        max_slowdown: Refuse with 429 what would take more than so many times what it takes on an idle service, and make
+            batches short enough for that (3 is a good one). Fewer are answered in a second. 0: no such bound.
         queue: Pictures that may wait, at most.
         deadline: Seconds after which a request without an answer is given up.
         drain: Seconds that requests may go on after SIGTERM.
@@ -69,6 +71,7 @@ class Serve:
     max_batch: int = 32
     max_wait_ms: float = 8.0
     max_queue: float = 2.0
+    max_slowdown: float = 0.0
     queue: int = 256
     deadline: float = 30.0
     drain: float = 20.0
@@ -109,8 +112,8 @@ class Serve:
             device=self.device, dtype=self.dtype, engine=self.engine, threads=self.threads, host=self.host, port=self.port,
             keys=read_keys(self.keys_file), open_metrics=self.open_metrics, allow_url_hosts=self.allow_url_host,
             previews=self.previews, max_batch=self.max_batch, max_wait_ms=self.max_wait_ms, max_queue_s=self.max_queue,
-            queue_images=self.queue,
-            deadline_s=self.deadline, drain_s=self.drain, limits=limits,
+            max_slowdown=self.max_slowdown, queue_images=self.queue, deadline_s=self.deadline,
+            drain_s=self.drain, limits=limits,
         )  # fmt: skip
 
 

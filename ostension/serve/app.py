@@ -18,12 +18,14 @@ from starlette.responses import Response
 from ostension import __version__
 from ostension.serve.backend import Backend
 from ostension.serve.documents import add_documents
+from ostension.serve.early import Early
 from ostension.serve.gate import Gate
 from ostension.serve.health import add_health
 from ostension.serve.logs import Log
 from ostension.serve.metrics import Metrics
 from ostension.serve.model_files import ModelFiles, read_model_files
 from ostension.serve.page_routes import add_page
+from ostension.serve.parsing import Route
 from ostension.serve.problems import Problem
 from ostension.serve.routes import add_routes, add_store_routes
 from ostension.serve.schemas import ErrorAnswer
@@ -32,6 +34,7 @@ from ostension.serve.service import Service
 from ostension.serve.settings import ServeSettings
 from ostension.serve.worker import WorkerBackend
 
+KINDS = ("str", "TextItem", "ImageItem")  # of one value, which pydantic puts after its place
 CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": what}
@@ -77,6 +80,8 @@ def create_app(
         responses=ERRORS, description="Embeddings of texts and pictures in one space, classification with words, and search.",
         openapi_url=None, generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
+    gate.early = Early(service)
+    app.router.route_class = Route
     app.state.service, app.state.gate = service, gate
     app.add_middleware(gate.around)
     app.add_exception_handler(Problem, _answer_problem)
@@ -115,7 +120,7 @@ def of_validation(errors: Any) -> Problem:
     """The problem with a body that does not fit its schema."""
     deepest = max(errors, key=lambda one: len(one["loc"]))
     first = errors[0] if errors[0]["type"] != "string_type" else deepest
-    where = [part for part in first["loc"][1:] if isinstance(part, int) or str(part).isidentifier()]
+    where = [part for part in first["loc"][1:] if isinstance(part, int) or (part.isidentifier() and part not in KINDS)]
     param = ""
     for part in where:
         param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else str(part)

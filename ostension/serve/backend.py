@@ -26,6 +26,7 @@ class Backend(Protocol):
     """Computes batches."""
 
     facts: Facts | None  # once it is ready
+    on_ready: Callable[[Facts], None] | None  # called when batches can be given to it
     on_lost: Callable[[], None] | None  # called when what was being computed is lost
     on_failed: Callable[[str], None] | None  # called when the model cannot be loaded: nothing will ever come
     restarts: int
@@ -57,11 +58,12 @@ class LocalBackend:
     def __init__(self, computation: Computation):
         self.computation = computation
         self.facts: Facts | None = None
+        self.on_ready: Callable[[Facts], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.on_failed: Callable[[str], None] | None = None
         self.restarts = 0
         self._thread = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="compute")  # as many as groups of lanes
-        self._warming: asyncio.Future[Any] | None = None
+        self._warming: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
@@ -72,13 +74,19 @@ class LocalBackend:
         return "" if self.ready else "the model is being loaded"
 
     async def start(self) -> None:
-        self._warming = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._thread, self._warm))
+        self._warming = asyncio.create_task(self._warm())
 
-    def _warm(self) -> None:
-        self.computation.warm()
-        self.facts = self.computation.facts()
+    async def _warm(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self.computation.warm)
+        self.facts = await loop.run_in_executor(self._thread, self.computation.facts)
+        if self.on_ready is not None:
+            self.on_ready(self.facts)
 
     async def stop(self) -> None:
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
         self.facts = None
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 

@@ -11,6 +11,8 @@
 - Waiting items are bounded by cost for each lane, and by time: a request that would wait longer than `max_queue_s`, and longer
   than it takes itself, is refused at once with the time until there is room. So those who are accepted are answered soon. A few
   requests are always accepted.
+- With `max_slowdown`, a request that would take more than so many times what it takes on an idle service is refused, however
+  few there are, and batches end where somebody who comes just after their beginning could not be answered within that.
 - An item whose request has gone is dropped. A batch that fails is computed once more item by item, so that only the item at
   fault fails. If the computing process dies, everything fails at once and nothing hangs.
 
@@ -31,6 +33,7 @@ from ostension.serve.pace import Pace
 
 MAX_RETRY_AFTER_S = 60.0
 MIN_REQUESTS = 8  # are accepted however slow the machine is, so that there is something to make batches of
+SURE = 0.9  # of the time that a request may take is given away: batches differ by about a tenth from what they took before
 MIN_BATCH = 4  # ViT-B-32 on one thread: 137 ms a picture alone, 97 of four, 92 of 32
 
 
@@ -92,6 +95,15 @@ class _Request:
     items: collections.deque[_Item]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Flight:
+    """A batch that is being computed."""
+
+    lane: Lane
+    cost: int
+    ends: float  # by what batches took before
+
+
 class Lane:
     """The waiting items of one lane, by client and request.
 
@@ -105,6 +117,7 @@ class Lane:
         self.holds: set[Hold] = set()
         self.used_s = 0.0  # time that the lane has had, by which lanes take turns
         self.pace = Pace()
+        self.unit = 1.0  # cost of an item, by the last batch
         self._clients: collections.OrderedDict[Hashable, collections.OrderedDict[int, _Request]] = collections.OrderedDict()
 
     def __bool__(self) -> bool:
@@ -159,9 +172,10 @@ class Lane:
         self._clients.clear()
         return waiting
 
-    def measured(self, cost: int, seconds: float) -> None:
+    def measured(self, cost: int, count: int, seconds: float) -> None:
         """Learn from a batch."""
         self.used_s += seconds
+        self.unit = cost / count
         self.pace.add(cost, seconds)
 
 
@@ -172,12 +186,27 @@ class Group:
         self.lanes = lanes
         self.came = asyncio.Event()
         self.turn_s = 0.0  # what the lane whose turn came last had used until then
+        self.flying: _Flight | None = None
 
     def wait_s(self, own: Lane, cost: int, max_batch: int) -> float:
         """How long a request of that cost waits for others: all take turns, so for as much of each as it has itself."""
         seconds = cost * own.pace.slope
         batches = sum(lane.pace.fixed * math.ceil(len(lane.holds) / max_batch) for lane in self.lanes)
         return batches + sum(min(seconds, hold.cost * lane.pace.slope) for lane in self.lanes for hold in lane.holds)
+
+    def done_s(self, own: Lane, cost: int, most_items: Callable[[Lane], int], now: float) -> float:
+        """When a request of that cost is answered: after the rest of the batch that is computed, and after what waits, all
+        taking turns."""
+        total = 0.0
+        for lane in self.lanes:
+            mine = [cost] if lane is own else []
+            costs = [min(cost, hold.cost) if mine else hold.cost for hold in lane.holds] + mine
+            ahead = sum(costs)
+            if self.flying is not None and self.flying.lane is lane:
+                ahead = max(ahead - self.flying.cost, *mine, 0)
+            batches = math.ceil(ahead / lane.unit / most_items(lane))
+            total += lane.pace.fixed * batches + lane.pace.slope * ahead
+        return total + (max(0.0, self.flying.ends - now) if self.flying is not None else 0.0)
 
 
 class Batcher:
@@ -186,7 +215,7 @@ class Batcher:
     Args:
         compute: computes one batch; raises `BackendLost` when nothing more will come, anything else when the batch failed.
         groups: of lanes, each with the most cost that it may hold.
-        max_batch, slice_s, max_wait_s, max_queue_s: see above.
+        max_batch, slice_s, max_wait_s, max_queue_s, max_slowdown: see above.
         clock: seconds; another one in tests.
     """
 
@@ -199,13 +228,14 @@ class Batcher:
         slice_s: float = 0.2,
         max_wait_s: float = 0.008,
         max_queue_s: float = math.inf,
+        max_slowdown: float = math.inf,
         watcher: Watcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.compute, self.max_batch, self.slice_s, self.max_wait_s = compute, max_batch, slice_s, max_wait_s
         self._groups = [Group([Lane(name, bound) for name, bound in lanes.items()]) for lanes in groups]
         self._group_of = {lane.name: group for group in self._groups for lane in group.lanes}
-        self.max_queue_s = max_queue_s
+        self.max_queue_s, self.max_slowdown = max_queue_s, max_slowdown
         self.lanes = {lane.name: lane for group in self._groups for lane in group.lanes}
         self.preparing = 0  # requests that will put items into the queue soon
         self.watcher, self.clock = watcher, clock
@@ -233,13 +263,43 @@ class Batcher:
         found = self.lanes[lane]
         if cost > found.bound:
             raise TooLarge(f"the request costs {cost}, and the queue holds {found.bound}")
-        wait = self._group_of[lane].wait_s(found, cost, self.max_batch)
+        group = self._group_of[lane]
+        wait = group.wait_s(found, cost, self.max_batch)
         if found.held + cost > found.bound:
             raise Overloaded(lane, min(MAX_RETRY_AFTER_S, wait))
         most = max(self.max_queue_s, found.pace.seconds(cost))
-        if wait > most and sum(len(one.holds) for one in self._group_of[lane].lanes) >= MIN_REQUESTS:
+        if wait > most and sum(len(one.holds) for one in group.lanes) >= MIN_REQUESTS:
             raise Overloaded(lane, min(MAX_RETRY_AFTER_S, wait - most))
+        if self.max_slowdown < math.inf and any(one.holds for one in group.lanes):
+            late = group.done_s(found, cost, self._most_items, self.clock())
+            late -= SURE * self.max_slowdown * found.pace.seconds(cost)
+            if late > 0:
+                raise Overloaded(lane, min(MAX_RETRY_AFTER_S, late))
         return Hold(found, cost)
+
+    def full(self, lanes: Sequence[str], most: int) -> Overloaded | None:
+        """What every request of one of `lanes` would get that costs 1 to `most`; None if some would be accepted.
+
+        Waiting grows with the cost and ever slower, and what may be waited grows evenly, so it is enough to try both ends.
+        """
+        found: Overloaded | None = None
+        for lane in lanes:
+            room = self.lanes[lane].bound - self.lanes[lane].held
+            for cost in {1, max(1, min(most, room))}:
+                try:
+                    with self.hold(lane, cost):
+                        return None
+                except Overloaded as error:
+                    if found is None or error.retry_after_s < found.retry_after_s:
+                        found = error
+        return found
+
+    def _most_items(self, lane: Lane) -> int:
+        """Of a batch. Who comes just after the beginning of a batch waits for that one and is answered by the next."""
+        if self.max_slowdown == math.inf:
+            return self.max_batch
+        most = lane.pace.cost_within(self.max_slowdown / 2 * lane.pace.seconds(lane.unit)) / lane.unit
+        return int(min(self.max_batch, max(1.0, most)))
 
     async def run(self, lane: str, payloads: Sequence[Any], costs: Sequence[int], client: Hashable) -> list[Any]:
         """The results of a request's items, in order.
@@ -283,7 +343,10 @@ class Batcher:
     async def _turn(self, group: Group) -> None:
         while True:
             items, lane = await self._next(group)
+            cost = sum(item.cost for item in items)
+            group.flying = _Flight(lane, cost, self.clock() + lane.pace.seconds(cost))
             await self._batch(lane, items)
+            group.flying = None
 
     async def _next(self, group: Group) -> tuple[list[_Item], Lane]:
         """The next batch, as late as may be, so that whoever came by then is in it."""
@@ -304,7 +367,7 @@ class Batcher:
                 continue
             most = self.slice_s / lane.pace.ratio if lane.pace.ratio else math.inf
             group.turn_s = lane.used_s
-            items = lane.take(self.max_batch, most)
+            items = lane.take(self._most_items(lane), most)
             if items:
                 return items, lane
 
@@ -333,7 +396,7 @@ class Batcher:
                 self.watcher.retried(lane.name)
             await self._one_by_one(lane, items)
             return
-        lane.measured(sum(item.cost for item in items), found.seconds)
+        lane.measured(sum(item.cost for item in items), len(items), found.seconds)
         if self.watcher is not None:
             self.watcher.batch(lane.name, len(items), found.seconds)
         for item, row in zip(items, found.rows, strict=True):

@@ -15,6 +15,7 @@ from ostension.serve.problems import Problem
 from ostension.serve.settings import Limits
 
 Receive = Callable[[], Awaitable[Any]]
+Look = Callable[[bytes, bool], None]
 LINGER_S = 2.0
 LINGER_BYTES = 64_000_000
 
@@ -44,11 +45,17 @@ class Room:
         self.used -= count
 
 
-async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], limits: Limits, room: Room) -> bytes:
+async def read_body(
+    receive: Receive, headers: Iterable[tuple[bytes, bytes]], limits: Limits, room: Room, look: Look | None = None
+) -> bytes:
     """The whole body; what it takes of `room` is the caller's to give back, which is its length.
 
+    Args:
+        look: is shown the first part, and whether it is all; raises where the rest need not be read.
+
     Raises:
-        Problem: 413 for too many bytes, 408 for too much time, 400 for a length that is no number, 503 without room.
+        Problem: 413 for too many bytes, 408 for too much time, 400 for a length that is no number, 503 without room, and
+            what `look` raises.
         ClientGone: if the client went away.
     """
     declared = [value for name, value in headers if name == b"content-length"]
@@ -72,6 +79,8 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], li
                     room.take(len(part))
                     size += len(part)
                     parts.append(part)
+                    if look is not None and len(parts) == 1:
+                        look(part, not message.get("more_body", False))
                 if not message.get("more_body", False):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError:

@@ -13,6 +13,7 @@ import dataclasses
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,12 +23,17 @@ from ostension.errors import ConfigError, DataError
 
 GIVE_WAY = 3  # of nice, each a fifth less: half of the share of what does not give way
 IMAGE, TEXT, PREDICTOR = "image", "text", "predictor:"
+WARM_PICTURES, WARM_TEXTS, WARM_TOKENS = 4, 16, 8
+SLOW_S = 1.0
 NOT_SERVED = {"batch": "its answers depend on the other pictures of a batch", "views": "it computes gradients for each picture"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a model once its weights are read."""
+    """What is known of a model once its weights are read.
+
+    `paces` has, for each lane, the seconds of a batch as (fixed, for each picture or token), measured on the model alone.
+    """
 
     sha256: str
     embed_dim: int
@@ -39,6 +45,7 @@ class Facts:
     provenance: dict[str, Any]
     model_key: dict[str, Any]
     predictors: dict[str, dict[str, Any]]
+    paces: dict[str, Sequence[float]] = dataclasses.field(default_factory=dict)
 
 
 class Computation:
@@ -47,6 +54,7 @@ class Computation:
     def __init__(self, encoder: Any, predictors: Mapping[str, Any] | None = None, *, engine: str = "torch"):
         self.encoder, self.predictors, self.engine = encoder.eval(), dict(predictors or {}), engine
         self._locks = {TEXT: threading.Lock(), IMAGE: threading.Lock()}
+        self.paces: dict[str, tuple[float, float]] = {}
         for name, predictor in self.predictors.items():
             check_servable(name, predictor)
 
@@ -81,10 +89,22 @@ class Computation:
         return found
 
     def warm(self) -> None:
-        """Run every lane twice, so that the first request finds everything in place: memory, kernels, tokenizer."""
-        side = self.encoder.config.preprocess.image_size
-        for lane in self.lanes() * 2:
-            self.run(lane, [[self.encoder.tokenizer.end_id]] if lane == TEXT else np.zeros((1, 3, side, side), np.uint8))
+        """Run every lane a few times, so that the first request finds everything in place: memory, kernels, tokenizer; and
+        so that it is known what a batch takes."""
+        for lane in self.lanes():
+            self._timed(lane, 1)
+            one = self._timed(lane, 1)
+            few, cost = (WARM_TEXTS, WARM_TOKENS) if lane == TEXT else (WARM_PICTURES, 1)
+            more = self._timed(lane, few) if one < SLOW_S else few * one  # who takes so long gains nothing by company
+            slope = min(max(0.0, (more - one) / (few - 1)), one)
+            self.paces[lane] = (one - slope, slope / cost)
+
+    def _timed(self, lane: str, count: int) -> float:
+        side, end = self.encoder.config.preprocess.image_size, self.encoder.tokenizer.end_id
+        text = [0] * (WARM_TOKENS - 1) + [end]
+        start = time.perf_counter()
+        self.run(lane, [text] * count if lane == TEXT else np.zeros((count, 3, side, side), np.uint8))
+        return time.perf_counter() - start
 
     def facts(self) -> Facts:
         """What is known of the model."""
@@ -105,6 +125,7 @@ class Computation:
                 name: {"kind": one.kind, "class_names": list(one.class_names), "templates": list(one.templates)}
                 for name, one in self.predictors.items()
             },
+            paces=dict(self.paces),
         )  # fmt: skip
 
     def _computed(self) -> tuple[str, str]:

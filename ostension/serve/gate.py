@@ -1,19 +1,20 @@
 """What stands before every route: who asks, how much, how long; and what every answer carries.
 
-In this order, so that nothing is done for those who may not ask: the key, the length, the body, then the route under a deadline
-while the client is there. Every answer, also that of a failure, gets a request id, the headers that browsers need to be told,
-a line in the log and its count in the metrics.
+In this order, so that nothing is done for those who may not ask: the key, the length, whether there is room for what the body
+begins with, the body, then the route under a deadline while the client is there. Every answer, also that of a failure, gets a
+request id, the headers that browsers need to be told, a line in the log and its count in the metrics.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ostension.serve.auth import Keys
 from ostension.serve.body import ClientGone, Room, linger, read_body
-from ostension.serve.logs import Log, request_id
+from ostension.serve.logs import Log, request_id, trace_of
 from ostension.serve.metrics import Metrics
 from ostension.serve.problems import Problem
 from ostension.serve.settings import ServeSettings
@@ -39,13 +40,14 @@ class Gate:
     """
 
     app: Any
+    early: Callable[..., Problem | None] | None = None  # says what is refused by the beginning of its body
 
     def __init__(self, settings: ServeSettings, metrics: Metrics, log: Log):
         self.settings, self.metrics, self.log = settings, metrics, log
         self.keys = Keys(settings.keys, open_metrics=settings.open_metrics)
         self.room = Room(settings.limits.max_waiting_bytes)
         self.draining = False
-        self._ended: asyncio.Event = asyncio.Event()
+        self._ended: asyncio.Future[None] | None = None  # of the loop that runs
 
     def around(self, app: Any) -> Gate:
         """This gate before `app`."""
@@ -56,7 +58,18 @@ class Gate:
         """Let what is there go on for `drain_s`; then it is answered with 503."""
         if not self.draining:
             self.draining = True
-            asyncio.get_running_loop().call_later(self.settings.drain_s, self._ended.set)
+            asyncio.get_running_loop().call_later(self.settings.drain_s, self._end().set_result, None)
+
+    def _end(self) -> asyncio.Future[None]:
+        """Done when what is there has had its time."""
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
+        return self._ended
+
+    def _look(self, path: str, part: bytes, whole: bool) -> None:
+        problem = self.early(path, part, whole=whole) if self.early is not None else None
+        if problem is not None:
+            raise problem
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -79,7 +92,10 @@ class Gate:
         scope = exchange.scope
         try:
             scope["ostension.key"] = self.keys.check(scope["path"], scope["headers"])
-            body = await read_body(exchange.receive, scope["headers"], self.settings.limits, self.room)
+            body = await read_body(
+                exchange.receive, scope["headers"], self.settings.limits, self.room,
+                lambda part, whole: self._look(scope["path"], part, whole),
+            )  # fmt: skip
         except Problem as problem:
             await exchange.refuse(problem)
             return
@@ -100,25 +116,24 @@ class Gate:
         """
         work = asyncio.create_task(self.app(exchange.scope, _replay(body, exchange.receive), exchange.send))
         gone = asyncio.create_task(_until_gone(exchange.receive))
-        ended = asyncio.create_task(self._ended.wait())
+        ended = self._end()
         try:
             await asyncio.wait((work, gone, ended), timeout=self.settings.deadline_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (gone, ended):
-                task.cancel()
+            gone.cancel()
             if not exchange.complete:
                 work.cancel()
             await asyncio.gather(work, return_exceptions=True)
         if work.cancelled():
             if gone.done() and not gone.cancelled():
                 raise ClientGone
-            if self._ended.is_set():
+            if ended.done():
                 raise Problem(503, "the service is stopping", "stopping", retry_after_s=5)
             what = f"there was no answer within {self.settings.deadline_s:g} s"
             raise Problem(504, what, "deadline_exceeded")
         error = work.exception()
         if error is not None:
-            self.log("request_failed", level="error", id=exchange.id, error=type(error).__name__, trace=_where(error))
+            self.log("request_failed", level="error", id=exchange.id, error=type(error).__name__, trace=trace_of(error))
             raise Problem(500, "the service failed on this request", "internal_error")
 
     def _record(self, exchange: Exchange) -> None:
@@ -139,7 +154,8 @@ class Exchange:
     """One request and its answer."""
 
     def __init__(self, scope: Any, receive: Any, send: Any):
-        self.scope, self.receive, self._send = scope, receive, send
+        self.scope, self._receive, self._send = scope, receive, send
+        self.whole = False  # all of the request was read
         self.started = time.perf_counter()
         self.id = request_id(next((value for name, value in scope["headers"] if name == b"x-request-id"), None))
         self.status = 0
@@ -147,6 +163,12 @@ class Exchange:
         self.bytes_in = self.bytes_out = 0
         self.complete = False  # the whole answer is out
         scope["ostension.exchange"] = self
+
+    async def receive(self) -> Any:
+        """The next part of the request."""
+        message = await self._receive()
+        self.whole = self.whole or not message.get("more_body", False)
+        return message
 
     async def send(self, message: Any) -> None:
         """Pass on a part of the answer, with what every answer carries."""
@@ -175,7 +197,10 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def refuse(self, problem: Problem) -> None:
-        """Answer before the body was read, read on for a moment, and close."""
+        """Answer before the body was used; where it was not read whole, read on for a moment, and close."""
+        if self.whole:
+            await self.fail(problem)
+            return
         await self.fail(problem, close=True, more=True)
         await linger(self.receive)
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -198,14 +223,3 @@ def _replay(body: bytes, receive: Any) -> Any:
 async def _until_gone(receive: Any) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _where(error: BaseException) -> list[str]:
-    """Where an error came from: files and lines, no values."""
-    places = []
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} {code.co_name}")
-        trace = trace.tb_next
-    return places[-12:]

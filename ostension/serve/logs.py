@@ -1,4 +1,7 @@
-"""Logs: one JSON object a line on stderr. Never a body, a key, a query, or an address from a request.
+"""Logs: one JSON object a line on stderr. Never a body, a key, a query, an address from a request, or a path of this machine.
+
+An unexpected error is logged with its types, files and lines, and those of what caused it. Its message is not, for it may
+quote what a client sent (`KeyError: 'my words'`); clients get a sentence that is always the same, and the request's id.
 
 {"time": 1795351501.123, "level": "info", "event": "request", "id": "...", "method": "POST", "route": "/v1/embeddings",
  "status": 200, "seconds": 0.0123, "client": "127.0.0.1", "bytes_in": 310, "bytes_out": 2900}
@@ -11,10 +14,14 @@ import logging
 import re
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
+MAX_PLACES = 24
+FOLDERS = re.compile(r"(?<![\w./~])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":,;]+[/\\])+")
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 
@@ -50,17 +57,32 @@ class Log:
 
 
 class _Handler(logging.Handler):
-    """Turns records of `logging` into events, tracebacks included: they show code, not data."""
+    """Turns records of `logging` into events, with the first line of what is said: others show values."""
 
     def __init__(self, log: Log):
         super().__init__()
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        facts: dict[str, Any] = {"logger": record.name, "message": record.getMessage()[:1000]}
-        if record.exc_info:
-            facts["traceback"] = logging.Formatter().formatException(record.exc_info)[-8000:]
+        said = record.getMessage().strip().partition("\n")[0]
+        facts: dict[str, Any] = {"logger": record.name, "message": without_folders(said)[:1000]}
+        if record.exc_info and record.exc_info[1] is not None:
+            facts |= {"error": type(record.exc_info[1]).__name__, "trace": trace_of(record.exc_info[1])}
         self._log("log", level=record.levelname.lower(), **facts)
+
+
+def trace_of(error: BaseException) -> list[str]:
+    """Where an error came from, the last place last, and what caused it: types, files and lines; no values and no folders."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    found = [*trace_of(cause), f"{type(cause).__name__}, and then"] if cause is not None else []
+    frames = traceback.extract_tb(error.__traceback__)
+    found += [f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} {frame.name}" for frame in frames]
+    return found[-MAX_PLACES:]
+
+
+def without_folders(text: str) -> str:
+    """A text in which paths of this machine are only their last parts."""
+    return FOLDERS.sub("", text)
 
 
 def request_id(given: bytes | None) -> str:

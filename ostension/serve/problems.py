@@ -71,6 +71,11 @@ def of_input(error: OstensionError, param: str | None) -> Problem:
     return Problem(400, "; ".join(" ".join(part.split()) for part in parts), code, param=param)
 
 
+def of_overload(retry_after_s: float) -> Problem:
+    """429 for a request that there is no room for."""
+    return Problem(429, "the queue is full", "queue_full", retry_after_s=retry_after_s)
+
+
 def unknown(what: str, name: str, known: list[str], param: str) -> Problem:
     """404 for a name that is not one of the known."""
     shown = ", ".join(repr(one) for one in known[:20]) or "none"

@@ -34,12 +34,17 @@ class ImageItem(Strict):
 
 Item = str | TextItem | ImageItem
 ImageInput = str | ImageItem
+# The first thing that is wrong is told; looking for more of it in a list of a hundred thousand would take seconds.
+Items = Annotated[list[Item], Field(fail_fast=True)]
+Images = Annotated[list[ImageInput], Field(fail_fast=True)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Numbers = Annotated[list[float], Field(fail_fast=True)]
 
 
 class EmbeddingRequest(Strict):
     """Texts and pictures to embed, in OpenAI's form; pictures as objects (Jina's form) or with `modality` (infinity's)."""
 
-    input: Annotated[str | list[Item], Field(description='A text, or a list of texts, `{"text": ...}` and `{"image": ...}`.')]
+    input: Annotated[str | Items, Field(description='A text, or a list of texts, `{"text": ...}` and `{"image": ...}`.')]
     model: Annotated[str | None, Field(description=MODEL)] = None
     encoding_format: Annotated[
         Literal["float", "base64"], Field(description="`base64`: little-endian float32, a third of the bytes.")
@@ -90,12 +95,12 @@ class EmbeddingResponse(Strict):
 class ClassifyRequest(Strict):
     """Pictures, and classes in exactly one of three ways: `labels`, a named `label_set`, or a saved `predictor`."""
 
-    images: Annotated[list[ImageInput], Field(min_length=1)]
-    labels: Annotated[list[str] | None, Field(description="Class names, each different.")] = None
+    images: Annotated[Images, Field(min_length=1)]
+    labels: Annotated[Texts | None, Field(description="Class names, each different.")] = None
     label_set: Annotated[str | None, Field(description="A published set of class names, such as `imagenet`.")] = None
     predictor: Annotated[str | None, Field(description="A saved predictor, by the name that `GET /v1/models` gives.")] = None
     templates: Annotated[
-        str | list[str] | None,
+        str | Texts | None,
         Field(description="Templates with one `{}`, one of them, or the name of a set. Default: `a photo of a {}.`"),
     ] = None
     top_k: Annotated[int, Field(ge=1, description="The most probable classes that are answered.")] = 5
@@ -129,8 +134,8 @@ class ClassifyResponse(Strict):
 class SimilarityRequest(Strict):
     """Pictures and texts to compare, each with each."""
 
-    images: Annotated[list[ImageInput], Field(min_length=1)]
-    texts: Annotated[list[str], Field(min_length=1)]
+    images: Annotated[Images, Field(min_length=1)]
+    texts: Annotated[Texts, Field(min_length=1)]
     model: Annotated[str | None, Field(description=MODEL)] = None
     truncate: bool = False
 
@@ -151,7 +156,7 @@ class Query(Strict):
     text: str | None = None
     image: Annotated[str | None, Field(description=IMAGE)] = None
     id: Annotated[str | None, Field(description="The id of a row whose neighbours are wanted.")] = None
-    vector: list[float] | None = None
+    vector: Numbers | None = None
     expression: Annotated[str | None, Field(description="Words with signs, such as `sunset - people + boat`.")] = None
 
     @model_validator(mode="after")
@@ -198,8 +203,8 @@ class SearchResponse(Strict):
 class AuditRequest(Strict):
     """Class names to audit before they are used."""
 
-    labels: Annotated[list[str], Field(min_length=2)]
-    templates: Annotated[str | list[str] | None, Field(description="As for `/v1/classify`.")] = None
+    labels: Annotated[Texts, Field(min_length=2)]
+    templates: Annotated[str | Texts | None, Field(description="As for `/v1/classify`.")] = None
     model: Annotated[str | None, Field(description=MODEL)] = None
 
 

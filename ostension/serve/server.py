@@ -115,6 +115,25 @@ class Server(uvicorn.Server):
             for number in numbers:
                 loop.remove_signal_handler(number)
 
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        """uvicorn's, which closes the listening sockets and with them resets the connections that the system took and nobody
+        accepted yet; here those are accepted first and get their answers."""
+        loop, rest = asyncio.get_running_loop(), []
+        for listening in sockets or []:
+            with contextlib.suppress(OSError):  # until it would block
+                while True:
+                    rest.append(listening.accept()[0])
+        for server in self.servers:
+            server.close()
+        for connection in rest:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._protocol, connection)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
     def _signalled(self, number: int) -> None:
         if self.should_exit:
             os._exit(128 + number)

@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -19,14 +20,15 @@ from ostension.serve.backend import Backend
 from ostension.serve.batcher import BackendLost, Batcher, Hold, ItemFailed, Overloaded, TooLarge
 from ostension.serve.cache import TextCache
 from ostension.serve.canary import Canary
-from ostension.serve.compute import IMAGE, PREDICTOR, TEXT
+from ostension.serve.compute import IMAGE, PREDICTOR, TEXT, Facts, lower_priority
 from ostension.serve.inputs import Inputs
 from ostension.serve.metrics import Metrics
 from ostension.serve.model_files import ModelFiles
-from ostension.serve.problems import Problem
+from ostension.serve.problems import Problem, of_overload
 from ostension.serve.settings import ServeSettings
 
 T = TypeVar("T")
+SHORT = 2_000  # characters that are tokenised at once, in less than a millisecond; a thread would take longer to begin
 
 
 class Service:
@@ -44,18 +46,23 @@ class Service:
         self.started = time.time()
         transform = files.transform(self.limits.max_pixels)
         self.inputs = Inputs(transform, files.tokenizer, self.limits, fetcher(settings))
-        self.pool = concurrent.futures.ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        # Long work gives way, as the computing of pictures does, and short work does not wait behind it.
+        self.pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="texts")
+        self.decoders = concurrent.futures.ThreadPoolExecutor(
+            settings.decoders, thread_name_prefix="decode", initializer=lower_priority
+        )
         pictures = dict.fromkeys((IMAGE, *(f"{PREDICTOR}{name}" for name in settings.predictors)), settings.queue_images)
         self.batcher = Batcher(
             backend.compute, ({TEXT: settings.queue_tokens}, pictures), max_batch=settings.max_batch,
             slice_s=settings.slice_ms / 1000, max_wait_s=settings.max_wait_ms / 1000,
-            max_queue_s=settings.max_queue_s, watcher=metrics,
+            max_queue_s=settings.max_queue_s, max_slowdown=settings.max_slowdown or math.inf, watcher=metrics,
         )  # fmt: skip
         self.cache = TextCache(settings.cache_bytes)
         self.canary = Canary(
             self._probe, lambda: backend.reason, lambda: backend.facts.dtype if backend.facts else "",
             every_s=settings.canary_s, timeout_s=settings.deadline_s,
         )  # fmt: skip
+        backend.on_ready = self._shape
         backend.on_lost = lambda: self.batcher.fail_all(BackendLost("the process that computes was lost"))
 
     async def start(self) -> None:
@@ -69,12 +76,17 @@ class Service:
         await self.canary.stop()
         await self.batcher.stop()
         await self.backend.stop()
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self.pool, self.decoders):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def model_id(self) -> str:
         """What clients call the model."""
         return self.settings.model_id or self.files.name
+
+    def _shape(self, facts: Facts) -> None:
+        for lane, (fixed, slope) in facts.paces.items():
+            self.batcher.lanes[lane].pace.shape(fixed, slope)
 
     async def embed_texts(
         self, texts: Sequence[str], param: str, client: Hashable, *, truncate: bool = False, places: Sequence[int] | None = None
@@ -85,10 +97,12 @@ class Service:
             param: the list that they came in; errors name it and the place there, or the place in `places`.
         """
         named = [f"{param}[{index}]" for index in places or range(len(texts))]
+
+        def read() -> list[list[int]]:
+            return [self.inputs.tokens(text, name, truncate=truncate) for text, name in zip(texts, named, strict=True)]
+
         with self._preparing(), self.metrics.decode.labels("texts").time():
-            ids = await self.in_thread(
-                lambda: [self.inputs.tokens(text, name, truncate=truncate) for text, name in zip(texts, named, strict=True)]
-            )
+            ids = read() if sum(map(len, texts)) <= SHORT else await self.in_thread(read)
         return Rows(await self.rows_of_tokens(ids, client), sum(map(len, ids)))
 
     async def rows_of_tokens(self, ids: Sequence[Sequence[int]], client: Hashable) -> list[np.ndarray]:
@@ -123,10 +137,15 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self.pool, function)
 
     async def _pictures(self, images: Sequence[str], names: Sequence[str]) -> list[np.ndarray]:
+        """Decoded pictures; half of the threads at most are one request's, so that others find one free."""
         loop = asyncio.get_running_loop()
-        reading = [
-            loop.run_in_executor(self.pool, self.inputs.picture, text, name) for text, name in zip(images, names, strict=True)
-        ]
+        places = asyncio.Semaphore(max(1, self.settings.decoders // 2))
+
+        async def read(text: str, name: str) -> np.ndarray:
+            async with places:
+                return await loop.run_in_executor(self.decoders, self._picture, text, name)
+
+        reading = [asyncio.create_task(read(text, name)) for text, name in zip(images, names, strict=True)]
         try:
             return list(await asyncio.gather(*reading))
         finally:
@@ -162,7 +181,7 @@ class Service:
         except TooLarge as error:
             raise Problem(400, f"{error}; expected a smaller request", "request_too_large") from None
         except Overloaded as error:
-            raise Problem(429, "the queue is full", "queue_full", retry_after_s=error.retry_after_s) from None
+            raise of_overload(error.retry_after_s) from None
 
     @contextlib.contextmanager
     def _preparing(self) -> Iterator[None]:

@@ -72,6 +72,8 @@ class ServeSettings:
         slice_ms: a batch ends where it would take longer than this, so that nobody waits long behind it.
         max_wait_ms: how long an item waits for companions that are on their way, while nothing is computed.
         max_queue_s: a request that would wait longer for others, and longer than it takes itself, is refused with 429.
+        max_slowdown: a request that would take more than so many times what it takes on an idle service is refused with 429,
+            and batches are short enough for that; 0 is no bound, and the most is done in a second.
         queue_images, queue_tokens: images, and tokens of texts, that may wait; past them requests are refused with 429.
         deadline_s: a request without an answer by then is answered with 504, and its work is dropped.
         hang_s: a batch that takes longer is taken for hung, and the process that computes is replaced.
@@ -100,6 +102,7 @@ class ServeSettings:
     slice_ms: float = 200.0
     max_wait_ms: float = 8.0
     max_queue_s: float = 2.0
+    max_slowdown: float = 0.0
     queue_images: int = 256
     queue_tokens: int = 131_072
     deadline_s: float = 30.0
@@ -114,6 +117,7 @@ class ServeSettings:
             require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
         for name in ("max_wait_ms", "max_queue_s", "drain_s", "cache_bytes"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.max_slowdown == 0 or self.max_slowdown >= 2, "max_slowdown", self.max_slowdown, "2 or more, or 0")
         require(0 <= self.port <= 65_535, "port", self.port, "0 to 65,535")
         require(self.threads is None or self.threads > 0, "threads", self.threads, "1 or more")
         if not self.keys and not is_this_machine(self.host):

@@ -27,6 +27,7 @@ from ostension.serve.batcher import BackendLost, Computed
 from ostension.serve.compute import TEXT, Facts
 from ostension.serve.frames import pack_frame, read_frame, shared_memory
 from ostension.serve.keys import VARIABLE
+from ostension.serve.logs import without_folders
 from ostension.serve.settings import ServeSettings
 
 COMMAND = (sys.executable, "-m", "ostension.serve.worker_main")
@@ -34,6 +35,9 @@ LOAD_S = 900.0  # reading the largest model from a slow disk
 STEADY_S = 30.0  # a process that lived so long starts with a clean record
 MAX_PAUSE_S = 30.0
 SECRETS = (VARIABLE,)  # of the environment, which the process has no use for
+
+# Kernels that oneDNN keeps, each for one shape of a batch; it would keep 1,024, which texts of all lengths fill with 100 MB.
+KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 
 Note = Callable[..., None]
 
@@ -58,6 +62,7 @@ class WorkerBackend:
     ):
         self.settings, self.side, self.command = settings, image_side, tuple(command)
         self.facts: Facts | None = None
+        self.on_ready: Callable[[Facts], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.on_failed: Callable[[str], None] | None = None  # the model cannot be loaded: nothing will ever come
         self.reason = "the model is being loaded"
@@ -111,7 +116,7 @@ class WorkerBackend:
         finally:
             self._waiting.pop(number, None)
         if "error" in tree:
-            self._note("batch_failed", lane=lane, size=len(payloads), error=tree["error"])
+            self._note("batch_failed", lane=lane, size=len(payloads), error=without_folders(tree["error"]))
             raise BatchFailed(tree["error"])
         return Computed(np.frombuffer(data, "<f4").reshape(tree["shape"]), tree["seconds"])
 
@@ -145,7 +150,7 @@ class WorkerBackend:
         ours, theirs = socket.socketpair()
         with theirs:
             descriptors = (theirs.fileno(), self._descriptor)
-            environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
+            environment = KERNELS | {name: value for name, value in os.environ.items() if name not in SECRETS}
             self._process = process = subprocess.Popen(
                 [*self.command, *map(str, descriptors)], pass_fds=descriptors, env=environment,
                 stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
@@ -176,7 +181,7 @@ class WorkerBackend:
     def _accept(self, hello: Any) -> bool:
         if "failed" in hello:
             self.reason = "the model cannot be loaded"
-            self._note("worker_failed", error=hello["failed"])
+            self._note("worker_failed", error=without_folders(hello["failed"]))
             if self.facts is None and self.on_failed is not None:
                 self.on_failed(hello["failed"])
             return False
@@ -186,6 +191,8 @@ class WorkerBackend:
             self._note("worker_failed", error=self.reason)
             return False
         self.facts, self._up, self.reason = found, True, ""
+        if self.on_ready is not None:
+            self.on_ready(found)
         self._note("worker_ready", worker_pid=self.pid, sha256=found.sha256[:16], dtype=found.dtype, threads=found.threads)
         return True
 

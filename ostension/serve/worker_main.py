@@ -24,6 +24,7 @@ import numpy as np
 from ostension.errors import OstensionError
 from ostension.serve.compute import IMAGE, TEXT, Computation, group_of, load_computation, lower_priority
 from ostension.serve.frames import pack_frame, receive_frame
+from ostension.serve.logs import trace_of
 
 Message = tuple[Any, bytes]
 
@@ -41,8 +42,9 @@ def main(arguments: list[str]) -> int:
         computation = load_computation(**settings["load"])
         computation.warm()
         connection.sendall(pack_frame({"facts": dataclasses.asdict(computation.facts())}))
-    except OstensionError as error:
-        connection.sendall(pack_frame({"failed": str(error)}))
+    except Exception as error:  # what the user can mend says so; for the rest, where it happened
+        what = str(error) if isinstance(error, OstensionError) else f"{type(error).__name__} at {trace_of(error)[-1]}"
+        connection.sendall(pack_frame({"failed": what}))
         return 1
     work: dict[str, queue.SimpleQueue[Message]] = {TEXT: queue.SimpleQueue(), IMAGE: queue.SimpleQueue()}
     sending = threading.Lock()

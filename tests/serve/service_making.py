@@ -19,7 +19,8 @@ from ostension.model.presets import preset
 from ostension.runtime import numpy_generator
 from ostension.serve.app import create_app
 from ostension.serve.backend import LocalBackend
-from ostension.serve.compute import Computation
+from ostension.serve.batcher import Computed
+from ostension.serve.compute import Computation, Facts
 from ostension.serve.model_files import ModelFiles
 from ostension.serve.server import Connection
 from ostension.serve.settings import Limits, ServeSettings
@@ -136,3 +137,42 @@ def listening(app: Any) -> Any:
     finally:
         server.should_exit = True
         thread.join(PATIENCE_S)
+
+
+class Slow:
+    """A backend that computes when it is told to."""
+
+    def __init__(self, width: int = 32):
+        self.facts = Facts(
+            sha256="0" * 64, embed_dim=width, logit_scale=1.0, logit_bias=None, dtype="float32", engine="torch", threads=1,
+            provenance={}, model_key={}, predictors={},
+        )  # fmt: skip
+        self.on_ready = self.on_lost = self.on_failed = None
+        self.restarts, self.ready, self.reason = 0, True, ""
+        self.open, self.batches, self.width = asyncio.Event(), [], width
+        self.open.set()
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def compute(self, lane: str, payloads: Any) -> Computed:
+        self.batches.append((lane, len(payloads)))
+        await self.open.wait()
+        rows = np.zeros((len(payloads), self.width), np.float32)
+        rows[:, 0] = 1
+        return Computed(rows, 0.001)
+
+
+def served(model: Any, work: Any, **settings: Any) -> Any:
+    """Run a coroutine function of (app, backend) with a service that computes nothing by itself."""
+
+    async def main() -> Any:
+        backend = Slow()
+        app = app_of(model, backend=backend, **{"canary_s": 1000.0, "cache_bytes": 0, **settings})
+        async with started(app):
+            return await work(app, backend)
+
+    return asyncio.run(asyncio.wait_for(main(), PATIENCE_S))

@@ -3,73 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 
 import pytest
-from service_making import PATIENCE_S, app_of, ask, started, tiny_model, until
+from service_making import ask, served, tiny_model, until
 
 from ostension.errors import DataError, UsageError
 from ostension.serve.auth import Keys
 from ostension.serve.batcher import Computed
 from ostension.serve.body import ClientGone, Room, read_body
-from ostension.serve.compute import Facts
 from ostension.serve.keys import read_keys
-from ostension.serve.logs import Log, request_id
 from ostension.serve.problems import Problem
 from ostension.serve.settings import Limits, ServeSettings
 
 KEY, OTHER = "a-key-of-some-length-0001", "another-key-of-length-0002"
 
 
-class Slow:
-    """A backend that computes when it is told to."""
-
-    def __init__(self, width=32):
-        self.facts = Facts(
-            sha256="0" * 64, embed_dim=width, logit_scale=1.0, logit_bias=None, dtype="float32", engine="torch", threads=1,
-            provenance={}, model_key={}, predictors={},
-        )  # fmt: skip
-        self.on_lost = self.on_failed = None
-        self.restarts, self.ready, self.reason = 0, True, ""
-        self.open, self.batches, self.width = asyncio.Event(), [], width
-        self.open.set()
-
-    async def start(self):
-        pass
-
-    async def stop(self):
-        pass
-
-    async def compute(self, lane, payloads):
-        self.batches.append((lane, len(payloads)))
-        await self.open.wait()
-        return Computed([[1.0] + [0.0] * (self.width - 1)] * len(payloads), 0.001)
-
-
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
-
-
-def served(model, work, **settings):
-    """Run a coroutine function of (app, backend) with a service that computes nothing by itself."""
-    import numpy as np
-
-    async def main():
-        backend = Slow()
-        plain = backend.compute
-
-        async def compute(lane, payloads):
-            found = await plain(lane, payloads)
-            return Computed(np.array(found.rows, np.float32), found.seconds)
-
-        backend.compute = compute
-        app = app_of(model, backend=backend, cache_bytes=0, **{"canary_s": 1000.0, **settings})
-        async with started(app):
-            return await work(app, backend)
-
-    return asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
 
 
 def bearer(key):
@@ -342,54 +294,3 @@ def test_ready_needs_an_embedding_that_is_as_it_was(model):
 
     before, wrong, after = served(model, work)
     assert (before.status, wrong.status, after.status) == (200, 503, 200) and "differs" in wrong.error["message"]
-
-
-def test_a_defect_of_ours_is_500_without_its_words(model):
-    async def work(app, backend):
-        service = app.state.service
-        stream = io.StringIO()
-        app.state.gate.log = Log(stream)
-
-        async def broken(*_, **__):
-            raise KeyError("/etc/secret of the request")
-
-        service.embed_texts = broken
-        return await ask(app, "POST", "/v1/embeddings", {"input": "my words"}), stream.getvalue()
-
-    answer, log = served(model, work)
-    assert answer.status == 500 and answer.error["code"] == "internal_error" and "secret" not in answer.body.decode()
-    events = [json.loads(line) for line in log.splitlines()]
-    assert [event["event"] for event in events] == ["request_failed", "request"]
-    assert events[0]["error"] == "KeyError" and "broken" in events[0]["trace"][-1] and events[0]["id"] == events[1]["id"]
-    assert "my words" not in log and "secret" not in log
-
-
-def test_logs_are_lines_of_json_without_bodies_keys_or_queries(model):
-    async def work(app, backend):
-        stream = io.StringIO()
-        app.state.gate.log = Log(stream, clock=lambda: 12.3456)
-        await ask(app, "POST", "/v1/embeddings", {"input": "my words"}, headers=bearer(KEY), query=b"token=hidden")
-        await ask(app, "GET", "/some/odd\npath", headers=bearer("wrong-key-of-length-0009"))
-        return stream.getvalue()
-
-    log = served(model, work, keys=(KEY,))
-    first, second = map(json.loads, log.splitlines())
-    assert first["route"] == "/v1/embeddings" and first["status"] == 200 and first["key"] == 0 and first["time"] == 12.346
-    assert first["bytes_in"] > 0 and first["bytes_out"] > 0 and first["seconds"] >= 0
-    assert second["route"] == "other" and second["code"] == "invalid_key" and second["key"] is None
-    for hidden in (KEY, "my words", "hidden", "wrong-key", "odd"):
-        assert hidden not in log
-
-
-def test_ids_of_clients_are_kept_if_they_are_sane():
-    assert request_id(b"abc-1.2:3_x") == "abc-1.2:3_x"
-    for bad in (None, b"", b"a b", b"x" * 129, b"\xc3\xa9", b"a\nb", b'"'):
-        assert request_id(bad) not in ("", (bad or b"").decode("latin-1"))
-
-
-def test_a_log_that_cannot_be_written_stops_nothing():
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError("no space")
-
-    Log(Full())("event")
