@@ -111,8 +111,10 @@ def test_a_large_request_that_may_wait_longer_is_not_refused_for_a_small_one(mod
             return plain(lane, cost)
 
         batcher.hold = hold
-        return batcher.full(["image"], 128), batcher.full(["image"], 10), await ask(
-            app, "POST", "/v1/embeddings", {"input": [PICTURE] * 20}
+        return (
+            batcher.full(["image"], 128),
+            batcher.full(["image"], 10),
+            await ask(app, "POST", "/v1/embeddings", {"input": [PICTURE] * 20}),
         )
 
     large, small, answer = served(model, work)
@@ -120,7 +122,7 @@ def test_a_large_request_that_may_wait_longer_is_not_refused_for_a_small_one(mod
 
 
 def test_large_bodies_are_parsed_as_small_ones_are():
-    tree = {"input": [{"image": "A" * LARGE, "n": [1, -2.5, 1e300, True, None, "ä\n\"\\u0041", {}, []]}], "x": {"y": {"z": []}}}
+    tree = {"input": [{"image": "A" * LARGE, "n": [1, -2.5, 1e300, True, None, 'ä\n"\\u0041', {}, []]}], "x": {"y": {"z": []}}}
     for body in (json.dumps(tree).encode(), json.dumps(tree, ensure_ascii=False).encode(), json.dumps(tree).encode("utf-16")):
         assert parse(body) == json.loads(body) == tree
     long = b" " * LARGE
