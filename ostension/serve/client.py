@@ -78,10 +78,12 @@ class Client:
     ):
         self.url = url.rstrip("/")
         parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
             raise DataError(f"the service's address is {url!r}", expected="http://HOST:PORT")
         self._parts = parts
-        self._key = key if key is not None else os.environ.get(KEY_VARIABLE)
+        self._key = (key if key is not None else os.environ.get(KEY_VARIABLE, "")).strip()  # a file's key ends with a line
+        if not self._key.isascii() or not self._key.isprintable():
+            raise DataError("the key has letters that no header can carry", expected="printable ASCII")
         self.timeout_s, self.patience_s = timeout_s, patience_s
         self._sleep, self._clock = sleep, clock
         self._local = threading.local()
@@ -249,7 +251,7 @@ class Client:
                 pause = BASE_PAUSE_S * 2 ** min(tries - 1, 5)
             else:
                 if status == 200:
-                    return json.loads(found)
+                    return _tree(found, self.url)
                 problem = _problem(status, found, self.url)
                 if status not in RETRIED:
                     raise problem
@@ -293,6 +295,24 @@ class Client:
 def _size(item: dict[str, str]) -> int:
     """Bytes of an item in JSON, at most: base64 stays as it is, a character of a text may take twelve."""
     return len(item["image"]) if "image" in item else 12 * len(item["text"])
+
+
+def _has_port(parts: urllib.parse.SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+
+
+def _tree(body: bytes, url: str) -> Any:
+    """What an answer holds."""
+    try:
+        tree = json.loads(body)
+    except ValueError:
+        tree = None
+    if not isinstance(tree, dict):
+        raise ServiceError("answers with something that is not ours", source=url, expected="the address of `ostension serve`")
+    return tree
 
 
 def _problem(status: int, body: bytes, url: str) -> ServiceError:

@@ -163,3 +163,42 @@ def test_the_stock_openai_client_works(url, model):
         pytest.raises(openai.AuthenticationError),
     ):
         client.models.list()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:none", "http://127.0.0.1:99999", "127.0.0.1:8000", "http://", "http://x:0"])
+def test_an_address_that_is_none_is_refused_at_once(address):
+    with pytest.raises(DataError, match="the service's address"):
+        Client(address)
+
+
+def test_a_key_out_of_a_file_may_end_with_its_line_and_one_that_no_header_takes_is_refused(url, monkeypatch):
+    monkeypatch.setenv("OSTENSION_KEY", KEY + "\n")
+    with Client(url) as client:
+        assert client.embed_texts("a cat").shape == (1, 32)
+    for key in ("schlüssel", "two\nlines"):
+        with pytest.raises(DataError, match="no header"):
+            Client(url, key=key)
+
+
+@pytest.mark.parametrize("body", [b"<html>a page of something else</html>", b"[]", b"\xff"])
+def test_an_answer_of_something_else_is_said_to_be_none_of_ours(body):
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with Client(f"http://127.0.0.1:{server.server_port}") as client, pytest.raises(ServiceError, match="not ours"):
+            client.embed_texts("a cat")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
