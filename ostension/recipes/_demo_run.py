@@ -127,6 +127,9 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
         top1 = found.records[f"zero-shot/{view}"].metrics["top1"]
         title = found.records[f"zero-shot/{view}"].subject
         _say(f"{title}: {100 * top1.value:.1f} % right at the first guess (chance {100 * (top1.chance or 0):.2g} %)")
+    if (steps := int(log[-1]["step"])) < demo.STEPS // 2 and not config.smoke:
+        _say(f"{steps:,} of the recipe's {demo.STEPS:,} steps fitted into the minutes; with all of them it learns far more: "
+             "ostension demo --out another-folder")  # fmt: skip
     return DemoResult(report=folder / REPORT, commands=commands)
 
 
@@ -176,7 +179,9 @@ def fitting(config: DemoConfig) -> tuple[int, int]:
         steps = max(MIN_STEPS, int(budget / seconds[threads]))
     measured = ", ".join(f"{1000 * step:.0f} ms with {count}" for count, step in seconds.items())
     minutes = (steps * seconds[threads] + EVALUATION_S) / 60
-    _say(f"a step takes {measured} threads; {steps} steps and the evaluation are about {minutes:.1f} minutes")
+    if threads < cores:
+        _say("the machine has other work to do: one thread is faster than all")
+    _say(f"a step takes {measured} threads; {steps:,} steps and the evaluation are about {minutes:.1f} minutes")
     return steps, threads
 
 
