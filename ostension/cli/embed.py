@@ -1,4 +1,4 @@
-"""Embed pictures into a store, to search them, and keep it up to date."""
+"""Embed pictures, or captions, into a store, to search them, and keep it up to date."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ostension.cli._collection import stdin_lines
 from ostension.cli.classify import model_name
-from ostension.errors import DataError, UsageError
+from ostension.errors import ConfigError, DataError, UsageError
 
 if TYPE_CHECKING:
     from ostension.data.fetch import FetchPolicy
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 SHOWN = 10  # of those that could not be used, on the screen
 EVERY_S = 2.0  # between lines of progress where stderr is no screen, ten times as long
 FETCHING = 32  # threads that wait for servers
+FETCHING_FLAGS = ("hosts", "max_bytes", "timeout", "allow_private")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed:
-    """Embed pictures into a store, to search them, and keep it up to date.
+    """Embed pictures, or captions, into a store, to search them, and keep it up to date.
 
     The same command again adds what is new, embeds what has changed, and goes on where a run was stopped or killed. Pictures
     that cannot be used are listed with the reason, on stderr and in STORE/NAME-failures.jsonl, and the rest goes on. Under
@@ -44,13 +46,17 @@ class Embed:
       ostension embed photos.parquet -o store --prune
       ostension embed urls.txt -o store --hosts "pictures.example,*.cdn.example"
       find . -name "*.jpg" | ostension embed - -o store
+      ostension embed captions.txt --of texts -o store --name captions
       torchrun --nproc-per-node 4 -m ostension embed pictures/ -o store
 
     Args:
         source: A folder of pictures (with NAME.txt and NAME.json beside them, or without), tar shards, Parquet, CSV, a table
-            with a column of URLs, a .txt file with a path or a URL a line, or - for such lines on stdin.
+            with a column of URLs, a .txt file with a path or a URL a line, or - for such lines on stdin. With --of texts
+            captions: a .txt file or - with one a line, a table with a column of them, or those of any source of pictures.
         output: The folder of the store.
         name: The collection in it.
+        of: What of the source is embedded: images, or texts, for a collection in which pictures find their captions.
+        truncate: With --of texts, cut captions that are too long for the model instead of leaving them out.
         model: A model's folder, file or hub name. Default: the environment variable OSTENSION_MODEL.
         prefix: Put before the ids of this source, where two sources have the same ids.
         source_name: What the source is called in the collection. Default: its path. A folder that was moved keeps its name
@@ -81,6 +87,8 @@ class Embed:
     source: Annotated[str, tyro.conf.Positional]
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     name: str = "default"
+    of: Literal["images", "texts"] = "images"
+    truncate: bool = False
     model: str | None = None
     prefix: str = ""
     source_name: str | None = None
@@ -110,8 +118,18 @@ class Embed:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}", expected="1 or more")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers is {self.workers}", expected="0 or more")
+        if self.of == "texts" and self.processes > 1:
+            raise UsageError("--processes is given for texts", fix="--threads, or torchrun with several processes")
+        if self.of == "images" and self.truncate:
+            raise UsageError("--truncate is given for pictures", fix="leave it out, or add --of texts")
+        if self.of == "texts" and (flags := self._given("workers", "image_column") + self._given(*FETCHING_FLAGS)):
+            raise UsageError(f"{flags[0]} has no effect on texts", fix="leave it out")
         if self.processes > 1 and self.workers:
             raise UsageError("--workers and --processes are both given", fix="several processes decode for themselves")
+
+    def _given(self, *names: str) -> list[str]:
+        """Those of some flags that are not as they are by default."""
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != getattr(type(self), name)]
 
     def run(self) -> int:
         from ostension import runtime, world
@@ -122,7 +140,7 @@ class Embed:
             source, origin = here.together(lambda: self.open(say))
             added = self.add(source, origin, say)
             if here.first:
-                self.tell(added, say)
+                self.tell(added, origin, say)
         # torchrun would call it a crash, and end the others in the middle of what they do.
         return 1 if added.failed and here.size == 1 else 0
 
@@ -130,19 +148,28 @@ class Embed:
         """The source, with the fields of --metadata, and where it lies."""
         from ostension.data.layout import Layout
         from ostension.data.picture_lists import WithFields, fields_by_id
-        from ostension.store.origins import LIST, left_out, open_source
+        from ostension.store.origins import LIST, left_out, open_source, open_texts
 
         texts = tuple(name.strip() for name in self.text_columns.split(",") if name.strip())
-        source, origin = open_source(
-            self.source,
-            prefix=self.prefix,
-            name=self.source_name,
-            layout=Layout(image=self.image_column, texts=texts),
-            policy=self.policy(),
-            lines=_stdin() if self.source == LIST else (),
-        )
+        layout, lines = Layout(image=self.image_column, texts=texts), stdin_lines() if self.source == LIST else ()
+        try:
+            if self.of == "texts":
+                source, origin = open_texts(
+                    self.source, prefix=self.prefix, name=self.source_name, columns=texts, layout=layout, lines=lines
+                )
+            else:
+                source, origin = open_source(
+                    self.source, prefix=self.prefix, name=self.source_name, layout=layout, policy=self.policy(), lines=lines
+                )
+        except ConfigError as error:
+            if "layout." not in (error.fix or ""):
+                raise
+            raise ConfigError(
+                error.what, source=error.source, expected=error.expected, fix="or name it: --image-column, --text-columns"
+            ) from None  # who reads this knows flags, and no settings
         if origin.kind == "urls" and self.processes > 1:
             raise UsageError("--processes is given for pictures at URLs", fix="--workers is how many are fetched at once")
+        self._check_effects(source, origin)
         for reason, count in left_out(source).items():
             if count:
                 say(f"{count:,} left out: {reason}")
@@ -152,6 +179,24 @@ class Embed:
                 say(f"{found.without:,} of {len(found):,} samples are not in {self.metadata}")
             source = found
         return source, origin
+
+    def _check_effects(self, source: PairSource, origin: Source) -> None:
+        """Refuse flags that this source has no use for.
+
+        Raises:
+            UsageError: naming one.
+        """
+        from ostension.data.picture_lists import Listed
+
+        if self.of == "images":
+            flags = [] if origin.kind == "urls" else self._given(*FETCHING_FLAGS)
+            if flags:
+                raise UsageError(f"{flags[0]} is for pictures at URLs, and {self.source} has none", fix="leave it out")
+            flags = self._given("image_column", "text_columns") if isinstance(source, Listed) else []
+            if flags:
+                raise UsageError(
+                    f"{flags[0]} is for tables and shards with pictures, which {self.source} is not", fix="leave it out"
+                )
 
     def policy(self) -> FetchPolicy:
         """What may be fetched; a server that says "noai" or "noimageai" is heard."""
@@ -194,10 +239,10 @@ class Embed:
             store, model, source, name=self.name, origin=origin, stored=stored, batch_size=self.batch_size,
             workers=0 if self.processes > 1 else workers, processes=self.processes, retry=self.retry, prune=self.prune,
             dry_run=self.dry_run, made=made, model_at=os.path.abspath(named) if os.path.exists(named) else named,
-            progress=say.progress, scanned=say.scanned,
+            truncate=self.truncate, progress=say.progress, scanned=say.scanned,
         )  # fmt: skip
 
-    def tell(self, added: Added, say: _Talk) -> None:
+    def tell(self, added: Added, origin: Source, say: _Talk) -> None:
         """The result on stdout, and what could not be used on stderr and in a file."""
         from ostension.cli.classify import shown
         from ostension.files import atomic_path
@@ -209,11 +254,14 @@ class Embed:
             before = f", {added.known_bad:,} of them before" if added.known_bad else ""
             say(f"{len(added.problems):,} of {added.samples:,} could not be used{before}")
         if not self.dry_run:
+            listed = [{"id": name, "reason": why, "source": origin.name} for name, why in added.problems]
+            listed = _of_others(path, origin.name) + listed
             try:
-                if added.problems:
+                if listed:
                     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
-                        handle.writelines(json.dumps({"id": name, "reason": why}) + "\n" for name, why in added.problems)
-                    say(f"all of them: {path}")
+                        handle.writelines(json.dumps(entry) + "\n" for entry in listed)
+                    if added.problems:
+                        say(f"all of them: {path}")
                 else:
                     path.unlink(missing_ok=True)
             except OSError as error:
@@ -226,8 +274,15 @@ class Embed:
 COMMAND = Embed
 
 
-def _stdin() -> list[str]:
-    return [os.fsdecode(line) for line in sys.stdin.buffer.read().split(b"\n")]
+def _of_others(path: Path, source: str) -> list[dict[str, str]]:
+    """What is listed in a file of failures of sources other than this one."""
+    if not path.is_file():
+        return []
+    try:
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [entry for entry in entries if entry["source"] != source]
+    except (ValueError, KeyError, TypeError, OSError):  # another version's, or damaged: it is written anew
+        return []
 
 
 class _Talk:

@@ -179,6 +179,7 @@ def _said(hit: Hit) -> str:
     """The labels, or else the first text, of a hit."""
     labels, texts = hit.fields.get("labels") or [], hit.fields.get("texts") or []
     shown = ", ".join(map(str, labels)) or (str(texts[0]) if texts else "")
+    shown = "" if shown == hit.id else shown  # a caption of a list is called what it says
     return f"  {printable(shown if len(shown) <= 60 else shown[:59] + '…')}" if shown else ""
 
 

@@ -236,7 +236,8 @@ class Export(OfCollection):
 
     Args:
         output: The folder to write.
-        format: npy: embeddings.npy and rows.parquet. clip-retrieval: img_emb/ and metadata/, as its indexer reads them.
+        format: npy: embeddings.npy and rows.parquet. clip-retrieval: img_emb/ (of texts text_emb/) and metadata/, as its
+            indexer reads them.
         vectors: With npy, also put the rows into the table.
     """
 
@@ -265,16 +266,17 @@ class Export(OfCollection):
 class Import:
     """Make a collection of embeddings that clip-retrieval wrote, or of `embeddings.npy` and `rows.parquet`.
 
-    The files do not say which model made them, so it has to be named. Where pictures still lie at their paths, some are
-    embedded again and compared; another model is refused.
+    The files do not say which model made them, so it has to be named. Captions, and pictures that still lie at their paths, are
+    embedded again and compared, some of them; another model is refused.
 
     Examples:
       ostension store import clip-retrieval-output store --name web --model FOLDER
 
     Args:
-        folder: The folder with img_emb/ and metadata/, or with embeddings.npy and rows.parquet.
+        folder: The folder with img_emb/ (or text_emb/) and metadata/, or with embeddings.npy and rows.parquet.
         store: The folder of the store.
         name: The new collection.
+        of: What is imported: images, or texts.
         model: The model that made them. Default: the environment variable OSTENSION_MODEL.
         stored: Type of the numbers on the disk.
         device: Where to compute: auto, cpu, cuda, cuda:N.
@@ -284,6 +286,7 @@ class Import:
     folder: Annotated[Path, tyro.conf.Positional]
     store: Annotated[Path, STORE]
     name: str = "default"
+    of: Literal["images", "texts"] = "images"
     model: str | None = None
     stored: Literal["float16", "float32"] = "float16"
     device: str = "auto"
@@ -292,7 +295,7 @@ class Import:
     def run(self) -> int:
         from ostension import runtime
         from ostension.formats.load import load
-        from ostension.store.clip_retrieval import TEXTS, import_layout
+        from ostension.store.clip_retrieval import FOLDERS, import_layout
         from ostension.store.folder import Store
         from ostension.store.key import ModelKey
 
@@ -300,14 +303,17 @@ class Import:
         named = model_name(self.model)
         model = load(named, device=self.device, dtype=self.dtype)
         found = import_layout(
-            Store(self.store), self.folder, ModelKey.of(model), name=self.name, stored=self.stored,
-            embed=lambda paths: model.embed_images(paths).float().cpu().numpy(),
+            Store(self.store), self.folder, ModelKey.of(model), name=self.name, stored=self.stored, kind=self.of,
+            embed=lambda some: (
+                model.embed_images(some) if self.of == "images" else model.embed_texts(some, truncate=True)
+            ).float().cpu().numpy(),
             model_at=os.path.abspath(named) if os.path.exists(named) else named,
         )  # fmt: skip
         if not found.checked:
             say("no picture lies at its path, so nothing shows that this model made the rows")
-        if (self.folder / TEXTS).is_dir():
-            say(f"{TEXTS} is left out: a collection is of pictures; the captions are kept")
+        other = "texts" if self.of == "images" else "images"
+        if (self.folder / FOLDERS[other]).is_dir():  # type: ignore[index]
+            say(f"{FOLDERS[other]} is left out: --of {other} and another --name make a collection of it")  # type: ignore[index]
         cosine = None if found.least_cosine is None else round(found.least_cosine, 4)
         _tell(rows=found.rows, checked=found.checked, least_cosine=cosine)
         return 0

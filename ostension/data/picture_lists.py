@@ -37,7 +37,7 @@ ID_COLUMNS = ("id", "key", "filepath", "file_name", "filename", "file", "path", 
 WEB = ("http://", "https://")
 
 
-class _Listed(abc.ABC):
+class Listed(abc.ABC):
     """Samples by key, each read by itself."""
 
     def __init__(self, keys: Sequence[str]):
@@ -62,7 +62,7 @@ class _Listed(abc.ABC):
         return np.array([image_digest(self.read(index).image) for index in range(len(self))], dtype=np.uint64)
 
 
-class PictureTree(_Listed):
+class PictureTree(Listed):
     """All pictures in a folder and in the folders within, by their paths, with the captions of NAME.txt (one a line) and the
     fields of NAME.json where there are such files.
 
@@ -118,7 +118,7 @@ class PictureTree(_Listed):
         return Summary(num_pairs=len(self), num_bytes=num_bytes, rejects={"no picture by its name": self._others})
 
 
-class PictureFiles(_Listed):
+class PictureFiles(Listed):
     """Files by their paths, relative ones below `folder`; those that are listed twice count once."""
 
     def __init__(self, paths: Iterable[str], folder: Path):
@@ -137,7 +137,7 @@ class PictureFiles(_Listed):
         return Summary(num_pairs=len(self), num_bytes=num_bytes, rejects={})
 
 
-class Urls(_Listed):
+class Urls(Listed):
     """Pictures at web addresses, which are their keys, with captions and fields; an address that comes twice counts once.
 
     They are read when they are asked for, each within the limits of a policy. Nothing is known of their bytes before.
@@ -196,8 +196,11 @@ class WithFields:
         return Pair(key=pair.key, image=pair.image, texts=pair.texts, meta=meta, weights=pair.weights)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, *, binary: bool = True) -> list[dict[str, Any]]:
     """The rows of a CSV, TSV or Parquet table by column; what is empty is left out.
+
+    Args:
+        binary: also read columns of bytes, which are pictures mostly.
 
     Raises:
         DataError: if it cannot be read, or a row has another number of fields than the header.
@@ -206,7 +209,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix.lower() == ".parquet":
         arrow, parquet = require_extra("pyarrow", "data"), require_extra("pyarrow.parquet", "data")
         try:
-            rows = parquet.read_table(path).to_pylist()
+            schema = parquet.read_schema(path)
+            plain = [
+                one.name for one in schema if not (arrow.types.is_binary(one.type) or arrow.types.is_large_binary(one.type))
+            ]
+            rows = parquet.read_table(path, columns=None if binary else plain).to_pylist()
         except (arrow.ArrowException, OSError) as error:
             raise DataError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", source=path) from None
     else:

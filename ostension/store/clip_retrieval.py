@@ -1,9 +1,9 @@
 """The files of clip-retrieval and of `store.parquet`, into a collection and out of one.
 
 clip-retrieval writes `img_emb/img_emb_0.npy` (n, E) and `metadata/metadata_0.parquet` with a row for each, in the same order,
-then 1, 2 and so on; numbers may be padded with zeros. Ours are one `embeddings.npy` and one `rows.parquet`. Neither says which
-model made the rows. So whoever imports names it, and where pictures still lie at their paths, some are embedded again and
-compared.
+then 1, 2 and so on; numbers may be padded with zeros. Embeddings of the captions are in `text_emb/text_emb_0.npy` in the same
+way. Ours are one `embeddings.npy` and one `rows.parquet`. Neither says which model made the rows. So whoever imports names it,
+and captions, or pictures that still lie at their paths, are embedded again and compared, some of them.
 
 Letters: N rows, n rows of a file, E embedding.
 """
@@ -22,14 +22,16 @@ from ostension.files import atomic_path
 from ostension.store.collection import DEFAULT, Source, collection_key, collection_names, drop, grown
 from ostension.store.fill import plain
 from ostension.store.folder import Store
-from ostension.store.key import ModelKey, SetKey, Stored
+from ostension.store.growing import KNOWN
+from ostension.store.key import Kind, ModelKey, SetKey, Stored
 from ostension.store.parquet import MATRIX, TABLE, writable
 from ostension.store.rows import BLOCK_ROWS
 from ostension.store.sets import EmbeddingSet
 from ostension.store.writer import SHARD_ROWS
 
 EXTRA = "data"
-IMAGES, METADATA, TEXTS = "img_emb", "metadata", "text_emb"
+METADATA = "metadata"
+FOLDERS: dict[Kind, str] = {"images": "img_emb", "texts": "text_emb"}
 PART_ROWS = 1_000_000  # clip-retrieval's write_batch_size
 IDS = ("id", "image_path", "key", "url")  # the first column that is there and names every row once
 CAPTIONS = ("texts", "caption", "text")
@@ -50,7 +52,7 @@ class Imported(NamedTuple):
 def export_layout(opened: EmbeddingSet, folder: str | Path) -> list[Path]:
     """Write a set as clip-retrieval's indexer and service read it, and give the files.
 
-    The metadata have `image_path` (the id), `caption` (the first one) and each of the source's fields.
+    The metadata have `image_path` (the id; of texts `key`), `caption` (the first one) and each of the source's fields.
 
     Raises:
         MissingExtraError: if pyarrow is not installed.
@@ -63,7 +65,8 @@ def export_layout(opened: EmbeddingSet, folder: str | Path) -> list[Path]:
     try:
         for number, start in enumerate(parts):
             stop = min(start + PART_ROWS, len(opened))
-            matrix = folder / IMAGES / f"{IMAGES}_{number:0{digits}d}.npy"
+            own = FOLDERS[opened.key.kind]
+            matrix = folder / own / f"{own}_{number:0{digits}d}.npy"
             table = folder / METADATA / f"{METADATA}_{number:0{digits}d}.parquet"
             for path in (matrix, table):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +85,9 @@ def export_layout(opened: EmbeddingSet, folder: str | Path) -> list[Path]:
 
 
 def _metadata(opened: EmbeddingSet, rows: range) -> dict[str, Any]:
-    columns: dict[str, Any] = {"image_path": [writable(name) for name in opened.column("id", rows)]}
+    columns: dict[str, Any] = {
+        "image_path" if opened.key.kind == "images" else "key": [writable(name) for name in opened.column("id", rows)]
+    }
     if "texts" in opened.columns:
         columns["caption"] = [writable(next(iter(json.loads(text)), "")) for text in opened.column("texts", rows)]
     for name in ("width", "height"):
@@ -111,7 +116,8 @@ def import_layout(
     *,
     name: str = DEFAULT,
     stored: Stored = "float16",
-    embed: Callable[[list[Path]], np.ndarray] | None = None,
+    kind: Kind = "images",
+    embed: Callable[[list[Any]], np.ndarray] | None = None,
     model_at: str = "",
 ) -> Imported:
     """Make a collection of the embeddings in a folder.
@@ -119,7 +125,8 @@ def import_layout(
     Args:
         made: the key of the model that made them.
         name: of the collection, which must be new.
-        embed: gives unit rows (n, E) of picture files; used on some of those that lie at their paths.
+        kind: what the rows are of; captions are in the metadata, in the first of the columns texts, caption and text.
+        embed: gives unit rows (n, E) of picture files, or of captions; used on some of those that are there.
         model_at: where the model lies.
 
     Raises:
@@ -130,11 +137,12 @@ def import_layout(
     folder = Path(folder)
     if name in collection_names(store):
         raise DataError(f"there is a collection {name!r} already", source=store.path, fix="name another, or delete it")
-    parts = _parts(folder)
+    parts = _parts(folder, kind)
     counts = [_rows_of(matrix, table) for matrix, table in parts]
     column, ids = _ids([table for _, table in parts], sum(counts))
-    checked, least = _compare(parts, counts, ids, folder, embed)
-    key = collection_key(made, name, stored)
+    found = _pictures(ids, folder) if kind == "images" else _captions([table for _, table in parts], counts)
+    checked, least = _compare(parts, counts, found, folder, embed)
+    key = collection_key(made, name, stored, kind=kind)
     try:
         _append_all(store, key, parts, counts, column, ids, Source(name=str(folder.resolve())), model_at)
     except DataError:
@@ -162,19 +170,22 @@ def _append_all(
             for low, facts in _blocks(table, column):
                 part = slice(start + low, start + low + len(facts))
                 block = np.asarray(rows[low : low + len(facts)])
-                writer.append(block, **_columns(ids[part], facts, number, part.start))
+                writer.append(block, **_columns(ids[part], facts, number, part.start, key.kind))
             start += count
         writer.commit(complete=True)
 
 
-def _parts(folder: Path) -> list[tuple[Path, Path]]:
+def _parts(folder: Path, kind: Kind) -> list[tuple[Path, Path]]:
+    own = FOLDERS[kind]
     if (folder / MATRIX).is_file() and (folder / TABLE).is_file():
         return [(folder / MATRIX, folder / TABLE)]
-    matrices = {_number(path): path for path in folder.glob(f"{IMAGES}/{IMAGES}_*.npy")}
+    matrices = {_number(path): path for path in folder.glob(f"{own}/{own}_*.npy")}
     tables = {_number(path): path for path in folder.glob(f"{METADATA}/{METADATA}_*.parquet")}
     if not matrices or -1 in matrices:
-        expected = f"{IMAGES}/{IMAGES}_0.npy and {METADATA}/{METADATA}_0.parquet, or {MATRIX} and {TABLE}"
-        raise DataError("no embeddings of pictures here", source=folder, expected=expected)
+        expected = f"{own}/{own}_0.npy and {METADATA}/{METADATA}_0.parquet, or {MATRIX} and {TABLE}"
+        raise DataError(
+            f"no embeddings of {'pictures' if kind == 'images' else 'captions'} here", source=folder, expected=expected
+        )
     if set(matrices) != set(tables):
         alone = sorted(set(matrices) ^ set(tables))[0]
         raise DataError(f"part {alone} has no matrix or no metadata", source=folder, expected="both of every part")
@@ -225,9 +236,9 @@ def _blocks(table: Path, column: str | None) -> Iterator[tuple[int, list[dict[st
         start += len(rows)
 
 
-def _columns(ids: list[str], facts: list[dict[str, Any]], number: int, first: int) -> dict[str, Any]:
+def _columns(ids: list[str], facts: list[dict[str, Any]], number: int, first: int, kind: Kind) -> dict[str, Any]:
     texts, labels, fields = [], [], []
-    numbers: dict[str, list[int]] = {name: [] for name in ("digest", "perceptual", "width", "height", "bytes")}
+    numbers: dict[str, list[int]] = {name: [] for name in KNOWN[kind]}
     for row in facts:
         spoken = next((row.pop(name) for name in CAPTIONS if row.get(name)), None)
         texts.append(json.dumps(_texts(spoken), ensure_ascii=False))
@@ -251,26 +262,54 @@ def _texts(value: Any) -> list[str]:
     return [str(one) for one in values if one is not None]
 
 
-def _compare(
-    parts: list[tuple[Path, Path]],
-    counts: list[int],
-    ids: list[str],
-    folder: Path,
-    embed: Callable[[list[Path]], np.ndarray] | None,
-) -> tuple[int, float | None]:
-    """Embed some of the pictures that lie at their paths, and compare; gives how many, and the least cosine.
+def _some(total: int, count: int) -> list[int]:
+    """Rows to look at, over all of them."""
+    return np.unique(np.linspace(0, total - 1, count).astype(np.int64)).tolist() if total else []
 
-    Raises:
-        DataError: if a picture's row is another model's.
-    """
-    if embed is None:
-        return 0, None
-    found: list[tuple[int, Path]] = []
-    for row in np.unique(np.linspace(0, len(ids) - 1, 16 * CHECKED).astype(np.int64)).tolist() if ids else []:
+
+def _pictures(ids: list[str], folder: Path) -> list[tuple[int, Any]]:
+    """Pictures that lie at their paths, with their rows."""
+    found: list[tuple[int, Any]] = []
+    for row in _some(len(ids), 16 * CHECKED):
         path = next((path for path in (folder / ids[row], Path(ids[row])) if path.is_file()), None)
         if path is not None and len(found) < CHECKED:
             found.append((row, path))
-    if not found:
+    return found
+
+
+def _captions(tables: list[Path], counts: list[int]) -> list[tuple[int, Any]]:
+    """Captions with their rows.
+
+    Raises:
+        DataError: if a table has none.
+    """
+    wanted, start = set(_some(sum(counts), CHECKED)), 0
+    found: list[tuple[int, Any]] = []
+    for table, count in zip(tables, counts, strict=True):
+        if any(start <= row < start + count for row in wanted):
+            for low, rows in _blocks(table, None):
+                spoken = ((start + low + place, next((row[name] for name in CAPTIONS if row.get(name)), None))
+                          for place, row in enumerate(rows) if start + low + place in wanted)  # fmt: skip
+                found += [(row, _texts(said)[0]) for row, said in spoken if _texts(said)]
+        start += count
+    if wanted and not found:
+        raise DataError("no captions", source=tables[0], expected=f"a column {', '.join(CAPTIONS)}")
+    return found
+
+
+def _compare(
+    parts: list[tuple[Path, Path]],
+    counts: list[int],
+    found: list[tuple[int, Any]],
+    folder: Path,
+    embed: Callable[[list[Any]], np.ndarray] | None,
+) -> tuple[int, float | None]:
+    """Embed some pictures or captions, by their rows, again, and compare; gives how many, and the least cosine.
+
+    Raises:
+        DataError: if a row is another model's.
+    """
+    if embed is None or not found:
         return 0, None
     ends = np.cumsum(counts)
     wanted = []
@@ -278,12 +317,12 @@ def _compare(
         part = int(np.searchsorted(ends, row, side="right"))
         at = row - (int(ends[part - 1]) if part else 0)
         wanted.append(np.load(parts[part][0], mmap_mode="r", allow_pickle=False)[at].astype(np.float64))
-    mine = embed([path for _, path in found]).astype(np.float64)
+    mine = embed([what for _, what in found]).astype(np.float64)
     if mine.shape[1] != len(wanted[0]):
         raise DataError(f"embeddings of width {len(wanted[0])}", source=folder, expected=f"{mine.shape[1]}, as the model's")
     cosines = [float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))) for a, b in zip(mine, wanted, strict=True)]
     worst = int(np.argmin(cosines))
     if not cosines[worst] >= SAME:
-        what = f"the row of {found[worst][1].name} has the cosine {cosines[worst]:.3f} to what this model makes of the picture"
+        what = f"the row of {str(found[worst][1])[-60:]!r} has the cosine {cosines[worst]:.3f} to what this model makes of it"
         raise DataError(what, source=folder, expected=f"at least {SAME}", fix="name the model that made them")
     return len(found), cosines[worst]

@@ -1,11 +1,12 @@
-"""A collection: a set of pictures' embeddings with a name, which grows, shrinks and remembers what made it.
+"""A collection: a set of embeddings of pictures, or of texts, with a name, which grows, shrinks and remembers what made it.
 
 On the disk it is a set like any other, under a key whose `data` is "collection:NAME"; so search, export and all that reads
 sets read it. Model, preprocessing, precision and the type of the numbers are pinned by whoever adds first. Beside the
 manifest lies `collection.json`, which says where the pictures came from, so that they can be shown.
 
 Columns: those of `fill` and `width`, `height`, `bytes` (of the picture and its file), `source` (its number in
-`collection.json`) and `described` (64 bits of a hash of labels, captions and fields).
+`collection.json`) and `described` (64 bits of a hash of labels, captions and fields). Rows of texts have the caption in
+`texts`, and neither `width`, `height` nor `perceptual`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ostension.config import require
 from ostension.errors import DataError, unknown_name
 from ostension.files import read_json, write_json
 from ostension.store.folder import Store
-from ostension.store.key import ModelKey, SetKey, Stored
+from ostension.store.key import Kind, ModelKey, SetKey, Stored
 from ostension.store.sets import EmbeddingSet
 from ostension.store.writer import Writer, waiting_lock
 
@@ -33,6 +34,7 @@ DEFAULT = "default"
 FACTS = "collection.json"
 FORMAT = "ostension collection 1"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it stands in file names and in addresses
+CUT = "truncated"  # the split of texts of which the too long ones were cut, as in `texts`
 LOCK_WAIT_S = 30.0  # for what takes moments: making a collection
 
 
@@ -144,29 +146,33 @@ def drop(store: Store | str | Path, name: str) -> None:
     import shutil
 
     folder = collection_folder(store, name)
-    with waiting_lock(folder, 0.0):
+    with waiting_lock(_store(store).path, LOCK_WAIT_S), waiting_lock(folder, 0.0):  # nobody begins it anew in between
         (folder / "manifest.json").unlink()  # from here on it is no set, whatever else of it is left
         shutil.rmtree(folder)
 
 
-def collection_key(made: ModelKey, name: str, stored: Stored = "float16") -> SetKey:
-    """The key of a collection's rows."""
+def collection_key(
+    made: ModelKey, name: str, stored: Stored = "float16", *, kind: Kind = "images", truncate: bool = False
+) -> SetKey:  # fmt: skip
+    """The key of a collection's rows; texts that were cut where they are too long are others than those that were not."""
     require(bool(_NAME.fullmatch(name)), "name", name, "1 to 64 letters A to Z, digits, . _ -, a letter or digit first")
     return SetKey(
-        kind="images", weights=made.weights, inputs=made.preprocess, computed="-".join(_images(made.computed)), stored=stored,
-        data=DATA + name,
+        kind=kind, weights=made.weights, inputs=made.preprocess if kind == "images" else made.tokenizer,
+        computed="-".join(_of_kind(made.computed, kind)), stored=stored, data=DATA + name, split=CUT if truncate else "",
     )  # fmt: skip
 
 
 def computed_by(computed: str) -> tuple[str, str]:
     """Engine and precision of a collection's rows, from what its key says of how they were computed."""
-    parts = _images(computed)
+    parts = _of_kind(computed, "images")
     return (parts[0], parts[1]) if len(parts) == 2 else ("torch", parts[0])
 
 
-def _images(computed: str) -> list[str]:
-    """What of "openvino-bfloat16 (images), torch-float32 (texts)" is about pictures; of torch the precision alone."""
-    parts = computed.partition(" (images)")[0].split("-", 1)
+def _of_kind(computed: str, kind: Kind) -> list[str]:
+    """What of "openvino-bfloat16 (images), torch-float32 (texts)" is about pictures, or texts; of torch the precision alone."""
+    each = computed.split(", ")
+    own = next((one for one in each if one.endswith(f" ({kind})")), each[0])
+    parts = own.removesuffix(f" ({kind})").split("-", 1)
     return parts[1:] if parts[0] == "torch" else parts
 
 
@@ -203,7 +209,15 @@ def check_key(theirs: SetKey, ours: SetKey, folder: Path) -> None:
     Raises:
         DataError: that says in what they differ.
     """
-    ModelKey(weights=ours.weights, preprocess=ours.inputs, tokenizer={}, computed=ours.computed).check(theirs, folder)
+    if theirs.kind != ours.kind:
+        raise DataError(
+            f"a collection of {theirs.kind}, and these are {ours.kind}", source=folder, fix="give it another --name"
+        )
+    made = ModelKey(weights=ours.weights, preprocess=ours.inputs, tokenizer=ours.inputs, computed=ours.computed)
+    made.check(theirs, folder)
+    if (theirs.split == CUT) != (ours.split == CUT):
+        what = "texts that are too long were " + ("cut" if theirs.split == CUT else "left out") + " here"
+        raise DataError(what, source=folder, fix=f"{'add' if theirs.split == CUT else 'leave out'} --truncate")
     for what, one, other in (("computed in", theirs.computed, ours.computed), ("kept as", theirs.stored, ours.stored)):
         if one != other:
             raise DataError(f"its embeddings are {what} {one}, and these would be {other}", source=folder, fix=f"use {one}")

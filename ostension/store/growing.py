@@ -29,6 +29,7 @@ from ostension.image.transforms import Transform
 from ostension.model.clip import CLIP
 from ostension.model.modes import evaluating
 from ostension.store.collection import (
+    CUT,
     DEFAULT,
     Source,
     check_key,
@@ -40,8 +41,8 @@ from ostension.store.collection import (
 )
 from ostension.store.fill import SHARD_BATCHES, Decoding, Progress, Tolerant, known_of
 from ostension.store.folder import Store
-from ostension.store.key import ModelKey, SetKey, Stored
-from ostension.store.passes import Passed, Reading, passed_here, passed_in_processes
+from ostension.store.key import Kind, ModelKey, SetKey, Stored
+from ostension.store.passes import Passed, Reading, passed_here, passed_in_processes, passed_texts
 from ostension.store.plan import BAD, ENCODE, LIST, ROW, SAME, SAMPLE, Held, Plan, Shard, plan
 from ostension.store.scan import Scanned, described, scan
 from ostension.store.sets import EmbeddingSet
@@ -49,7 +50,11 @@ from ostension.store.writer import SHARD_ROWS, Writer
 
 CHANGED = "changed while it was being read"
 TEXTS = ("labels", "texts", "fields")
-PICTURE = ("digest", "perceptual", "width", "height", "bytes")  # columns that follow from the bytes alone
+# Columns that follow from the bytes alone.
+KNOWN: dict[Kind, tuple[str, ...]] = {
+    "images": ("digest", "perceptual", "width", "height", "bytes"),
+    "texts": ("digest", "bytes"),
+}
 UNSIGNED = ("digest", "perceptual", "described")
 
 
@@ -108,10 +113,11 @@ def add(
     transform: Transform | None = None,
     made: ModelKey | None = None,
     model_at: str = "",
+    truncate: bool = False,
     progress: Callable[[Progress], None] | None = None,
     scanned: Callable[[int, int], None] | None = None,
 ) -> Added:
-    """Add the pictures of a source to a collection, which is made with the first one.
+    """Add the pictures of a source, or the captions of one of the kind "texts", to a collection, which is made with the first.
 
     Under `torchrun`, inside `world.joined()`, every process calls this and encodes its part; the first one writes.
 
@@ -129,6 +135,7 @@ def add(
         transform: the preprocessing, if not the model's own; it stands in the key.
         made: the model's key, if it is known; else its weights are hashed.
         model_at: where the model lies, for whoever searches.
+        truncate: cut texts that are too long for the model instead of listing them as ones that cannot be used.
         progress: told after each batch.
         scanned: told how many samples of the source were looked at, of how many.
 
@@ -141,10 +148,16 @@ def add(
     require(processes == 1 or not workers, "workers", workers, "0, as each of several processes decodes for itself")
     here = world.current()
     require(here.size == 1 or processes == 1, "processes", processes, "1 under torchrun, which starts the processes")
+    kind: Kind = getattr(source, "kind", "images")
+    require(kind == "images" or processes == 1, "processes", processes, "1 for texts, of which one encodes thousands a second")
+    require(kind == "texts" or not truncate, "truncate", truncate, "False for pictures")
     began = time.monotonic()
     transform = transform or model.transform
     made = dataclasses.replace(made or ModelKey.of(model), preprocess=to_tree(transform.config))
-    key = collection_key(made, name, stored)
+    key = collection_key(made, name, stored, kind=kind, truncate=truncate)
+    there = collection_names(store).get(name)
+    if there is not None:
+        check_key(EmbeddingSet(store.path / there).key, key, store.path / there)  # before all of the source is read
     origin = origin or Source(name=source.fingerprint())
     known_by_id = bool(getattr(source, "known_by_id", False))
     found = scan(source, origin.prefix, scanned)
@@ -167,7 +180,7 @@ def add(
         opened = here.together(lambda: EmbeddingSet(store.folder(key)))
         held = Held.of(opened)
         todo = here.together(lambda: planned(held, source=number))
-        work = _Work(todo, found, source, opened, number, writer)
+        work = _Work(todo, found, source, opened, number, writer, kind)
         work.run(model, reading, list(todo.shards(batch_size, shard_batches, SHARD_ROWS)), processes, progress)
         gone = _gone(found, held, number) if prune else []
         here.together(lambda: _finish(writer, gone))
@@ -228,8 +241,16 @@ class _Work:
     """Carries out a plan. Every process keeps the books; the one with the writer writes."""
 
     def __init__(
-        self, plan: Plan, found: Scanned, source: PairSource, opened: EmbeddingSet, number: int, writer: Writer | None
+        self,
+        plan: Plan,
+        found: Scanned,
+        source: PairSource,
+        opened: EmbeddingSet,
+        number: int,
+        writer: Writer | None,
+        kind: Kind,
     ):
+        self.kind, self.known = kind, KNOWN[kind]
         self.plan, self.found, self.source, self.opened = plan, found, source, opened
         self.number, self.writer = number, writer
         self.failed: dict[int, str] = {}  # what could not be used although the plan thought so
@@ -247,7 +268,9 @@ class _Work:
         # Of the batches of each shard every process has its part, in turn.
         mine = [batch for shard in shards for batch in shard.batches[here.rank :: here.size]]
         reading = dataclasses.replace(reading, order=_Order(reading.order.num_samples, reading.order.batch_size, mine))
-        if processes > 1 and mine:
+        if self.kind == "texts":
+            stream = passed_texts(model, reading.source, mine, truncate=self.opened.key.split == CUT)
+        elif processes > 1 and mine:
             stream = passed_in_processes(model, reading, 0, len(mine), min(processes, len(mine)))
         else:
             stream = passed_here(model, reading, 0, len(mine))
@@ -313,7 +336,7 @@ class _Work:
         if not len(numbers):
             return {}
         rows = self.opened.rows[numbers]
-        columns = {name: self.opened.column(name, numbers) for name in PICTURE}
+        columns = {name: self.opened.column(name, numbers) for name in self.known}
         facts = [{name: int(values[place]) for name, values in columns.items()} for place in range(len(numbers))]
         return {int(row): _Done(rows[place], facts[place]) for place, row in enumerate(numbers)}
 
@@ -330,7 +353,7 @@ class _Work:
         return _Done(original.row, {**original.fact, **{name: known_of(pair)[name] for name in TEXTS}})
 
     def _columns(self, samples: list[int], facts: list[dict[str, Any]]) -> dict[str, Any]:
-        numbers = {name: [fact[name] for fact in facts] for name in PICTURE}
+        numbers = {name: [fact[name] for fact in facts] for name in self.known}
         numbers["described"] = [described(fact) for fact in facts]
         numbers["source"] = [self.number] * len(samples)
         numbers["sample"] = samples

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ostension.data.caption_lists import captions_in_lines, captions_in_table, captions_of
 from ostension.data.fetch import FetchPolicy
 from ostension.data.img2dataset import failures
 from ostension.data.layout import USUAL, Layout
-from ostension.data.pairs import PairSource, image_digest, read_image
+from ostension.data.pairs import IMAGE_SUFFIXES, PairSource, image_digest, read_image
 from ostension.data.picture_lists import PictureFiles, PictureTree, Urls, listed, urls_in_table
 from ostension.data.pictures import open_pictures
 from ostension.data.remote import is_url
@@ -36,8 +37,8 @@ def open_source(
     """The pictures that a text names, and where they lie.
 
     Args:
-        text: a folder of pictures; what `open_pictures` opens (tar shards, Parquet, tables); a table with a column of web
-            addresses; a .txt file with a path or a web address a line; "-" for such lines.
+        text: a picture or a folder of them; what `open_pictures` opens (tar shards, Parquet, tables); a table with a column of
+            web addresses; a .txt file with a path or a web address a line; "-" for such lines.
         prefix: what to put before keys to make ids.
         name: what the source is called; by default the absolute path.
         lines: the lines for "-".
@@ -53,13 +54,11 @@ def open_source(
     if text == LIST:
         opened, base = listed(lines, Path.cwd(), policy, "the list on stdin"), str(Path.cwd())
     elif path.suffix.lower() == ".txt" and path.is_file():
-        try:
-            opened, base = listed(path.read_text(encoding="utf-8-sig").splitlines(), path.parent, policy, path), ""
-        except (UnicodeDecodeError, OSError) as error:
-            raise DataError(f"cannot be read as a list ({error})", source=path, expected="UTF-8, one entry a line") from None
-        base = os.path.abspath(path.parent)
+        opened, base = listed(_text_of(path).split("\n"), path.parent, policy, path), os.path.abspath(path.parent)
     elif path.suffix.lower() in TABLES and path.is_file():
         opened = urls_in_table(path, policy)
+    elif path.suffix.lower().removeprefix(".") in IMAGE_SUFFIXES and path.is_file():
+        opened, base = PictureFiles([path.name], path.parent), os.path.abspath(path.parent)
     elif path.is_dir() and not _holds_shards(path):
         opened = PictureTree(path)
     if isinstance(opened, Urls):
@@ -70,6 +69,45 @@ def open_source(
         return opened, Source(name=name, kind="folder", root=place, prefix=prefix)
     kind = "pairs" if layout == USUAL else ""  # who reads it again does not know the layout
     return open_pictures(text, layout=layout), Source(name=name, kind=kind, root=place, prefix=prefix)
+
+
+def open_texts(
+    text: str,
+    *,
+    prefix: str = "",
+    name: str | None = None,
+    columns: Sequence[str] = (),
+    layout: Layout = USUAL,
+    lines: Iterable[str] = (),
+) -> tuple[PairSource, Source]:
+    """The captions that a text names: a .txt file or "-" with one a line, a table with a column of them, or whatever pictures
+    `open_source` opens, whose captions are taken.
+
+    Args:
+        columns: of the table; by default the usual one.
+
+    Raises:
+        DataError, ConfigError: if it cannot be read or has no captions.
+    """
+    path = Path(text)
+    place = text if is_url(text) else os.path.abspath(text)
+    suffix = path.suffix.lower()
+    if text == LIST:
+        opened = captions_in_lines(lines, "the list on stdin")
+    elif suffix == ".txt" and path.is_file():
+        opened = captions_in_lines(_text_of(path).split("\n"), path)
+    elif suffix in TABLES and path.is_file():
+        opened = captions_in_table(path, columns)
+    else:
+        opened = captions_of(open_source(text, layout=layout)[0], path)
+    return opened, Source(name=name or place, prefix=prefix)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"cannot be read as a list ({error})", source=path, expected="UTF-8, one entry a line") from None
 
 
 def left_out(source: PairSource) -> dict[str, int]:

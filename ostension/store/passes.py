@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from ostension.data.loader import Loaded, Loader, Order
 from ostension.data.pairs import PairSource
 from ostension.data.workers import Note, in_processes
+from ostension.errors import DataError, LimitError
 from ostension.image.transforms import Transform
 from ostension.model.clip import CLIP
 from ostension.store.key import Level
@@ -87,6 +88,30 @@ def passed_in_processes(model: CLIP, reading: Reading, start: int, stop: int, pr
         dtype = str(model.dtype).removeprefix("torch.")
         work = _Pass(reading=reading, folder=folder, device=str(model.device), dtype=dtype)
         yield from in_processes(work, range(start, stop), processes, TIMEOUT_S)
+
+
+def passed_texts(
+    model: CLIP, source: PairSource, batches: Iterable[np.ndarray], *, truncate: bool = False
+) -> Iterator[Passed]:  # fmt: skip
+    """Batches of a source's texts, each of which has one, through the text tower; too long ones are not good."""
+    from ostension.store.fill import known_of
+
+    for ids in batches:
+        pairs = [source.read(int(index)) for index in ids]
+        facts = [known_of(pair) for pair in pairs]
+        good = []
+        for place, pair in enumerate(pairs):
+            try:
+                model.tokenizer.ragged(list(pair.texts), truncate=truncate)
+                good.append(place)
+            except (DataError, LimitError) as error:
+                facts[place] = {"bad": error.what, "digest": facts[place]["digest"]}
+        rows: dict[Level, np.ndarray] = {}
+        if good:
+            texts = [pairs[place].texts[0] for place in good]
+            embedded = model.embed_texts(texts, batch_size=len(texts), truncate=truncate)
+            rows["post"] = embedded.detach().float().cpu().numpy()[:, None]
+        yield Passed(ids, tuple(pair.key for pair in pairs), facts, np.array(good, np.int64), rows)
 
 
 class _Pass:

@@ -70,8 +70,9 @@ class Writer:
                 self.manifest = read_manifest(self.folder)
                 if self._key is not None and self.manifest.key.sha256() != self._key.sha256():
                     raise _other_key(self.manifest.key, self._key, self.folder)
+            elif self._key is None:  # another process deleted it while this one waited
+                raise DataError("is gone", source=self.folder)
             else:
-                assert self._key is not None
                 self.manifest = Manifest(key=self._key)
                 self.manifest.write(self.folder)
             self._remove_leftovers()

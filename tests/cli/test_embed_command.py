@@ -91,6 +91,40 @@ def test_bad_files_are_told_listed_and_written_down_and_the_status_says_so_once(
     assert not Path("store/default-failures.jsonl").exists()
 
 
+def test_failures_of_one_source_stay_listed_when_another_one_is_embedded(run):
+    Path("pictures/broken.jpg").write_bytes(b"no picture")
+    Path("more").mkdir()
+    Path("more/new.png").write_bytes(picture(40))
+    run("embed", "pictures", "-o", "store", status=1)
+    run("embed", "more", "-o", "store")
+    listed = [json.loads(line) for line in Path("store/default-failures.jsonl").read_text().splitlines()]
+    assert [(row["id"], Path(row["source"]).name) for row in listed] == [("broken.jpg", "pictures")]
+    Path("pictures/broken.jpg").unlink()
+    run("embed", "pictures", "-o", "store")
+    assert not Path("store/default-failures.jsonl").exists()
+
+
+def test_another_model_is_refused_before_the_source_is_read(run, saved, monkeypatch):
+    run("embed", "pictures", "-o", "store")
+    monkeypatch.setattr("ostension.store.growing.scan", lambda *_: pytest.fail("the source was read"))
+    assert "embeddings of the model" in run("embed", "pictures", "-o", "store", "--model", saved / "1", status=1)[1]
+
+
+def test_a_single_picture_goes_in_and_flags_without_effect_are_refused(run):
+    told, _ = run("embed", "pictures/0.png", "-o", "store")
+    assert told["new"] == 1 and ids() == ["0.png"]
+    for flags in (("--hosts", "a.example"), ("--timeout", "5"), ("--text-columns", "caption"), ("--image-column", "image")):
+        _, said = run("embed", "pictures", "-o", "store", *flags, status=2)
+        assert flags[0] in said and "leave it out" in said
+
+
+def test_a_table_without_captions_says_which_flags_name_them(run):
+    Path("table.csv").write_text("picture,what\npictures/0.png,a dog\n")
+    _, said = run("embed", "table.csv", "-o", "store", status=1)
+    assert "--image-column" in said and "--text-columns" in said and "layout" not in said
+    assert run("embed", "table.csv", "-o", "store", "--image-column", "picture", "--text-columns", "what")[0]["new"] == 1
+
+
 def test_folders_without_pictures_and_folders_that_are_not_there_are_one_line(run):
     Path("empty").mkdir()
     assert "empty: no picture" in run("embed", "empty", "-o", "store", status=1)[1]
@@ -261,7 +295,7 @@ def test_clip_retrievals_files_go_out_and_come_in_and_another_model_is_noticed(r
     told, _ = run("store", "import", "../out", "../store", "--name", "back")
     assert (told["rows"], told["checked"]) == (5, 5) and told["least_cosine"] > 0.98
     said = run("store", "import", "../out", "../store", "--name", "wrong", "--model", saved / "1", status=1)[1]
-    assert "what this model makes of the picture" in said
+    assert "what this model makes of it" in said
     os.chdir("..")
     assert "no picture lies at its path" in run("store", "import", "out", "store", "--name", "blind")[1]
     assert "already" in run("store", "import", "out", "store", "--name", "back", status=1)[1]

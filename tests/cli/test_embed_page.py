@@ -36,6 +36,9 @@ def make_sources() -> None:
         path = Path("pictures", "cat" if number % 2 else "dog", f"{number}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(number))
+    Path("pictures/cat/1.txt").write_text("a red ball")
+    Path("photo.png").write_bytes(picture(9))
+    Path("captions.txt").write_text("a blue ball\nthe sea\n")
     Path("pictures/cat/0.png").write_bytes(picture(8))
     Path("shards").mkdir()
     with tarfile.open("shards/0.tar", "w") as tar:
