@@ -7,6 +7,7 @@ The number of steps is decided once, by the recipe or from this machine's speed 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 import tempfile
 import time
@@ -104,12 +105,14 @@ def run_demo(config: DemoConfig, folder: Path, trackers: Sequence[Tracker] = ())
     evaluator = EmojiEvaluation(model, emoji, demo.TEMPLATES, seed=config.seed)
     found = evaluator.run(LANGUAGES if config.languages else ())
     save_records(folder / RECORDS, found.records)
-    shown = export_pictures(evaluator, folder / PICTURES)
+    shown, labels = export_pictures(evaluator, folder / PICTURES)
     Predictor.zero_shot(model, emoji.names(), demo.TEMPLATES).save(folder / CLASSIFIER)
+    path = {name: shlex.quote(str(folder / name)) for name in (PICTURES, CLASSIFIER, MODEL)}
+    one = shlex.quote(str(folder / PICTURES / shown))
     commands = (
-        f"ostension classify {folder / PICTURES} --predictor {folder / CLASSIFIER}",
-        f'ostension classify {folder / PICTURES / shown} --labels "fruit,animal,vehicle,face" --model {folder / MODEL}',
-        f"ostension model inspect {folder / MODEL}",
+        f"ostension classify {path[PICTURES]} --predictor {path[CLASSIFIER]}",
+        f"ostension classify {one} --labels {shlex.quote(labels)} --model {path[MODEL]}",
+        f"ostension model inspect {path[MODEL]}",
     )
     log = read_records(folder, kinds=("step",))
     train_s, evaluate_s = training_seconds(log), time.perf_counter() - started
@@ -205,16 +208,20 @@ def training_seconds(log: Sequence[Mapping[str, Any]]) -> float:
     return total
 
 
-def export_pictures(evaluator: EmojiEvaluation, folder: Path) -> str:
-    """Write some pictures in the new style as PNG files, half of them of held-out names; gives the first one's name."""
-    emoji, random, names = evaluator.emoji, runtime.numpy_generator(evaluator.seed, "pictures"), []
+def export_pictures(evaluator: EmojiEvaluation, folder: Path) -> tuple[str, str]:
+    """Write some pictures in the new style as PNG files, half of them of held-out names.
+
+    Gives the first file's name, and labels to try on it: what it shows and what the next three show, between commas.
+    """
+    emoji, random, names = evaluator.emoji, runtime.numpy_generator(evaluator.seed, "pictures"), {}
     drawn = np.concatenate([random.permutation(view.rows)[: NUM_PICTURES // 2] for view in evaluator.views[:2]])
     for row in np.sort(drawn):
-        name = "".join(letter if letter.isalnum() else "-" for letter in emoji.concepts[emoji.concept[row]].name) + ".png"
-        with files.atomic_path(folder / name) as path:
+        name = emoji.concepts[emoji.concept[row]].name
+        file = "".join(letter if letter.isalnum() else "-" for letter in name) + ".png"
+        with files.atomic_path(folder / file) as path:
             pictures(emoji, np.array([row]))[0].resize((128, 128)).save(path, "PNG")
-        names.append(name)
-    return names[0]
+        names[file] = name.replace(",", "")
+    return next(iter(names)), ",".join(list(names.values())[:4])
 
 
 def _facts(config: DemoConfig, pretraining: Pretraining, hashes: dict[str, str]) -> list[tuple[str, str]]:
