@@ -5,17 +5,24 @@ the share of this machine's measured matmul peak in that type, and 1 - the least
 int8 is calibrated with what it encodes, noise, and its cosine is that of a random model.
 
     python benchmarks/engines.py [--models ViT-B-32,RN50] [--record FILE]
+
+A record is written after each tower. Where there is one with the same settings and versions, its towers are not measured
+again: delete it to begin anew.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import _measure
 import torch
 from _peers import load_open_clip
 
+from ostension import runtime
 from ostension.export.engines import open_tower
 from ostension.export.folder import ExportFolder, GraphFile
 from ostension.export.graphs import free_length, tower_graph
@@ -93,17 +100,32 @@ def measure(open_clip, name: str, side: str, rounds: int, peaks: dict[str, float
             for precision in (*reversed(precisions(engine)), "int8"):
                 tower = open_tower(opened, side, engine, precision)
                 cases[tower.computed] = lambda tower=tower: tower(batch)
-        seconds = _measure.interleaved(cases, rounds)
-        reference = theirs.encode_image(batch) if side == "image" else theirs.encode_text(batch)
+        latest: dict[str, torch.Tensor] = {}  # what each gave last, so that nothing runs once more to be compared
+        kept = {case: functools.partial(keep, latest, case, call) for case, call in cases.items()}
+        seconds = _measure.interleaved(kept, rounds)
+        reference = latest["open_clip float32"].double()
         rows = {}
-        for case, call in cases.items():
+        for case in cases:
             kind = "float32" if "float32" in case else "bfloat16"
-            cosine = torch.cosine_similarity(call().double(), reference.double()).min()
+            cosine = torch.cosine_similarity(latest[case].double(), reference).min()
             row = {"ms/item": 1000 * seconds[case] / len(batch), "x open_clip": seconds["open_clip float32"] / seconds[case]}
             if side == "image" or "open_clip" not in case:
                 row["of peak"] = gflop * 1e9 * len(batch) / seconds[case] / peaks[kind]
             rows[case] = {**row, "1 - cosine": max(0.0, 1 - float(cosine))}
     return rows
+
+
+def keep(latest: dict[str, torch.Tensor], case: str, call: Callable[[], torch.Tensor]) -> None:
+    """Call, and keep what it gave."""
+    latest[case] = call()
+
+
+def known(record: Path | None, settings: dict) -> dict[str, dict]:
+    """The towers that a run with these settings has measured before it was cut short."""
+    if record is None or not record.is_file():
+        return {}
+    tree = json.loads(record.read_text(encoding="utf-8"))
+    return dict(tree["figures"]) if tree["settings"] == settings and tree["versions"] == runtime.versions() else {}
 
 
 def main() -> None:
@@ -115,17 +137,18 @@ def main() -> None:
     open_clip = load_open_clip()
     peaks = {str(dtype)[6:]: _measure.matmul_peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
     print("matmul peak: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in peaks.items()))
-    figures = {}
+    settings = {"models": options.models, "rounds": options.rounds, "batch": BATCH, "texts": TEXTS, "length": LENGTH}
+    figures = {**known(options.record, settings), "matmul peak": peaks}
     names = options.models.split(",")
     with tempfile.TemporaryDirectory() as scratch:
         graphs = Path(options.graphs or scratch)
         for side in options.sides.split(","):
             for name in names if side == "image" else names[:1]:
-                figures[f"{name} {side}"] = measure(open_clip, name, side, options.rounds, peaks, graphs)
-                _measure.table(f"{name}, {side} tower", figures[f"{name} {side}"])
-    settings = {"models": options.models, "rounds": options.rounds, "batch": BATCH, "texts": TEXTS, "length": LENGTH}
-    figures["matmul peak"] = peaks
-    _measure.write_record(options.record, "engines", settings, figures)
+                tower = f"{name} {side}"
+                if tower not in figures:
+                    figures[tower] = measure(open_clip, name, side, options.rounds, peaks, graphs)
+                    _measure.write_record(options.record, "engines", settings, figures)
+                _measure.table(f"{name}, {side} tower", figures[tower])
 
 
 if __name__ == "__main__":
