@@ -75,6 +75,12 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+def head(length: str, extra: str = "", path: str = "/v1/embeddings") -> bytes:
+    """The beginning of a request as it is sent."""
+    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", length, extra]
+    return "\r\n".join(line for line in lines if line).encode() + b"\r\n\r\n"
+
+
 class NoAnswer(AssertionError):
     """The connection was closed without a word."""
 
