@@ -99,8 +99,8 @@ def test_the_command_stops_under_load_when_told_and_leaves_nobody_without_an_ans
             until(lambda: load.seen.count(200) >= 20, service)
             service.process.send_signal(signal.SIGTERM)
             assert service.process.wait(PATIENCE_S) == 0
-        # What the service had taken is answered. A connection that the system had taken, and the service not yet, is reset or
-        # closed without a word, at most one for each client; later ones are refused.
+        # What came before the stop is answered, what comes later is refused. A client that this machine holds up for half a
+        # second between its connection and its request is closed without a word, at most one for each client.
         lost = [one for one in load.seen if one in ("ConnectionResetError", "nothing")]
         assert set(load.seen) - set(lost) <= {200, 503, "ConnectionRefusedError"} and len(lost) <= 6, set(load.seen)
         assert KEY not in service.log() and "Traceback" not in service.log()
