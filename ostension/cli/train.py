@@ -272,6 +272,8 @@ class Train:
         result = pretraining.run(folder, resume=resume, allow_change=self.allow_change, trackers=trackers)
         shown = {name: result.last[name] for name in ("loss", "image_accuracy", "text_accuracy") if name in result.last}
         made = None if result.model_folder is None else str(result.model_folder)
+        if speaks and result.status == "stopped":
+            print(f"stopped after step {result.step}; the same command goes on from there", file=sys.stderr)
         if speaks:
             print(json.dumps({"status": result.status, "step": result.step, "run": str(result.folder), "model": made, **shown}))
         # A scheduler that asked for a stop got it; a person who pressed Ctrl-C is told by the usual status.
