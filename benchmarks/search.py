@@ -4,13 +4,17 @@ Rows are around centres, as embeddings are, and of unit length. `faiss` is Index
 a first pass in float32, `codes` with one in whole numbers of 8 bits; both rank by products in float64, and their answers are
 compared for every query. Ratios are of processor time, above 1 where ours is faster.
 
-    python benchmarks/search.py [--rows 1000000] [--width 512] [--threads 1] [--record FILE]
+    python benchmarks/search.py [--rows 1000000] [--width 512] [--threads 1] [--batches 1,16,256,1024] [--record FILE]
+
+What was measured before of as many rows, with other threads or for other batches, stays in the record.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -34,6 +38,14 @@ def rows_around_centres(count: int, width: int, seed: int) -> np.ndarray:
         part += centres[generator.integers(0, len(centres), len(part))]
         part /= np.linalg.norm(part, axis=1, keepdims=True)
     return rows
+
+
+def before(record: Path | None, settings: dict) -> dict:
+    """What a record has of the same settings."""
+    if record is None or not record.is_file():
+        return {}
+    found = json.loads(record.read_text(encoding="utf-8"))
+    return found["figures"] if found["settings"] == settings else {}
 
 
 def main() -> None:
@@ -71,8 +83,11 @@ def main() -> None:
         print(size, figures[f"{size} queries"], flush=True)
     table(f"exact search in {args.rows:,} x {args.width}, k = {K}, {args.threads} threads", figures)
     print(f"codes were made in {made:.1f} s of processor time")
-    settings = {"rows": args.rows, "width": args.width, "k": K, "threads": args.threads, "codes_s": made}
-    write_record(args.record, "search", settings, {f"{args.threads} threads": figures})
+    settings = {"rows": args.rows, "width": args.width, "k": K}
+    title = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
+    every = before(args.record, settings)
+    every[title] = dict(sorted({**every.get(title, {}), **figures}.items(), key=lambda entry: int(entry[0].split()[0])))
+    write_record(args.record, "search", settings, dict(sorted(every.items())))
 
 
 if __name__ == "__main__":
