@@ -10,6 +10,7 @@ Letters: B batch, E embedding.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -254,7 +255,8 @@ class _Work:
         self.plan, self.found, self.source, self.opened = plan, found, source, opened
         self.number, self.writer = number, writer
         self.failed: dict[int, str] = {}  # what could not be used although the plan thought so
-        self._kept: dict[int, _Done] = {}
+        self._kept: dict[int, _Done] = {}  # what later samples copy, until the last of them has it
+        self._uses = collections.Counter(plan.of[plan.actions == SAMPLE].tolist())
 
     def run(
         self,
@@ -308,6 +310,9 @@ class _Work:
                 done = self._copied(sample, copies[of])
             elif action == SAMPLE:
                 done = self._copied(sample, self._kept[of])
+                self._uses[of] -= 1
+                if not self._uses[of]:
+                    del self._kept[of]
             elif action == LIST:
                 done = _Done(None, {"bad": plan.reasons[sample], "digest": int(found.digests[sample])})
             assert done is not None
