@@ -80,7 +80,8 @@ def identity(model: CLIP) -> str:
     exact = QuickSum()
     for name, value in sorted(model.state_dict().items()):
         exact.update(f"{name}:{value.dtype}:{tuple(value.shape)}:".encode())
-        exact.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        if value.numel():
+            exact.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return f"{fingerprint(model)}-{exact.value()}"
 
 
