@@ -52,7 +52,7 @@ def test_the_commands_and_the_example_run(tmp_path, monkeypatch, capsys):
             piped, _, command = line.rpartition(" | ")
             if piped:
                 assert piped == "cat queries.txt"
-                monkeypatch.setattr("sys.stdin", io.StringIO(Path("queries.txt").read_text()))
+                monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path("queries.txt").read_bytes())))
             words = shlex.split(command)
             assert words[0] == "ostension" and main(words[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
     assert len(names["hits"]) == 5 and all(hit.fields["labels"] == ["dog"] for hit in names["hits"])
