@@ -34,7 +34,7 @@ from ostension.data.sets.base import SelectedSet
 from ostension.data.sets.videos import videos_of
 from ostension.data.task import Task
 from ostension.data.task_data import TaskData
-from ostension.errors import ConfigError, DataError, nearest
+from ostension.errors import ConfigError, DataError, nearest, unknown_name
 from ostension.evals.answers import bound, domain_field, logits_of, names_of
 from ostension.evals.group_robustness import by_group, worst_group
 from ostension.evals.records import Metric, Record
@@ -117,6 +117,8 @@ def plan_with(method: str, settings: Mapping[str, Any], **fields: Any) -> Plan:
     """
     if method == ZERO_SHOT:
         return Plan(method=method, **fields)
+    if method.replace("_", "-") not in METHODS.names():
+        raise unknown_name("method", method, (ZERO_SHOT, *METHODS.names()))
     kind = METHODS.load(method).Config
     tree = to_tree(kind())
     for key, value in settings.items():

@@ -138,6 +138,7 @@ def test_so_is_any_other_command(told, arguments, code, words):
     [
         ("--methods", "", 2, "--methods is empty"),
         ("--methods", "zero-shot,cop", 1, "unknown method 'cop'; expected one of the known names; nearest: 'coop'"),
+        ("--methods", "zero-shott", 1, "unknown method 'zero-shott'; expected one of the known names; nearest: 'zero-shot'"),
         ("--tasks", " , ", 2, "--tasks is empty"),
         ("--tasks", "notest.toml", 1, "has no split to measure"),
         ("--shots", "", 2, "--shots is empty; expected whole numbers"),
