@@ -11,15 +11,13 @@ attacker out with either.
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
 
-_WORDS = 1 << 17  # of a block: few calls a megabyte, and its products still lie in a cache
+_WORDS = 1 << 17  # of a block: few calls a megabyte
 _MASK = (1 << 64) - 1
 _STEP, _BLOCK_STEP = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9  # odd, with their bits well mixed (splitmix64's constants)
-_KEPT = threading.local()
 _WEIGHTS = (np.arange(1, _WORDS + 1, dtype=np.uint64) * np.uint64(_STEP)) | np.uint64(1)
 
 
@@ -27,43 +25,45 @@ class QuickSum:
     """The sum of bytes that come in parts of any length."""
 
     def __init__(self) -> None:
-        self._sum, self._words, self._tail = 0, 0, b""
+        self._sum, self._place = 0, 0
 
     def update(self, data: bytes | bytearray | memoryview) -> None:
+        """Add the next bytes, fastest where their words lie at multiples of 8 in memory, as they do in the file."""
         data = memoryview(data).cast("B")
-        if self._tail:  # its word is filled up first, so that the rest is read where it lies
-            missing = 8 - len(self._tail)
-            self._tail, data = self._tail + bytes(data[:missing]), data[missing:]
-            if len(self._tail) < 8:
-                return
-            self._add(np.frombuffer(self._tail, dtype="<u8"))
+        (index, within), count = divmod(self._place, 8), len(data)
+        if within:  # a word that lies in two parts is the sum of two words, each with zeros where the other has its bytes
+            head, data = data[: 8 - within], data[8 - within :]
+            self._sum += _weight(index) * (int.from_bytes(head, "little") << 8 * within)
+            index += 1
         whole = len(data) // 8
-        self._tail = bytes(data[8 * whole :])
-        self._add(np.frombuffer(data, dtype="<u8", count=whole))
+        if whole:
+            self._sum += _words_sum(np.frombuffer(data, dtype="<u8", count=whole), index)
+        if len(data) % 8:
+            self._sum += _weight(index + whole) * int.from_bytes(data[8 * whole :], "little")
+        self._sum, self._place = self._sum & _MASK, self._place + count
 
     def value(self) -> str:
         """The sum in hexadecimal."""
-        if self._tail:
-            self._add(np.frombuffer(self._tail.ljust(8, b"\0"), dtype="<u8"))
-            self._tail = b""
         return f"{self._sum:016x}"
 
-    def _add(self, words: np.ndarray) -> None:
-        kept = getattr(_KEPT, "products", None)  # a thread's own, for any number of sums
-        if kept is None or len(kept) < _WORDS:
-            kept = _KEPT.products = np.empty(_WORDS, np.uint64)
-        place = 0
-        while place < len(words):
-            block, within = divmod(self._words, _WORDS)
-            part = words[place : place + _WORDS - within]
-            products = kept[: len(part)]
-            if not part.flags.aligned:  # products are many times slower where words lie across their places
-                products[:] = part
-                part = products
-            np.multiply(part, _WEIGHTS[within : within + len(part)], out=products)
-            self._sum = (self._sum + ((block + 1) * _BLOCK_STEP | 1) * int(products.sum())) & _MASK
-            place += len(part)
-            self._words += len(part)
+
+def _weight(index: int) -> int:
+    """What a file's word `index` is multiplied by."""
+    block, within = divmod(index, _WORDS)
+    return ((block + 1) * _BLOCK_STEP | 1) * ((within + 1) * _STEP & _MASK | 1)
+
+
+def _words_sum(words: np.ndarray, index: int) -> int:
+    """What words add to the sum, of which the first is a file's word `index`."""
+    if not words.flags.aligned:  # products are many times slower where words lie across their places
+        words = words.copy()
+    place, total = 0, 0
+    while place < len(words):
+        block, within = divmod(index + place, _WORDS)
+        part = words[place : place + _WORDS - within]
+        total += ((block + 1) * _BLOCK_STEP | 1) * int(np.einsum("i,i->", part, _WEIGHTS[within : within + len(part)]))
+        place += len(part)
+    return total
 
 
 def quick_sum_file(path: str | os.PathLike) -> str:

@@ -24,10 +24,11 @@ from ostension.errors import CheckpointError, ConfigError
 from ostension.files import atomic_path
 from ostension.weights import agreement
 from ostension.weights.batch_norm import Pictures, recalibrating
-from ostension.weights.kernel import Mixed, Moved, combine
-from ostension.weights.sink import Sink, working
+from ostension.weights.kernel import Mixed, Moved
+from ostension.weights.sink import Sink, flushing
 from ostension.weights.sources import VECTOR_KEY, VECTOR_KIND, ModelWeights, VectorFile, Weights, open_models, verified
 from ostension.weights.states import check_same_tensors
+from ostension.weights.streaming import combine
 from ostension.weights.writing import HEADER, write, written
 
 Name = str | os.PathLike
@@ -133,8 +134,8 @@ def diff(start: Name, end: Name, target: Name, *, force: bool = False) -> list[s
         with (
             written(path),
             atomic_path(path) as partial,
-            working() as workers,
-            contextlib.closing(Sink(partial, dtypes, shapes, metadata, workers)) as sink,
+            flushing() as disk,
+            contextlib.closing(Sink(partial, dtypes, shapes, metadata, disk)) as sink,
         ):
             combine(models, [Mixed((-1.0, 1.0))], [sink], [dtypes])
             sink.finish()

@@ -15,22 +15,19 @@ running sums change 93 % of the bits of a soup of 72 equal models.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ostension.errors import CheckpointError
-from ostension.weights.sink import Sink
 from ostension.weights.sources import BLOCK
 
-PIECE = 1 << 16  # elements that are summed at a time: with both terms 1 MB in float64, which stays in a core's own cache
-Job = tuple[str, int, int]  # a tensor, and where a block of it starts and stops
+PIECE = 1 << 17  # elements that are summed at a time: a block of a few sources; smaller ones are more calls than they save
 _KEPT = threading.local()
 _AFFINE = 1e-9  # how far the sum of coefficients may be from 1 and still count as 1
 
@@ -121,78 +118,43 @@ def result_dtypes(sources: Sequence[Source], output: Output) -> dict[str, torch.
     return found
 
 
-def combine(sources: Sequence[Source], outputs: Sequence[Output], sinks: Sequence[Sink], dtypes: Sequence[Mapping]) -> None:
-    """Write each output to its sink, reading every source once for outputs that share the order of their tensors.
-
-    Raises:
-        CheckpointError: for a number that is not finite in a source or, after narrowing, in a result; a variance below 0.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a block is too little for several, which would wait for each other and for the hashes
-    try:
-        _combine(sources, outputs, sinks, dtypes)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _combine(sources: Sequence[Source], outputs: Sequence[Output], sinks: Sequence[Sink], dtypes: Sequence[Mapping]) -> None:
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for index, sink in enumerate(sinks):
-        groups.setdefault(tuple(sink.names), []).append(index)
-    for names, members in groups.items():
-
-        def read(job: Job) -> dict[int, Tensor]:
-            name, start, stop = job
-            wanted = {index for member in members for index in used(sources, of_tensor(outputs[member], name))}  # noqa: B023
-            return {index: sources[index].read(name, start, stop) for index in sorted(wanted) if name in sources[index].dtypes}
-
-        jobs = ((name, *span) for name in names for span in spans(torch.Size(sources[0].shapes[name]).numel(), len(sources)))
-        for (name, _, _), blocks in _ahead(jobs, read):
-            for member in members:
-                made = block_of(sources, of_tensor(outputs[member], name), name, blocks, dtypes[member][name])
-                sinks[member].write(made)
-
-
-def _ahead(jobs: Iterable[Job], read: Callable[[Job], dict[int, Tensor]]) -> Iterator[tuple[Job, dict[int, Tensor]]]:
-    """Every job with its blocks, which another thread reads while the blocks before are summed."""
-    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="reading") as reader:
-        before: tuple[Job, concurrent.futures.Future[dict[int, Tensor]]] | None = None
-        for job in jobs:
-            now = job, reader.submit(read, job)
-            if before is not None:
-                yield before[0], before[1].result()
-            before = now
-        if before is not None:
-            yield before[0], before[1].result()
-
-
 def spans(count: int, sources: int) -> Iterator[tuple[int, int]]:
     """The blocks of a tensor, as starts and stops: of many sources smaller ones, so that a soup takes the memory of a line."""
-    size = max(BLOCK * 4 // max(sources, 4), 1 << 12)
+    size = max(min(BLOCK, (1 << 20) // sources), 1 << 12)
     for start in range(0, count, size):
         yield start, min(start + size, count)
 
 
 def block_of(
-    sources: Sequence[Source], output: Mixed | Moved, name: str, blocks: Mapping[int, Tensor], dtype: torch.dtype
+    sources: Sequence[Source],
+    output: Mixed | Moved,
+    name: str,
+    blocks: Mapping[int, Tensor],
+    dtype: torch.dtype,
+    made: Tensor | None = None,
 ) -> Tensor:
-    """One block of a result, its own memory.
+    """One block of a result, in memory that no source has.
 
     Args:
         blocks: the elements of each source that counts and has the tensor.
+        made: where to put it, instead of fresh memory.
+
+    Raises:
+        CheckpointError: for a number that is not finite in a source or, after narrowing, in the result; a variance below 0.
     """
     members = [index for index in used(sources, output) if index in blocks]
+    first = blocks[members[0] if output.only is None else output.only]
+    if made is None:
+        made = torch.empty(first.numel(), dtype=dtype, device=first.device)
     if output.only is not None:
-        return blocks[output.only].to(dtype, copy=True)
+        return made.copy_(first)
     if not dtype.is_floating_point:
         whole = [blocks[index] for index in ([0] if isinstance(output, Moved) else members)]
-        found = whole[0].to(dtype, copy=True)
+        made.copy_(whole[0])
         for other in whole[1:]:
-            torch.maximum(found, other.to(dtype), out=found)
-        return found
-    first = blocks[members[0]]
-    made = torch.empty(len(first), dtype=dtype, device=first.device)
-    for start in range(0, len(made), PIECE):
+            torch.maximum(made, other.to(dtype), out=made)
+        return made
+    for start in range(0, made.numel(), PIECE):
         part = slice(start, start + PIECE)
         _combined(sources, output, name, members, {index: block[part] for index, block in blocks.items()}, made[part])
     return made
@@ -208,7 +170,8 @@ def _combined(
     # What is finite in float64 and not after narrowing overflowed; the sum of anything not finite is not finite.
     if not _finite(out):
         raise _not_finite(sources, members, name, blocks, out.dtype)
-    if name.endswith("running_var") and bool((out < 0).any()):
+    difference = isinstance(output, Mixed) and sum(output.coefficients) == 0  # a task vector: no variance itself
+    if name.endswith("running_var") and not difference and bool((out < 0).any()):
         raise CheckpointError(
             f"the variance {name!r} would be below 0 with coefficients {', '.join(f'{c:g}' for c in output.coefficients)}",
             source=sources[0].name, fix="stay between the models",
@@ -255,12 +218,13 @@ def _times(block: Tensor, coefficient: float, use: str) -> Tensor:
 
 def _scratch(like: Tensor, use: str) -> Tensor:
     """As many numbers in float64 to work in, the same memory at each call: fresh pages cost more than the sums."""
+    count = like.numel()
     if like.device.type != "cpu":
-        return torch.empty(len(like), dtype=torch.float64, device=like.device)
-    kept = _KEPT.__dict__.get(use)
-    if kept is None or len(kept) < len(like):
-        kept = _KEPT.__dict__[use] = torch.empty(len(like), dtype=torch.float64)
-    return kept[: len(like)]
+        return torch.empty(count, dtype=torch.float64, device=like.device)
+    kept: Tensor | None = _KEPT.__dict__.get(use)
+    if kept is None or kept.numel() < count:
+        kept = _KEPT.__dict__[use] = torch.empty(count, dtype=torch.float64)
+    return kept if kept.numel() == count else kept[:count]
 
 
 def _finite(values: Tensor) -> bool:

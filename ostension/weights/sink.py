@@ -1,18 +1,16 @@
 """A safetensors file that is written front to back: the header first, for all sizes are known, then tensor after tensor.
 
-Summing, writing and flushing have a thread each, so that the blocks' arithmetic does not wait for them.
+A block is written and summed while it is in a core's cache. Flushing has a thread of its own, so that nobody waits for the
+disk.
 """
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
-import contextlib
-import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,18 +21,7 @@ from ostension.formats.quick_sum import QuickSum
 from ostension.weights.tensor_file import DTYPES
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# Blocks that wait to be summed and written: a few keep the other processor busy, more would be memory without use.
-_IN_FLIGHT = 4
 _FLUSH = 1 << 26  # bytes after which the disk begins: left to the end, it would be waited for
-
-
-@dataclasses.dataclass(frozen=True)
-class Workers:
-    """Threads of one worker each, so that what is given to one of them is done in order."""
-
-    summing: concurrent.futures.Executor
-    writing: concurrent.futures.Executor
-    flushing: concurrent.futures.Executor
 
 
 class Sink:
@@ -43,6 +30,7 @@ class Sink:
     Args:
         dtypes, shapes: of what will be written, by name.
         metadata: texts for the header.
+        flushing: a thread, for any number of files.
 
     Attributes:
         names: in the order of the file: wider types first, as the safetensors library has it, then by name.
@@ -54,30 +42,34 @@ class Sink:
         dtypes: Mapping[str, torch.dtype],
         shapes: Mapping[str, tuple[int, ...]],
         metadata: Mapping[str, str],
-        workers: Workers,
+        flushing: concurrent.futures.Executor,
     ):
-        self.names = order(dtypes)
+        self.names, self._dtypes = order(dtypes), dtypes
         header: dict[str, object] = {"__metadata__": dict(metadata)}
-        end = 0
+        places, end = {}, 0
         for name in self.names:
             start, end = end, end + torch.Size(shapes[name]).numel() * dtypes[name].itemsize
             header[name] = {"dtype": _NAMES[dtypes[name]], "shape": list(shapes[name]), "data_offsets": [start, end]}
+            places[name] = start
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
         text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8, so that they can be mapped
-        self._left, self._workers, self._sums = end, workers, (hashlib.sha256(), QuickSum())
-        self._waiting: collections.deque[tuple[concurrent.futures.Future[None], ...]] = collections.deque()
-        self._written, self._flush = 0, concurrent.futures.Future[None]()
+        head = len(text).to_bytes(8, "little") + text
+        self._places = {name: len(head) + place for name, place in places.items()}
+        self._place, self._size, self._sums = 0, len(head) + end, (hashlib.sha256(), QuickSum())
+        self._flushing, self._unflushed, self._flush = flushing, 0, concurrent.futures.Future[None]()
         self._flush.set_result(None)
         self._file = open(path, "wb", buffering=0)  # closed by `close`
-        if hasattr(os, "posix_fallocate") and end:  # the disk finds the place once, and says at once where there is none
-            os.posix_fallocate(self._file.fileno(), 0, 8 + len(text) + end)
-        self._put(memoryview(len(text).to_bytes(8, "little") + text))
+        if hasattr(os, "posix_fallocate"):  # the disk finds the place once, and says at once where there is none
+            os.posix_fallocate(self._file.fileno(), 0, self._size)
+        self._put(memoryview(head))
+
+    def place(self, name: str, start: int) -> int:
+        """Where element `start` of a tensor lies in the file."""
+        return self._places[name] + start * self._dtypes[name].itemsize
 
     def write(self, block: Tensor) -> None:
-        """The next elements; `block` is not to be changed afterwards."""
-        data = block.contiguous().view(-1).view(torch.uint8).numpy().data
-        self._left -= len(data)
-        self._put(data)
+        """The next elements."""
+        self._put(block.view(torch.uint8).numpy().data)
 
     def finish(self) -> Sums:
         """The sums of the whole file, which is then on the disk.
@@ -85,8 +77,7 @@ class Sink:
         Raises:
             OSError: if it could not be written.
         """
-        assert self._left == 0, "the blocks are not what the header says"
-        self._wait(0)
+        assert self._place == self._size, "the blocks are not what the header says"
         self._flush.result()
         os.fsync(self._file.fileno())
         digest, quick = self._sums
@@ -94,33 +85,19 @@ class Sink:
 
     def close(self) -> None:
         """Leave the file as it is."""
-        with contextlib.suppress(OSError):
-            self._wait(0)
         concurrent.futures.wait([self._flush])
         self._file.close()
 
     def _put(self, data: memoryview) -> None:
-        self._wait(_IN_FLIGHT - 1)
-        workers = self._workers
-        self._waiting.append((workers.summing.submit(self._sum, data), workers.writing.submit(self._store, data)))
-
-    def _wait(self, most: int) -> None:
-        """Until at most so many blocks wait; what went wrong with a block is raised here."""
-        while len(self._waiting) > most:
-            for future in self._waiting.popleft():
-                future.result()
-
-    def _sum(self, data: memoryview) -> None:
-        for total in self._sums:
-            total.update(data)
-
-    def _store(self, data: memoryview) -> None:
         done = 0
         while done < len(data):
             done += os.write(self._file.fileno(), data[done:])
-        self._written += done
-        if self._written >= _FLUSH and self._flush.done():
-            self._written, self._flush = 0, self._workers.flushing.submit(os.fdatasync, self._file.fileno())
+        for total in self._sums:
+            total.update(data)
+        self._place, self._unflushed = self._place + done, self._unflushed + done
+        if self._unflushed >= _FLUSH and self._flush.done():
+            self._flush.result()  # what went wrong is said once
+            self._unflushed, self._flush = 0, self._flushing.submit(os.fdatasync, self._file.fileno())
 
 
 def order(dtypes: Mapping[str, torch.dtype]) -> list[str]:
@@ -128,11 +105,6 @@ def order(dtypes: Mapping[str, torch.dtype]) -> list[str]:
     return sorted(dtypes, key=lambda name: (-dtypes[name].itemsize, _NAMES[dtypes[name]], name))
 
 
-@contextlib.contextmanager
-def working() -> Iterator[Workers]:
-    """The threads of what is written, for all sinks of a call together."""
-    with contextlib.ExitStack() as stack:
-        names = [field.name for field in dataclasses.fields(Workers)]
-        yield Workers(**{
-            name: stack.enter_context(concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=name)) for name in names
-        })  # fmt: skip
+def flushing() -> concurrent.futures.Executor:
+    """The thread that flushes, for all files of a call together."""
+    return concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="flushing")

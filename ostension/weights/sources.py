@@ -35,7 +35,7 @@ from ostension.weights.tensor_file import TensorFile
 
 VECTOR_KEY = "ostension"  # of the JSON text among a task vector's metadata
 VECTOR_KIND = "task vector"
-BLOCK = 1 << 18  # elements: 1 MB in float32, so that few calls move much
+BLOCK = 1 << 17  # elements: half a MB in float32, so that few calls move much and what they work on lies in a cache
 
 
 class Weights(abc.ABC):
@@ -68,7 +68,7 @@ class Weights(abc.ABC):
 
     @abc.abstractmethod
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Elements `start` to `stop` of a flattened tensor, valid until the call after the next."""
+        """Elements `start` to `stop` of a flattened tensor, valid until the next call."""
 
     @abc.abstractmethod
     def record(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A safetensors file that is read in parts, with `pread` into two buffers that take turns, and summed while it is read."""
+"""A safetensors file that is read in parts, with `pread` into a buffer, and summed while it is read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TensorFile:
             if end - start != torch.Size(shape).numel() * DTYPES[kind].itemsize:
                 raise CheckpointError(f"the tensor {name!r} is of another size than its shape", source=path)
             self.dtypes[name], self.shapes[name], self._offsets[name] = DTYPES[kind], shape, 8 + length + start
-        self._buffers = [bytearray(), bytearray()]  # that take turns
+        self._buffer = bytearray()
         self._sum: QuickSum | None = None
         self._next = 8 + length
         self._file = open(path, "rb", buffering=0)  # closed by `close`
@@ -63,17 +63,19 @@ class TensorFile:
         return self._sum.value() if whole and self._sum is not None else None
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Elements `start` to `stop` of a flattened tensor, valid until the call after the next.
+        """Elements `start` to `stop` of a flattened tensor, valid until the next call.
 
         Raises:
             CheckpointError: if the file has become shorter since it was opened, or cannot be read.
         """
         dtype = self.dtypes[name]
-        size = (stop - start) * dtype.itemsize
-        self._buffers.reverse()
-        if len(self._buffers[0]) < size:
-            self._buffers[0] = bytearray(size)
-        view, offset = memoryview(self._buffers[0])[:size], self._offsets[name] + start * dtype.itemsize
+        size, offset = (stop - start) * dtype.itemsize, self._offsets[name] + start * dtype.itemsize
+        if not size:
+            return torch.empty(0, dtype=dtype)
+        shift = word_shift(offset, dtype)
+        if len(self._buffer) < size + 8:
+            self._buffer = bytearray(size + 8)
+        view = memoryview(self._buffer)[shift : shift + size]
         done = 0
         while done < size:
             try:
@@ -86,7 +88,7 @@ class TensorFile:
         if self._sum is not None and offset == self._next:
             self._sum.update(view)
             self._next += size
-        return torch.frombuffer(self._buffers[0], dtype=dtype, count=stop - start) if size else torch.empty(0, dtype=dtype)
+        return torch.frombuffer(self._buffer, dtype=dtype, count=stop - start, offset=shift)
 
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
         """Write other numbers in the place of some tensors', in the types that the file has them in."""
@@ -104,3 +106,11 @@ class TensorFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def word_shift(place: int, dtype: torch.dtype) -> int:
+    """How far from a multiple of 8 bytes elements from a place of a file should lie in memory.
+
+    A file's words of 8 bytes, which `QuickSum` takes, are then the memory's; unless elements would lie across their places.
+    """
+    return place % 8 if place % dtype.itemsize == 0 else 0

@@ -17,9 +17,10 @@ from ostension.formats import ours
 from ostension.formats.manifest import Sums, recorded, whole_folder, write_manifest
 from ostension.formats.ours import WEIGHTS
 from ostension.runtime import versions
-from ostension.weights.kernel import Output, combine, result_dtypes
-from ostension.weights.sink import Sink, working
+from ostension.weights.kernel import Output, result_dtypes
+from ostension.weights.sink import Sink, flushing
 from ostension.weights.sources import Weights, verified
+from ostension.weights.streaming import combine
 
 HEADER = {"format": "pt"}  # what transformers asks for
 # Changes the weights of a written folder, and gives what to record of it; nothing where it changes nothing.
@@ -53,7 +54,7 @@ def write(
     with contextlib.ExitStack() as folders, contextlib.ExitStack() as stack:
         stack.enter_context(written(targets[0]))
         partials = [folders.enter_context(_folder(target, overwrite)) for target in targets]
-        workers = stack.enter_context(working())
+        disk = stack.enter_context(flushing())
         sinks, streamed, dtypes, sums = [], [], [], {}
         for index, (output, _) in enumerate(outputs):
             path = partials[index] / model.file
@@ -64,7 +65,7 @@ def write(
                 sums[index] = known if known is not None and known.quick else Sums.of(path)  # `verified` compares the source
                 continue
             dtypes.append(result_dtypes(sources, output))
-            sinks.append(Sink(path, dtypes[-1], model.shapes, HEADER, workers))
+            sinks.append(Sink(path, dtypes[-1], model.shapes, HEADER, disk))
             stack.callback(sinks[-1].close)
             streamed.append(index)
         combine(sources, [outputs[index][0] for index in streamed], sinks, dtypes)

@@ -33,6 +33,13 @@ def test_the_sum_is_its_formula_whatever_the_parts(data, step):
     assert total.value() == by_formula(data)
 
 
+def test_a_sum_that_was_recorded_stays_what_it_was():
+    total = QuickSum()
+    for part in (bytes(range(256)) * 4999, bytes(range(256)) + b"a", b"bc"):  # two blocks and a bit
+        total.update(part)
+    assert total.value() == "4249d7a9de30030f"
+
+
 def test_blocks_count_by_their_place(tmp_path, monkeypatch):
     monkeypatch.setattr(quick_sum, "_WORDS", 4)
     data = random.Random(0).randbytes(173)

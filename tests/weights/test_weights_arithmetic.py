@@ -6,6 +6,7 @@ import itertools
 import json
 
 import pytest
+import safetensors.torch
 import torch
 from weight_samples import moved, state, tiny, weights, written
 
@@ -85,6 +86,17 @@ def test_a_start_and_its_task_vector_give_what_it_became(pair, tmp_path):
     for key, value in end.items():
         ulp = torch.nextafter(value.abs(), torch.tensor(float("inf"))) - value.abs() if value.is_floating_point() else 0
         assert ((again[key] - value).abs() <= ulp).all(), key
+
+
+def test_a_task_vector_may_make_variances_smaller(tmp_path):
+    model = tiny("tiny-resnet")
+    start, end = written(model, tmp_path / "start"), written(moved(model, 1), tmp_path / "end")
+    arithmetic.diff(start, end, tmp_path / "v.safetensors")
+    vector = safetensors.torch.load_file(tmp_path / "v.safetensors")
+    assert any((value < 0).any() for name, value in vector.items() if name.endswith("running_var"))
+    arithmetic.apply(start, [tmp_path / "v.safetensors"], [1.0], tmp_path / "again")
+    for name, value in state(tmp_path / "again").items():
+        assert torch.allclose(value, state(end)[name], rtol=1e-6, atol=1e-7), name
 
 
 def test_a_vector_of_scale_zero_or_of_equal_models_changes_no_bit(pair, tmp_path):
