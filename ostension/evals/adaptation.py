@@ -20,6 +20,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,13 @@ def spec_of(method: str) -> Spec:
     Raises:
         ConfigError: for an unknown one, with the nearest three.
     """
-    return METHODS.load(method).SPEC
+    return _module(method).SPEC
+
+
+def _module(method: str) -> ModuleType:
+    if method.replace("_", "-") not in METHODS.names():
+        raise unknown_name("method", method, (ZERO_SHOT, *METHODS.names()))
+    return METHODS.load(method)
 
 
 def plan_with(method: str, settings: Mapping[str, Any], **fields: Any) -> Plan:
@@ -117,9 +124,7 @@ def plan_with(method: str, settings: Mapping[str, Any], **fields: Any) -> Plan:
     """
     if method == ZERO_SHOT:
         return Plan(method=method, **fields)
-    if method.replace("_", "-") not in METHODS.names():
-        raise unknown_name("method", method, (ZERO_SHOT, *METHODS.names()))
-    kind = METHODS.load(method).Config
+    kind = _module(method).Config
     tree = to_tree(kind())
     for key, value in settings.items():
         *path, last = key.split(".")
@@ -136,12 +141,12 @@ def plan_with(method: str, settings: Mapping[str, Any], **fields: Any) -> Plan:
 
 def takes(method: str, parameter: str) -> bool:
     """Whether a method's `fit` takes something of its own: "start", another predictor, "sources" or "keep", other tasks."""
-    return method != ZERO_SHOT and parameter in inspect.signature(METHODS.load(method).fit).parameters
+    return method != ZERO_SHOT and parameter in inspect.signature(_module(method).fit).parameters
 
 
 def tunes(method: str) -> bool:
     """Whether a method ends in a tower of its own."""
-    found = [] if method == ZERO_SHOT else vars(METHODS.load(method)).values()
+    found = [] if method == ZERO_SHOT else vars(_module(method)).values()
     return any(isinstance(one, type) and issubclass(one, Tuned) for one in found)
 
 
@@ -273,7 +278,7 @@ def run_plan(
         predictor: Predictor = model.classifier([names[index] for index in base], splits.task.prompt_templates())
     else:
         examples = examples_of(splits, embedder, plan, base if plan.base_to_new else None)
-        method = METHODS.load(plan.method)
+        method = _module(plan.method)
         given: dict[str, Any] = {} if start is None else {"start": start}
         if sources:
             given["sources"] = [examples_of(source, embedder, dataclasses.replace(plan, val="val")) for source in sources]
