@@ -143,7 +143,7 @@ def by_codes(asked: Asked, codes: Codes, mask: np.ndarray | None) -> None:
     step = np.maximum(np.abs(asked.wide).max(axis=1), 1e-30) / TOP  # t
     whole = np.rint(asked.wide / step[:, None]).clip(-TOP, TOP)  # h
     rest = np.sqrt(((asked.wide - whole * step[:, None]) ** 2).sum(axis=1)) * (1 + 1e-9)  # |e|
-    across = torch.from_numpy(whole.astype(np.int8))
+    wide, across = torch.from_numpy(asked.wide), torch.from_numpy(whole.astype(np.int8))
     alone = len(asked.queries) == 1 and one_by_one(width, torch.get_num_threads())
     past = 2.0**-8 if alone else 0.0  # of a product: rounding it to bfloat16, and as much again
     span = _Span(asked)
@@ -157,7 +157,8 @@ def by_codes(asked: Asked, codes: Codes, mask: np.ndarray | None) -> None:
             numbers, groups = numbers[places], groups[places]
             coded = torch.zeros(-(-len(places) // STRIPE) * STRIPE, width, dtype=torch.int8)
             torch.index_select(part.codes, 0, torch.from_numpy(places), out=coded[: len(places)])
-        middle = torch.from_numpy(asked.wide @ part.mean.astype(np.float64))[:, None]  # (Q, 1) q m
+        # (Q, 1) q m; numpy's product has threads of its own, which would take the cores from torch's.
+        middle = wide.mv(torch.from_numpy(part.mean.astype(np.float64)))[:, None]
         scale = torch.from_numpy(step[:, None] * part.step)  # (Q, G) s t
         slack = asked.lengths[:, None] * part.rest + rest[:, None] * part.length
         slack = slack * (1 + 1e-9) + 1e-12 * (middle.abs().numpy() + asked.lengths[:, None] * part.length)
