@@ -86,7 +86,10 @@ def speed_tables(record: dict[str, Any]) -> str:
     """One table for each group of figures, headed by the machine that they were measured on."""
     machine = record["machine"]
     features = ", ".join(feature for feature in machine["features"] if "bf16" in feature) or "no bfloat16 units"
-    lines = [f"{machine['processor']} ({features}), {machine['threads']} thread, torch {record['versions']['torch']}."]
+    # Figures for several numbers of threads have these in their own headings.
+    several = any(group.endswith((" thread", " threads")) for group in record["figures"])
+    threads = "" if several else f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}, "
+    lines = [f"{machine['processor']} ({features}), {threads}torch {record['versions']['torch']}."]
     for group, rows in record["figures"].items():
         if not all(isinstance(row, dict) for row in rows.values()):
             continue
