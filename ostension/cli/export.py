@@ -114,6 +114,8 @@ class _Export:
         if held_out is not None:
             agreed = agreement(model, encoder, held_out)
             print(agreed.line())
+            if agreed.warning:
+                print(f"ostension: {agreed.warning}", file=sys.stderr)
             found["agreement"] = dataclasses.asdict(agreed)
         for what in self.measure:
             for loss in losses(model, encoder, what, data=self.data, limit=self.limit):

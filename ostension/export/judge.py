@@ -20,6 +20,8 @@ from ostension.export.calibration import BATCH, TEMPLATE, prompts
 from ostension.model.clip import CLIP
 from ostension.text.prompts import class_names
 
+NEAR = 0.95  # mean cosine below which an int8 tower is another model for most uses; vision transformers keep 0.99 and more
+
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
@@ -37,6 +39,13 @@ class Agreement:
     mean_cosine: float
     least_cosine: float
     text_cosine: float
+
+    @property
+    def warning(self) -> str:
+        """What should be said beside the numbers; empty if they are near."""
+        if min(self.mean_cosine, self.text_cosine) >= NEAR:
+            return ""
+        return "these embeddings are far from the model's: measure what that costs (--measure), or leave --int8 out"
 
     def line(self) -> str:
         """In words."""

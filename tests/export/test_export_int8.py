@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from ostension.errors import ConfigError, DataError
 from ostension.export.calibration import read_calibration
 from ostension.export.engines import load_encoder
 from ostension.export.folder import open_export
-from ostension.export.judge import agreement, losses
+from ostension.export.judge import Agreement, agreement, losses
 from ostension.export.write import Options, write_export
 from ostension.runtime import numpy_generator
 from ostension.store.key import ModelKey
@@ -79,6 +80,13 @@ def test_int8_with_fixed_ranges_says_what_it_loses_and_runs_in_both_engines(reco
         assert found.least_cosine > 0.95
         assert found.text_cosine > 0.9
         assert ModelKey.of(encoder).computed == f"{engine}-int8"
+
+
+def test_embeddings_that_int8_moves_far_are_said_to_be_so():
+    near = Agreement(count=8, top1=1.0, mean_cosine=0.99, least_cosine=0.9, text_cosine=0.98)
+    assert near.warning == ""
+    for far in ({"mean_cosine": 0.8}, {"text_cosine": 0.9}):
+        assert "leave --int8 out" in dataclasses.replace(near, **far).warning
 
 
 def test_int8_in_openvinos_own_files(recorded, tmp_path):
