@@ -63,9 +63,9 @@ def test_the_embedded_set_and_its_splits_open_by_name():
 @pytest.mark.parametrize(
     ("pattern", "error", "message"),
     [
-        ("nothing.tar", DataError, "nothing.tar: no such file"),
+        ("nothing.tar", DataError, "nothing.tar: no such file or folder"),
         ("*.webp", DataError, "no such file"),
-        ("s-{00..20}.tar", DataError, r"s-12\.tar: no such file; 9 of 21 are missing"),
+        ("s-{00..20}.tar", DataError, r"s-12\.tar: no such file or folder; 9 of 21 are missing"),
         ("s-{05..02}.tar", ConfigError, r"the range \{05\.\.02\}"),
         ("s-{1}.tar", ConfigError, r"the braces \{1\}"),
         ("s-{00..01.tar", ConfigError, "braces that do not match"),

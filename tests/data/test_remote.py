@@ -146,7 +146,7 @@ def test_lists_hold_urls_and_paths_and_hosts_with_colons(tmp_path, memory):
 def test_a_range_with_a_missing_shard_is_an_error_before_anything_is_read(tmp_path, memory, cache_folder):
     for number in (0, 1, 3):
         put(memory, f"memory://b/{number:02}.tar", write_tar(tmp_path / "a.tar", members(1, number)))
-    with pytest.raises(DataError, match=r"^memory://b/02\.tar: no such file; 1 of 4 are missing"):
+    with pytest.raises(DataError, match=r"^memory://b/02\.tar: no such file or folder; 1 of 4 are missing"):
         open_pairs("memory://b/{00..03}.tar")
     with pytest.raises(DataError, match="no such file"):
         open_pairs("memory://b/x*.tar")

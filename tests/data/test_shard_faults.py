@@ -92,7 +92,7 @@ def test_a_file_that_is_no_shard_is_refused_on_opening(tmp_path, kind, message):
 def test_a_shard_missing_from_a_range_is_refused_on_opening(tmp_path):
     for number in (0, 1, 3):
         write_tar(tmp_path / f"{number:02}.tar", members(1, number))
-    with pytest.raises(DataError, match=r"02\.tar: no such file; 1 of 4 are missing"):
+    with pytest.raises(DataError, match=r"02\.tar: no such file or folder; 1 of 4 are missing"):
         open_pairs(f"{tmp_path}/{{00..03}}.tar")
 
 
