@@ -15,10 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import ostension
 from ostension.cli.main import main
-from ostension.model.clip import CLIP
-from ostension.model.presets import preset
 from ostension.store.collection import open_collection
 
 
@@ -29,18 +26,10 @@ def picture(number: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    for seed in (0, 1):
-        ostension.save(CLIP(preset("tiny-vit"), seed=seed), folder / str(seed))
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch, saved):
+def _here(tmp_path, monkeypatch, two_models):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OSTENSION_MODEL", str(saved / "0"))
+    monkeypatch.setenv("OSTENSION_MODEL", str(two_models / "0"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     folder = Path("pictures")
     (folder / "sub").mkdir(parents=True)
@@ -104,10 +93,10 @@ def test_failures_of_one_source_stay_listed_when_another_one_is_embedded(run):
     assert not Path("store/default-failures.jsonl").exists()
 
 
-def test_another_model_is_refused_before_the_source_is_read(run, saved, monkeypatch):
+def test_another_model_is_refused_before_the_source_is_read(run, two_models, monkeypatch):
     run("embed", "pictures", "-o", "store")
     monkeypatch.setattr("ostension.store.growing.scan", lambda *_: pytest.fail("the source was read"))
-    assert "embeddings of the model" in run("embed", "pictures", "-o", "store", "--model", saved / "1", status=1)[1]
+    assert "embeddings of the model" in run("embed", "pictures", "-o", "store", "--model", two_models / "1", status=1)[1]
 
 
 def test_a_single_picture_goes_in_and_flags_without_effect_are_refused(run):
@@ -139,13 +128,13 @@ def test_all_bad_files_leave_an_empty_collection_and_a_list(run):
     assert (told["rows"], told["failed"]) == (0, 1)
 
 
-def test_another_model_is_refused_with_both_hashes_and_the_precision_is_remembered(run, saved):
+def test_another_model_is_refused_with_both_hashes_and_the_precision_is_remembered(run, two_models):
     run("embed", "pictures", "-o", "store", "--dtype", "float32")
-    said = run("embed", "pictures", "-o", "store", "--model", saved / "1", status=1)[1]
+    said = run("embed", "pictures", "-o", "store", "--model", two_models / "1", status=1)[1]
     assert "embeddings of the model" in said and "and this model is" in said
     assert run("embed", "pictures", "-o", "store")[0]["unchanged"] == 5
     assert "use float32" in run("embed", "pictures", "-o", "store", "--dtype", "bfloat16", status=1)[1]
-    told, _ = run("embed", "pictures", "-o", "store", "--name", "other", "--model", saved / "1")
+    told, _ = run("embed", "pictures", "-o", "store", "--name", "other", "--model", two_models / "1")
     assert told["new"] == 5
 
 
@@ -279,7 +268,7 @@ def test_prune_does_not_empty_a_collection_whose_disk_is_away(run):
     assert len(ids()) == 5
 
 
-def test_clip_retrievals_files_go_out_and_come_in_and_another_model_is_noticed(run, saved):
+def test_clip_retrievals_files_go_out_and_come_in_and_another_model_is_noticed(run, two_models):
     pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
@@ -294,7 +283,7 @@ def test_clip_retrievals_files_go_out_and_come_in_and_another_model_is_noticed(r
     os.chdir("pictures")
     told, _ = run("store", "import", "../out", "../store", "--name", "back")
     assert (told["rows"], told["checked"]) == (5, 5) and told["least_cosine"] > 0.98
-    said = run("store", "import", "../out", "../store", "--name", "wrong", "--model", saved / "1", status=1)[1]
+    said = run("store", "import", "../out", "../store", "--name", "wrong", "--model", two_models / "1", status=1)[1]
     assert "what this model makes of it" in said
     os.chdir("..")
     assert "no picture lies at its path" in run("store", "import", "out", "store", "--name", "blind")[1]

@@ -15,26 +15,16 @@ import ostension
 from ostension.cli.main import main
 from ostension.data.caption_lists import captions_in_table
 from ostension.errors import DataError
-from ostension.model.clip import CLIP
-from ostension.model.presets import preset
 from ostension.store import Store, add
 from ostension.store.collection import open_collection
 
 LINES = ["a dog on the beach", "a cat in a box", "a dog on the beach", "", "two boats"]
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    for seed in (0, 1):
-        ostension.save(CLIP(preset("tiny-vit"), seed=seed), folder / str(seed))
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def _here(tmp_path, monkeypatch, saved):
+def _here(tmp_path, monkeypatch, two_models):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OSTENSION_MODEL", str(saved / "0"))
+    monkeypatch.setenv("OSTENSION_MODEL", str(two_models / "0"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     Path("captions.txt").write_text("\n".join(LINES))
 
@@ -63,12 +53,12 @@ def picture(path: str) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
 
 
-def test_rows_are_the_models_and_what_is_new_alone_is_encoded(run, saved):
+def test_rows_are_the_models_and_what_is_new_alone_is_encoded(run, two_models):
     told, _ = embed(run)
     assert (told["samples"], told["new"], told["encoded"]) == (3, 3, 3), "a caption that comes twice counts once"
     opened = open_collection("store", "captions")
     assert opened.ids == ["a dog on the beach", "a cat in a box", "two boats"] and opened.key.kind == "texts"
-    mine = ostension.load(saved / "0", dtype="float32").embed_texts(opened.ids).detach().numpy()
+    mine = ostension.load(two_models / "0", dtype="float32").embed_texts(opened.ids).detach().numpy()
     np.testing.assert_allclose(opened.rows[:].astype(np.float32), mine, atol=2e-3)
     Path("captions.txt").write_text("\n".join(["one more", *LINES[1:]]))
     told, _ = embed(run, "captions.txt", "--prune")
@@ -77,12 +67,12 @@ def test_rows_are_the_models_and_what_is_new_alone_is_encoded(run, saved):
     assert embed(run, "captions.txt", "--prune")[0]["removed"] == 3
 
 
-def test_a_picture_finds_captions_and_words_find_them_too(run, saved):
+def test_a_picture_finds_captions_and_words_find_them_too(run, two_models):
     embed(run)
     picture("here/p.png")
     told, _ = run("search", "store", "--name", "captions", "--image", "here/p.png", "-k", "3", "--format", "jsonl")
     assert told["rank"] == 3
-    model = ostension.load(saved / "0", dtype="float32")
+    model = ostension.load(two_models / "0", dtype="float32")
     scores = model.embed_images(["here/p.png"]) @ model.embed_texts(open_collection("store", "captions").ids).T
     assert told["score"] == pytest.approx(float(scores.min()), abs=2e-3)
     assert run("search", "store", "a cat in a box", "--name", "captions", "-k", "1", "--format", "jsonl")[0]["id"] == LINES[1]
@@ -135,12 +125,12 @@ def test_captions_that_are_too_long_are_listed_or_cut(run):
     assert run(*words)[0]["new"] == 2 and run(*words)[0]["unchanged"] == 2
 
 
-def test_what_does_not_belong_together_is_refused(run, saved):
+def test_what_does_not_belong_together_is_refused(run, two_models):
     embed(run)
     picture("pictures/p.png")
     _, err = run("embed", "pictures", "-o", "store", "--name", "captions", "--dtype", "float32", status=1)
     assert "a collection of texts, and these are images" in err
-    _, err = embed(run, "captions.txt", "--model", str(saved / "1"), status=1)
+    _, err = embed(run, "captions.txt", "--model", str(two_models / "1"), status=1)
     assert "embeddings of the model" in err
     for flags in (("--processes", "2"), ("--workers", "2"), ("--hosts", "a.example")):
         assert flags[0] in embed(run, "captions.txt", *flags, status=2)[1]
@@ -150,10 +140,10 @@ def test_what_does_not_belong_together_is_refused(run, saved):
 
 
 @pytest.mark.parametrize("stop", [1, 2])
-def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(saved, stop):
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(two_models, stop):
     from ostension.data.caption_lists import captions_in_lines
 
-    model = ostension.load(saved / "0", dtype="float32")
+    model = ostension.load(two_models / "0", dtype="float32")
     source = captions_in_lines([f"caption {number} {'long ' * (number % 7)}" for number in range(20)], "list")
     options = {"batch_size": 3, "shard_batches": 2}
     add(Store("whole"), model, source, **options)
@@ -173,7 +163,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(saved, stop):
     ]
 
 
-def test_the_files_of_clip_retrieval_go_out_and_come_back(run, saved):
+def test_the_files_of_clip_retrieval_go_out_and_come_back(run, two_models):
     pytest.importorskip("pyarrow")
     embed(run)
     run("store", "export", "store", "--name", "captions", "-o", "out", "--format", "clip-retrieval")
@@ -188,5 +178,5 @@ def test_the_files_of_clip_retrieval_go_out_and_come_back(run, saved):
     np.testing.assert_array_equal(back.rows[:], first.rows[:])
     assert back.ids == first.ids and back.column("texts") == first.column("texts") and back.key.kind == "texts"
     assert "no embeddings of pictures here" in run("store", "import", "out", "store", "--name", "other", status=1)[1]
-    _, err = run("store", "import", "out", "store", "--name", "other", "--of", "texts", "--model", saved / "1", status=1)
+    _, err = run("store", "import", "out", "store", "--name", "other", "--of", "texts", "--model", two_models / "1", status=1)
     assert "to what this model makes of it" in err
